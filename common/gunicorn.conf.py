@@ -1,0 +1,32 @@
+"""gunicorn's settings for every service. GUNICORN_CMD_ARGS overrides any of them."""
+
+import os
+
+bind = os.environ.get("BIND", "127.0.0.1:8080")
+# One process that scales by pods, as Kubernetes does; the threads mostly wait for an upstream.
+workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
+worker_class = "gthread"
+threads = int(os.environ.get("THREADS", "32"))
+preload_app = True  # before the fork: workers share what app.py creates, the counter above all
+
+# Envoy keeps idle connections for an hour. The server must not be the first to close one: a request
+# that is already on its way would be lost, and Envoy would answer 503.
+keepalive = int(os.environ.get("KEEP_ALIVE", "3700"))
+graceful_timeout = int(os.environ.get("GRACEFUL_TIMEOUT", "20"))
+
+# The heartbeat file must not wait for a disk; the root file system may be read-only.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+control_socket_disable = True
+
+accesslog = "-"
+access_log_format = '"%(r)s" %(s)s %(b)s bytes %(M)s ms "%(a)s"'
+loglevel = os.environ.get("LOG_LEVEL", "info")
+_console = {"handlers": ["stdout"], "level": loglevel.upper(), "propagate": False}
+logconfig_dict = {
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "handlers": {
+        "stdout": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stdout"}
+    },
+    "root": {"handlers": ["stdout"], "level": loglevel.upper()},
+    "loggers": {"gunicorn.error": _console, "gunicorn.access": _console},
+}
