@@ -1,0 +1,106 @@
+"""What the applied routes promise: who answers a request, and who gets a copy."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.manifests import find_service, of_kind, short_host, subsets
+from harness.models import Deployment, Destination, HTTPMatchRequest, HTTPRoute, Object, VirtualService
+
+HOST = "recommendation"
+"""The Service whose versions are compared."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What must happen to a request.
+
+    :param answers: (version, share) of those that answer callers; the share (0 to 1) is None where no
+        route sets it.
+    :param copies: (version, percentages of its mirrors) of those that get copies.
+    """
+
+    answers: tuple[tuple[str, float | None], ...]
+    copies: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def describe(self) -> str:
+        """Return it in words."""
+        if len(self.answers) == 1:
+            words = f"all to {self.answers[0][0]}"
+        else:
+            words = ", ".join(f"{v}" if s is None else f"{s:.3g} to {v}" for v, s in self._percent())
+        mirrors = [f"mirrored {percent:g} % to {v}" for v, many in self.copies for percent in many]
+        return "; ".join([words, *mirrors])
+
+    def _percent(self) -> list[tuple[str, float | None]]:
+        return [(v, None if s is None else s * 100) for v, s in self.answers]
+
+
+def versions(objects: Iterable[Object]) -> dict[str, str]:
+    """Return the workloads behind the Service: workload → its label ``version``."""
+    objects = list(objects)
+    service = find_service(objects, HOST)
+    selector = service.spec.selector if service else {"app": HOST}
+    return {
+        d.metadata.name: d.labels.get("version", d.metadata.name)
+        for d in of_kind(objects, Deployment)
+        if selector.items() <= d.labels.items()
+    }
+
+
+Rule = tuple[list[HTTPMatchRequest], Expectation]
+
+
+def promises(objects: Iterable[Object]) -> list[Rule]:
+    """Return what the routes among ``objects`` promise for the Service: (matches, Expectation), in order."""
+    objects = list(objects)
+    for virtual_service in of_kind(objects, VirtualService):
+        spec = virtual_service.spec
+        if "mesh" in spec.gateways and HOST in map(short_host, spec.hosts):
+            return [(route.match, _promise(objects, route)) for route in spec.http]
+    everyone = _behind(objects, Destination(host=HOST))
+    return [([], Expectation(answers=tuple((version, None) for version in everyone)))]
+
+
+def promise_for(rules: Iterable[Rule], method: str, path: str, headers: dict[str, str]) -> Expectation:
+    """Return what must happen to a request; one that no rule matches is answered by nobody (404)."""
+    for matches, expectation in rules:
+        if not matches or any(_matches(m, method, path, headers) for m in matches):
+            return expectation
+    return Expectation(answers=())
+
+
+def _matches(match: HTTPMatchRequest, method: str, path: str, headers: dict[str, str]) -> bool:
+    if match.uri and not match.uri.matches(path.partition("?")[0]):
+        return False
+    if match.method and not match.method.matches(method):
+        return False
+    return all(name in headers and m.matches(headers[name]) for name, m in match.headers.items())
+
+
+def _promise(objects: list[Object], route: HTTPRoute) -> Expectation:
+    answers: dict[str, float | None] = {}
+    for destination, share in route.shares():
+        behind = _behind(objects, destination)
+        for version in behind:
+            known = answers.get(version, 0.0)
+            answers[version] = known + share if len(behind) == 1 and known is not None else None
+    copies: dict[str, tuple[float, ...]] = {}
+    for destination, percent in route.copies():
+        behind = _behind(objects, destination)
+        for version in behind:
+            copies[version] = (*copies.get(version, ()), percent / len(behind))
+    return Expectation(answers=tuple(answers.items()), copies=tuple(copies.items()))
+
+
+def _behind(objects: list[Object], destination: Destination) -> list[str]:
+    """Return the versions that stand behind a destination."""
+    if short_host(destination.host) != HOST:
+        return []
+    labels = subsets(objects, HOST)[destination.subset].labels if destination.subset else {}
+    names = versions(objects)
+    found = [
+        names[d.metadata.name]
+        for d in of_kind(objects, Deployment)
+        if d.metadata.name in names and labels.items() <= d.labels.items()
+    ]
+    return list(dict.fromkeys(found))
