@@ -1,0 +1,254 @@
+"""The command line: ``python -m harness COMMAND``; ``make`` has a target for each."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import requests
+
+from harness import HarnessError
+from harness.demo import call, demo
+from harness.expectation import HOST, promise_for, promises
+from harness.local import LocalMesh
+from harness.manifests import of_kind
+from harness.mesh import ROOT, Mesh, Progress, quietly
+from harness.models import VirtualService
+from harness.verdict import Verdict
+from harness.verify import verify
+
+STATE = ROOT / ".mesh"
+MESHES: dict[str, Callable[..., Mesh]] = {"local": LocalMesh}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_mesh(command: Command) -> Command:
+    """Add the option that chooses the mesh."""
+    return click.option(
+        "--mesh", "mesh_name", type=click.Choice(list(MESHES)), default="local", show_default=True,
+        help="Where to run.",
+    )(command)  # fmt: skip
+
+
+def with_port(command: Command) -> Command:
+    """Add the option that sets the gateway's port."""
+    return click.option(
+        "--port", type=click.IntRange(1, 65535), default=8080, show_default=True,
+        help="The gateway's port on 127.0.0.1.",
+    )(command)  # fmt: skip
+
+
+def with_traffic(default: int) -> Callable[[Command], Command]:
+    """Add the options that say how much traffic is sent."""
+    return lambda command: click.option(
+        "-n", "--requests", "size", type=click.IntRange(1, 10_000_000), default=default, show_default=True,
+        help="How many requests to send.",
+    )(command)  # fmt: skip
+
+
+def make_mesh(name: str, port: int | None = None) -> Mesh:
+    """Return the mesh called ``name``."""
+    return MESHES[name](STATE / name, port=port, progress=_progress())
+
+
+def _progress() -> Progress:
+    """Return what shows progress: on a terminal one line that the next output replaces, else nothing."""
+    if not sys.stderr.isatty():
+        return quietly
+    return lambda line: print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+
+
+def _echo(text: str) -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    click.echo(text)
+
+
+def _render(verdict: Verdict) -> str:
+    return verdict.render(lambda word, good: click.style(word, fg="green" if good else "red", bold=True))
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  python -m harness {line}" for line in lines)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]}, epilog=_examples("demo", "verify --help")
+)
+def cli() -> None:
+    """Run the dark launch workshop on a mesh, and prove that the launch stays dark."""
+
+
+@cli.command(epilog=_examples("up", "up --port 9090"))
+@with_mesh
+@with_port
+def up(mesh_name: str, port: int) -> None:
+    """Start the mesh, or what of it has died; harmless if it runs."""
+    mesh = make_mesh(mesh_name, port)
+    mesh.up()
+    _echo(f"{len(mesh.pods())} pods run; callers' door: {mesh.url()}")
+
+
+@cli.command()
+@with_mesh
+def down(mesh_name: str) -> None:
+    """Stop the mesh and leave nothing behind."""
+    make_mesh(mesh_name).down()
+    _echo(f"the {mesh_name} mesh is down")
+
+
+@cli.command()
+@with_mesh
+def status(mesh_name: str) -> None:
+    """Show pods, ports and applied routes."""
+    mesh = make_mesh(mesh_name)
+    rows = [("POD", "STATE", "ADDRESS"), *((p.name, p.state, p.address) for p in mesh.pods())]
+    for row in rows:
+        _echo("  ".join(f"{cell:<{max(len(r[i]) for r in rows)}}" for i, cell in enumerate(row)).rstrip())
+    _echo("")
+    _echo(f"callers' door: {mesh.url()}")
+    rules = promises(mesh.routes())
+    for source, route in mesh.objects().values():
+        if isinstance(route, VirtualService):
+            words = ""
+            if HOST in route.spec.hosts:
+                words = ": " + " | ".join(expectation.describe() for _, expectation in rules)
+            _echo(f"{route.key}{words} ({source})")
+    if not any(HOST in route.spec.hosts for route in of_kind(mesh.routes(), VirtualService)):
+        _echo(f"no route for {HOST}: {promise_for(rules, 'GET', '/', {}).describe()}")
+
+
+@cli.command(epilog=_examples("apply istio/mirror.yaml"))
+@with_mesh
+@click.argument("file", type=click.Path(path_type=Path))
+def apply(mesh_name: str, file: Path) -> None:
+    """Apply a manifest, as kubectl apply would."""
+    for line in make_mesh(mesh_name).apply(file):
+        _echo(line)
+
+
+@cli.command(epilog=_examples("delete istio/mirror.yaml"))
+@with_mesh
+@click.argument("file", type=click.Path(path_type=Path))
+def delete(mesh_name: str, file: Path) -> None:
+    """Delete a manifest's objects, as kubectl delete would."""
+    for line in make_mesh(mesh_name).delete(file):
+        _echo(line)
+
+
+@cli.command()
+@with_mesh
+@click.pass_context
+def curl(context: click.Context, mesh_name: str) -> None:
+    """Make one call and print the reply. Exit 1 if it is a failure."""
+    url = make_mesh(mesh_name).url()
+    try:
+        answer = call(url)
+    except requests.RequestException as error:
+        raise HarnessError(f"nobody answers at {url} ({type(error).__name__}): see 'make status'") from None
+    _echo(answer.text.rstrip("\n"))
+    context.exit(0 if answer.ok else 1)
+
+
+@cli.command("verify", epilog=_examples("verify", "verify -n 100000 -c 16", "verify --json | jq .claims"))
+@with_mesh
+@with_traffic(500)
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    help="How many callers.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.pass_context
+def verify_command(
+    context: click.Context, mesh_name: str, size: int, concurrency: int, as_json: bool
+) -> None:
+    """Send traffic, follow every request, and judge whether what is applied is what happens.
+
+    Exit 0: every claim holds. 1: a claim failed. 2: could not run.
+    """
+    verdict = verify(make_mesh(mesh_name), size, concurrency, _progress())
+    _echo(json.dumps(verdict.to_dict(), indent=2) if as_json else _render(verdict))
+    context.exit(0 if verdict.passed else 1)
+
+
+@cli.command(epilog=_examples("logs recommendation-v2"))
+@with_mesh
+@click.argument("workload", default="recommendation-v2")
+def logs(mesh_name: str, workload: str) -> None:
+    """Print what a workload and its sidecar logged."""
+    for container, line in make_mesh(mesh_name).logs(workload):
+        _echo(f"{container:<11} | {line}")
+
+
+@cli.command(epilog=_examples("stop recommendation-v2"))
+@with_mesh
+@click.argument("workload")
+def stop(mesh_name: str, workload: str) -> None:
+    """Scale a workload to 0."""
+    make_mesh(mesh_name).scale(workload, 0)
+    _echo(f"{workload} is stopped")
+
+
+@cli.command(epilog=_examples("start recommendation-v2"))
+@with_mesh
+@click.argument("workload")
+def start(mesh_name: str, workload: str) -> None:
+    """Scale a workload back to 1."""
+    make_mesh(mesh_name).scale(workload, 1)
+    _echo(f"{workload} runs")
+
+
+@cli.command("demo", epilog=_examples("demo", "demo --requests 1000"))
+@with_mesh
+@with_port
+@with_traffic(200)
+@click.pass_context
+def demo_command(context: click.Context, mesh_name: str, port: int, size: int) -> None:
+    """Tell the whole story, proving each step. Exit 0 only if every claim held."""
+    held = demo(make_mesh(mesh_name, port), size, _echo, _render, _progress())
+    _echo(
+        "\nEvery claim held: v2 saw production, and no caller saw v2."
+        if held
+        else "\nA claim failed: see above."
+    )
+    context.exit(0 if held else 1)
+
+
+def main() -> int:
+    """Run the command line; every failure is one line, and the rest of what is known goes to a log."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = cli.main(prog_name="python -m harness", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except (HarnessError, click.ClickException) as error:
+        click.echo(f"Error: {error}", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nInterrupted.", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        STATE.mkdir(exist_ok=True)
+        log = STATE / "error.log"
+        log.write_text(traceback.format_exc())
+        click.echo(f"Error: {type(error).__name__}: {error} (details: {log})", err=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The whole story of a dark launch, told step by step, each step proven."""
+
+from collections.abc import Callable
+
+import requests
+
+from harness.mesh import ROOT, Mesh, MeshError, Progress, quietly
+from harness.verdict import Verdict
+from harness.verify import TIMEOUT, verify
+
+SHADOW = "recommendation-v2"
+
+
+def call(url: str) -> requests.Response:
+    """Make one call as a user would, and return the answer.
+
+    :raises OSError: nobody answers.
+    """
+    return requests.get(url, timeout=TIMEOUT, headers={"accept": "text/plain"})
+
+
+def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[Verdict], str],
+         progress: Progress = quietly) -> bool:  # fmt: skip
+    """Tell the story on a mesh that is not running, and leave none; return whether every claim held."""
+    steps = iter(range(1, 100))
+
+    def step(title: str, *commands: str) -> None:
+        show(f"\n== {next(steps)}. {title}")
+        for command in commands:
+            show(f"$ {command}")
+
+    def apply(name: str) -> None:
+        for line in mesh.apply(ROOT / "istio" / name):
+            show(line)
+
+    def prove() -> Verdict:
+        verdict = verify(mesh, size, progress=progress)
+        show("\n" + render(verdict))
+        return verdict
+
+    if mesh.objects():
+        raise MeshError(
+            f"the {mesh.name} mesh is running already; the demo brings its own: 'make down' first"
+        )
+    held = []
+    try:
+        step("Start: customer -> preference -> recommendation, an Envoy beside each", "make up", "make curl")
+        mesh.up()
+        show(call(mesh.url()).text.strip())
+
+        step("Version 2 runs in production, and hears nothing: all routes lead to v1", "make verify")
+        held.append(prove().passed)
+
+        step("Go dark: v2 gets a copy of every request", "make apply F=istio/mirror.yaml", "make verify")
+        apply("mirror.yaml")
+        held.append(prove().passed)
+
+        step(
+            "Stop v2 while it is being mirrored to: do callers notice?",
+            f"make stop W={SHADOW}",
+            "make verify",
+        )
+        mesh.scale(SHADOW, 0)
+        verdict = prove()
+        missed = [claim for claim in verdict.claims if "missing" in claim.figures]
+        alone = verdict.failed() == [claim.statement for claim in missed]
+        held.append(alone and all(claim.figures["missing"] == size for claim in missed))
+        show(
+            f"As it must be: v2 missed all {size} requests, and callers noticed nothing."
+            if held[-1]
+            else "Not as it must be: only the claim on what v2 received should fail, for every request."
+        )
+
+        step(
+            "Bail out: v2 is back, but no copy goes to it",
+            f"make start W={SHADOW}", "make apply F=istio/v1-only.yaml", "make verify",
+        )  # fmt: skip
+        mesh.scale(SHADOW, 1)
+        apply("v1-only.yaml")
+        held.append(prove().passed)
+    finally:
+        step("Clean up", "make down")
+        mesh.down()
+    return all(held)
