@@ -1,0 +1,103 @@
+# Every step of the workshop is a target. Bare `make` lists them.
+MESH    ?= local
+PORT    ?= 8080
+N       ?= 500
+C       ?= 8
+W       ?= recommendation-v2
+PYTHON  ?= python3
+
+VENV    ?= .venv
+HARNESS := $(VENV)/bin/python -m harness
+# What `make lint` checks and `make format` formats.
+SOURCES := common customer preference recommendation harness tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down status apply delete curl verify logs stop start test lint format lock clean
+
+help:
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo 'With MESH=containers a target uses the mesh in a Docker engine instead of the local one.'
+
+##@ The story
+
+demo: $(VENV)/harness ## the whole dark launch, narrated and proven (PORT=8080)
+	@$(HARNESS) demo --mesh $(MESH) --port $(PORT)
+
+##@ The steps
+
+up: $(VENV)/harness ## start the mesh (PORT=8080)
+	@$(HARNESS) up --mesh $(MESH) --port $(PORT)
+
+down: $(VENV)/harness ## stop it and leave nothing behind
+	@$(HARNESS) down --mesh $(MESH)
+
+status: $(VENV)/harness ## show pods, ports and applied routes
+	@$(HARNESS) status --mesh $(MESH)
+
+apply: $(VENV)/harness ## apply a manifest: F=istio/mirror.yaml
+	@$(if $(F),,echo 'Which manifest? For example: make apply F=istio/mirror.yaml'; exit 2;) \
+	$(HARNESS) apply --mesh $(MESH) $(F)
+
+delete: $(VENV)/harness ## delete a manifest's objects: F=istio/mirror.yaml
+	@$(if $(F),,echo 'Which manifest? For example: make delete F=istio/mirror.yaml'; exit 2;) \
+	$(HARNESS) delete --mesh $(MESH) $(F)
+
+curl: $(VENV)/harness ## make one call and print the reply
+	@$(HARNESS) curl --mesh $(MESH)
+
+verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers)
+	@$(HARNESS) verify --mesh $(MESH) --requests $(N) --concurrency $(C)
+
+logs: $(VENV)/harness ## print what a workload and its sidecar logged (W=recommendation-v2)
+	@$(HARNESS) logs --mesh $(MESH) $(W)
+
+stop: $(VENV)/harness ## scale a workload to 0 (W=recommendation-v2)
+	@$(HARNESS) stop --mesh $(MESH) $(W)
+
+start: $(VENV)/harness ## scale it back to 1 (W=recommendation-v2)
+	@$(HARNESS) start --mesh $(MESH) $(W)
+
+##@ The workshop itself
+
+test: lint ## run all checks and tests
+	@$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/dev ## check format, style and types
+	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }
+	@$(VENV)/bin/ruff check --quiet $(SOURCES)
+	@$(VENV)/bin/mypy
+
+format: $(VENV)/dev ## format the sources
+	@$(VENV)/bin/ruff format $(SOURCES)
+	@$(VENV)/bin/ruff check --fix --quiet $(SOURCES)
+
+lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
+	@for group in dev harness services; do \
+	  uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+	    --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links \
+	    $$([ $$group = dev ] || echo --constraints requirements/dev.txt) \
+	    --group $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
+	done
+
+clean: ## stop the mesh and remove all that was made here, .venv too
+	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down; fi
+	@rm -rf $(VENV) .mesh .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What stands here is installed once; it is installed again when its lock file changes.
+$(VENV)/harness: requirements/harness.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed. If you have one: make PYTHON=python3.12 ...'; exit 1; }
+	@echo 'Installing into $(VENV): about 50 MB to download, once.'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'No virtual environment: on Debian and Ubuntu, install the package python3-venv.'; exit 1; }
+	@$(VENV)/bin/pip --disable-pip-version-check install --quiet --require-hashes -r $<
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt $(VENV)/harness
+	@echo 'Installing the tools for tests into $(VENV): about 60 MB to download, once.'
+	@$(VENV)/bin/pip --disable-pip-version-check install --quiet --require-hashes -r $<
+	@touch $@
