@@ -9,7 +9,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection
 
-from common.web import reply
+from common.web import body_chunks, reply
 
 # What a mesh needs to join the hops of one request, and what may steer a route:
 # https://istio.io/latest/docs/tasks/observability/distributed-tracing/overview/
@@ -58,7 +58,7 @@ class Upstream:
 
     def ask(self, name: str) -> Response:
         """Pass the current request on and return the answer in the name of service ``name``."""
-        body = request.get_data()
+        body = b"".join(body_chunks())
         query = request.query_string.decode("latin-1")
         try:
             answer = self.session.request(

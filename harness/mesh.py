@@ -190,7 +190,7 @@ class EnvoyMesh(Mesh):
                 self.check_port(port)
                 self.state.mkdir(parents=True, exist_ok=True)
                 (self.state / "port").write_text(str(port))
-                stored = {o.key: (_relative(p), o) for p in [*WORKLOADS, *ISTIO] for o in read(p)}
+                stored = _first_state()
             try:
                 self._reconcile(stored, "manifests")
             except BaseException:
@@ -204,11 +204,13 @@ class EnvoyMesh(Mesh):
             self.state.with_suffix(".lock").unlink()
             self.state.parent.rmdir()
 
-    def apply(self, path: Path) -> list[str]:
-        return self.apply_objects(read(path), str(path))
+    def reset(self) -> None:
+        """Return a running mesh to the state in which it was started."""
+        with self._lock():
+            self._reconcile(_first_state(), "manifests")
 
-    def apply_objects(self, objects: list[Object], source: str) -> list[str]:
-        """Apply objects; ``source`` names them in errors and in the status. Return a line for each."""
+    def apply(self, path: Path) -> list[str]:
+        objects, source = read(path), str(path)
         with self._lock():
             stored = self.must_run()
             lines = []
@@ -426,6 +428,10 @@ class EnvoyMesh(Mesh):
                     break
                 self.progress(f"{pod} answers what it has begun")
                 time.sleep(0.05)
+
+
+def _first_state() -> dict[str, tuple[str, Object]]:
+    return {o.key: (_relative(path), o) for path in [*WORKLOADS, *ISTIO] for o in read(path)}
 
 
 def workload_of(pod: str) -> str:

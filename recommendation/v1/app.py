@@ -3,10 +3,10 @@
 import os
 import socket
 
-from flask import Response, request
+from flask import Response
 
 from common.counter import Counter
-from common.web import create_app, reply
+from common.web import body_chunks, create_app, reply
 
 HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
 
@@ -27,7 +27,7 @@ def recommend() -> Response:
 @app.post("/")
 def receive() -> Response:
     """Say how large an upload was. Holds all of it in memory to find out: v2 knows better."""
-    size = len(request.get_data())
+    size = len(b"".join(body_chunks()))
     count = counter.next()
     return reply(
         f"recommendation v1 from '{HOSTNAME}': {count}, {size} bytes received",

@@ -9,10 +9,9 @@ import socket
 from flask import Response, request
 
 from common.counter import Counter
-from common.web import create_app, reply
+from common.web import body_chunks, create_app, reply
 
 HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
-CHUNK_BYTES = 64 * 1024
 
 app = create_app("recommendation")
 counter = Counter()
@@ -21,17 +20,9 @@ counter = Counter()
 @app.route("/", methods=["GET", "POST"])
 def recommend() -> Response:
     """Say who answers, for which time and, to a POST, how large the upload was."""
-    upload = {"bytes": streamed_bytes()} if request.method == "POST" else {}
+    upload = {"bytes": sum(map(len, body_chunks()))} if request.method == "POST" else {}
     answer = {"service": "recommendation", "version": "v2", "hostname": HOSTNAME, "count": counter.next()}
     line = "recommendation {version} from '{hostname}': {count}".format(**answer)
     if upload:
         line += f", {upload['bytes']} bytes received"
     return reply(line, **answer, **upload)
-
-
-def streamed_bytes() -> int:
-    """Return the size of the body, reading it chunk by chunk."""
-    size = 0
-    while chunk := request.stream.read(CHUNK_BYTES):
-        size += len(chunk)
-    return size

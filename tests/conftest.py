@@ -1,0 +1,143 @@
+"""Meshes for tests, each in a folder and on a port of its own."""
+
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from harness.local import LocalMesh
+from harness.mesh import ISTIO, ROOT, WORKLOADS, EnvoyMesh
+
+MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mesh", choices=list(MESHES), help="run the end-to-end tests on this mesh alone")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "running_mesh" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("mesh")
+        metafunc.parametrize("running_mesh", [chosen] if chosen else list(MESHES), indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    """Print the proxies' logs with a failure."""
+    report = yield
+    mesh = getattr(item, "funcargs", {}).get("mesh")
+    if report.when == "call" and report.failed and isinstance(mesh, EnvoyMesh):
+        for workload in ("istio-ingressgateway", "preference", "recommendation-v1", "recommendation-v2"):
+            lines = [f"{container} | {line}" for container, line in mesh.logs(workload)]
+            report.sections.append((f"last words of {workload}", "\n".join(lines[-15:])))
+    return report
+
+
+@pytest.fixture(scope="session")
+def running_mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyMesh]:
+    """Yield a mesh that runs for the whole session."""
+    mesh = MESHES[request.param](tmp_path_factory.mktemp(request.param) / "mesh", port=0)
+    try:
+        mesh.up()
+        yield mesh
+    finally:
+        mesh.down()
+
+
+@pytest.fixture
+def mesh(running_mesh: EnvoyMesh) -> EnvoyMesh:
+    """Return the running mesh in its first state: everything runs, and v1 answers."""
+    running_mesh.reset()
+    return running_mesh
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Callable[[str | list[dict[str, Any]]], Path]:
+    """Return a function that writes a manifest and returns its path."""
+    numbers = itertools.count()
+
+    def write(content: str | list[dict[str, Any]]) -> Path:
+        path = tmp_path / f"manifest-{next(numbers)}.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump_all(content))
+        return path
+
+    return write
+
+
+def route(*, to: str = "v1", **fields: Any) -> list[dict[str, Any]]:
+    """Return a VirtualService for recommendation with one route."""
+    http = {"route": [{"destination": {"host": "recommendation", "subset": to}}], **fields}
+    spec = {"hosts": ["recommendation"], "http": [http]}
+    return [virtual_service(spec)]
+
+
+def virtual_service(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a VirtualService called recommendation."""
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": "recommendation"},
+        "spec": spec,
+    }
+
+
+def to(subset: str, weight: int | None = None) -> dict[str, Any]:
+    """Return a route's destination."""
+    share = {} if weight is None else {"weight": weight}
+    return {"destination": {"host": "recommendation", "subset": subset}, **share}
+
+
+def shadow(version: str, **environment: str) -> list[dict[str, Any]]:
+    """Return the Deployment of ``version`` that runs tests/shadow/app.py."""
+    documents = yaml.safe_load_all((ROOT / "recommendation" / "kubernetes.yaml").read_text())
+    deployment: dict[str, Any] = next(d for d in documents if d["kind"] == "Deployment")
+    labels = {"app": "recommendation", "version": version}
+    deployment["metadata"] = {"name": f"recommendation-{version}", "labels": labels}
+    deployment["spec"]["selector"]["matchLabels"] = labels
+    template = deployment["spec"]["template"]
+    template["metadata"]["labels"] = labels
+    template["spec"]["terminationGracePeriodSeconds"] = 1
+    container = template["spec"]["containers"][0]
+    container["image"] = "tests-shadow"
+    container["env"] = [{"name": n, "value": v} for n, v in {"VERSION": version, **environment}.items()]
+    return [deployment]
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline: float = 20) -> Any:
+    """Return the first true value of ``condition``; fail after ``deadline`` seconds."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} did not come in {deadline} s"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Path]:
+    """Yield a copy of the project's files, as a clone has them, in which commands can be run."""
+    copy = tmp_path / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    yield copy
+    LocalMesh(copy / ".mesh" / "local").down()
+
+
+def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a checkout with this environment's Python."""
+    return subprocess.run(
+        command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    )  # fmt: skip

@@ -1,0 +1,35 @@
+"""A version of recommendation for tests: it says what it received, and misbehaves when told to."""
+
+import hashlib
+import os
+import time
+
+from flask import Flask, Response, request
+
+VERSION = os.environ.get("VERSION", "v2")
+STATUS = int(os.environ.get("STATUS", "200"))
+DELAY = float(os.environ.get("DELAY", "0"))
+FAIL_FIRST = os.environ.get("FAIL_FIRST") == "yes"
+
+app = Flask(__name__)
+seen: set[str] = set()
+
+
+@app.get("/health/ready")
+@app.get("/health/live")
+def health() -> str:
+    """Be healthy."""
+    return "ok"
+
+
+@app.route("/", methods=["GET", "POST"])
+def shadow() -> Response:
+    """Answer as told, once the digest of what came is on stdout."""
+    agent = request.user_agent.string
+    digest = hashlib.sha256(request.get_data()).hexdigest()
+    print(f"received {agent} {request.host} {digest}", flush=True)
+    time.sleep(DELAY)
+    if FAIL_FIRST and agent not in seen:
+        seen.add(agent)
+        return Response("the first attempt fails\n", 503)
+    return Response(f"recommendation {VERSION} from 'shadow': 1\n", STATUS)
