@@ -24,15 +24,14 @@ class Expectation:
 
     def describe(self) -> str:
         """Return it in words."""
-        if len(self.answers) == 1:
-            words = f"all to {self.answers[0][0]}"
-        else:
-            words = ", ".join(f"{v}" if s is None else f"{s:.3g} to {v}" for v, s in self._percent())
+        names = [version for version, _ in self.answers]
+        if not names:
+            return "to nobody (404)"
+        words = f"all to {names[0]}" if len(names) == 1 else f"to {' and '.join(names)}"
+        if len(names) > 1 and None not in dict(self.answers).values():
+            words = ", ".join(f"{100 * (share or 0):g} % to {version}" for version, share in self.answers)
         mirrors = [f"mirrored {percent:g} % to {v}" for v, many in self.copies for percent in many]
         return "; ".join([words, *mirrors])
-
-    def _percent(self) -> list[tuple[str, float | None]]:
-        return [(v, None if s is None else s * 100) for v, s in self.answers]
 
 
 def versions(objects: Iterable[Object]) -> dict[str, str]:

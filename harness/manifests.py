@@ -35,7 +35,9 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+            key = self.construct_object(key_node)
             if key in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"'{key}' stands twice", key_node.start_mark
@@ -88,7 +90,8 @@ def _object(document: Any, source: str) -> Object:
     try:
         return model.model_validate(document)
     except ValidationError as invalid:
-        error = invalid.errors()[0]
+        # A misspelt field is also a missing one: the spelling is what helps.
+        error = min(invalid.errors(), key=lambda e: e["type"] != "extra_forbidden")
         raise ManifestError(f"{source}: {kind} {name}: {_explain(error, model)}") from None
 
 

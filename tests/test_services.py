@@ -265,7 +265,7 @@ def gunicorn(service: str, **environment: str) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.process.kill()
+        server.process.terminate()
         server.process.communicate()
 
 

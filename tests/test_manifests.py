@@ -1,0 +1,210 @@
+"""Reading manifests: what is accepted, and the one line that every mistake becomes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import route, to, virtual_service
+
+from harness.manifests import ManifestError, check, of_kind, parse, read
+from harness.mesh import ISTIO, ROOT, WORKLOADS
+from harness.models import Deployment, HTTPRoute, Object, Service, VirtualService, seconds
+
+MIRROR = (ROOT / "istio" / "mirror.yaml").read_text()
+
+
+def first_state() -> list[Object]:
+    return read(*WORKLOADS, *ISTIO)
+
+
+def with_route(http: dict[str, Any]) -> list[Object]:
+    """Return the first state with this route for recommendation."""
+    route = VirtualService.model_validate(virtual_service({"hosts": ["recommendation"], "http": [http]}))
+    return [o for o in first_state() if o.key != route.key] + [route]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "istio").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_state_fits_the_workloads(path: Path) -> None:
+    applied = read(path)
+    keys = {o.key for o in applied}
+    check([o for o in first_state() if o.key not in keys] + applied, path.name)
+
+
+def test_all_routes_of_recommendation_share_one_name() -> None:
+    routes = [o for path in (ROOT / "istio").glob("*.yaml") for o in of_kind(read(path), VirtualService)]
+    named = {o.metadata.name for o in routes if "recommendation" in o.spec.hosts}
+    assert named == {"recommendation"}
+
+
+def test_service_and_containers_agree_on_the_port() -> None:
+    objects = first_state()
+    for service in of_kind(objects, Service):
+        behind = [
+            d for d in of_kind(objects, Deployment) if service.spec.selector.items() <= d.labels.items()
+        ]
+        assert behind, service.key
+        for workload in behind:
+            names = {port.name for port in workload.container.ports}
+            assert service.spec.ports[0].target_port in names
+            assert workload.container.readiness_probe.http_get.port in names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("mirror:", "mirorr:", "spec.http[0].mirorr: unknown or unsupported field, did you mean 'mirror'?"),
+        ("mirror:", "mirrorPercent: 10\n      mirror:", "spec.http[0].mirrorPercent: unknown or unsupported"),
+        ("mirror:", "corsPolicy: {}\n      mirror:", "spec.http[0].corsPolicy: unknown or unsupported field"),
+        ("mirror:", "timeout: soon\n      mirror:", "spec.http[0].timeout: 'soon' is not a duration"),
+        ("mirror:", "timeout: 1us\n      mirror:", "spec.http[0].timeout: '1us' is not a duration"),
+        ("mirror:", "timeout: 0s\n      mirror:", "spec.http[0].timeout: '0s' is shorter than 1ms"),
+        ("mirror:", "timeout: 5\n      mirror:", "spec.http[0].timeout: input should be a valid string"),
+        ("mirror:", "retries: {attempts: -1}\n      mirror:", "spec.http[0].retries.attempts: input should be"),
+        ("mirror:", "mirrorPercentage: {value: 101}\n      mirror:", "spec.http[0].mirrorPercentage.value: "),
+        ("mirror:", "mirrorPercentage: 10\n      mirror:", "spec.http[0].mirrorPercentage: input should be a"),
+        ("mirror:", "match: [{uri: {regex: x}}]\n      mirror:", "spec.http[0].match[0].uri.regex: unknown"),
+        ("mirror:", "match: [{method: {}}]\n      mirror:", "spec.http[0].match[0].method: needs exactly one of"),
+        ("mirror:", "match: [{headers: {a: {regex: '('}}}]\n      mirror:", "is not a regular expression"),
+        ("mirror:", "match: [{headers: {Cookie: {exact: a}}}]\n      mirror:", "should match pattern"),
+        ("mirror:", "fault: {abort: {httpStatus: 99}}\n      mirror:", "spec.http[0].fault.abort.httpStatus: "),
+        ("hosts:", "hots:", "spec.hots: unknown or unsupported field, did you mean 'hosts'?"),
+        ("host: recommendation\n            subset: v1", "subset: v1", "route[0].destination.host: field required"),
+        ("spec:", "spec: 5\nother:", "other: unknown or unsupported field"),
+        ("networking.istio.io/v1", "networking.istio.io/v1alpha3", "apiVersion: input should be 'networking"),
+        ("metadata:\n  name: recommendation\n", "", "VirtualService ?: metadata: field required"),
+    ],
+)
+def test_a_wrong_field_is_one_line_that_names_it(old: str, new: str, message: str) -> None:
+    assert old in MIRROR
+    with pytest.raises(ManifestError) as caught:
+        parse(MIRROR.replace(old, new, 1), "my.yaml")
+    line = str(caught.value)
+    assert line.startswith("my.yaml: VirtualService ")
+    assert message in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "my.yaml: holds no object"),
+        ("---\n---\n", "my.yaml: holds no object"),
+        ("a: [", "my.yaml:1: not valid YAML: "),
+        ("a: 1\nb: 2\na: 3\n", "my.yaml:3: not valid YAML: 'a' stands twice"),
+        ("\tmirror: x", "my.yaml:1: not valid YAML: "),
+        ("a: \x00", "my.yaml: not valid YAML: "),
+        ("a: !!python/object:os.system {}", "my.yaml:1: not valid YAML: "),
+        ("? {a: 1}\n: 2", "my.yaml:1: not valid YAML: "),
+        ("just words", "my.yaml: holds a str where an object should be"),
+        ("- a", "my.yaml: holds a list where an object should be"),
+        ("kind: ConfigMap\nmetadata: {name: x}", "my.yaml: kind 'ConfigMap' is not supported here (only "),
+        ("kind: [x]", "my.yaml: kind '['x']' is not supported here"),
+        ("kind: Service\nmetadata: 5", "my.yaml: Service ?: "),
+    ],
+)
+def test_what_is_no_manifest_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse(text, "my.yaml")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"nowhere\.yaml: No such file or directory$"):
+        read(tmp_path / "nowhere.yaml")
+    with pytest.raises(ManifestError, match=r": Is a directory$"):
+        read(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ManifestError, match=r"binary\.yaml: "):
+        read(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("http", "message"),
+    [
+        ({"route": []}, "route"),
+        ({"route": [to("v1", 0), to("v2", 0)]}, "total destination weight = 0"),
+        ({"route": [to("v1", -1), to("v2", 2)]}, "route[0].weight"),
+        (
+            {"route": [to("v1")], "mirror": {"host": "recommendation"}, "mirrors": [to("v2")]},
+            "mirror and mirrors exclude each other",
+        ),
+        ({"route": [to("v1")], "mirrorPercentage": {"value": 5.0}}, "mirrorPercentage needs mirror"),
+    ],
+)
+def test_what_istio_refuses_is_refused(http: dict[str, Any], message: str) -> None:
+    text = yaml.safe_dump(virtual_service({"hosts": ["recommendation"], "http": [http]}))
+    with pytest.raises(ManifestError) as caught:
+        parse(text, "my.yaml")
+    assert f"my.yaml: VirtualService recommendation: spec.http[0]{'.' if '.' in message else ''}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("http", "message"),
+    [
+        ({"route": [to("v3")]}, "spec.http[0].route[0].destination.subset: no subset 'v3' of 'recommendation'"),
+        ({"route": [to("v1")], "mirror": {"host": "reviews"}}, "spec.http[0].mirror.host: no Service 'reviews'"),
+        (
+            {"route": [to("v1")], "mirrors": [{"destination": {"host": "recommendation", "subset": "v9"}}]},
+            "spec.http[0].mirrors[0].destination.subset: no subset 'v9'",
+        ),
+        (
+            {"route": [{"destination": {"host": "recommendation", "port": {"number": 9}}}]},
+            "spec.http[0].route[0].destination.port.number: Service 'recommendation' has no port 9",
+        ),
+    ],
+)
+def test_a_name_that_nothing_defines_is_one_line(http: dict[str, Any], message: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        check(with_route(http), "my.yaml")
+    assert str(caught.value).startswith(f"my.yaml: VirtualService recommendation: {message}")
+
+
+def test_a_route_for_another_service_or_gateway_is_refused() -> None:
+    [other] = parse(MIRROR.replace("  hosts:\n    - recommendation", "  hosts:\n    - reviews"), "my.yaml")
+    with pytest.raises(ManifestError, match=r"spec\.hosts\[0\]: no Service 'reviews'"):
+        check([o for o in first_state() if o.key != other.key] + [other], "my.yaml")
+    [other] = parse(MIRROR.replace("  http:", "  gateways: [mesh, other]\n  http:"), "my.yaml")
+    with pytest.raises(ManifestError, match=r"spec\.gateways\[1\]: no Gateway 'other'"):
+        check([o for o in first_state() if o.key != other.key] + [other], "my.yaml")
+    [other] = parse(MIRROR.replace("  name: recommendation", "  name: second"), "my.yaml")
+    with pytest.raises(ManifestError, match=r"'recommendation' routes 'recommendation' already"):
+        check([*first_state(), other], "my.yaml")
+
+
+def test_a_deployment_needs_its_service_account_and_its_labels() -> None:
+    without = [o for o in first_state() if o.key != "serviceaccount/customer"]
+    with pytest.raises(ManifestError, match="serviceAccountName: no ServiceAccount 'customer'"):
+        check(without, "my.yaml")
+    text = WORKLOADS[0].read_text().replace("matchLabels:\n      app: customer", "matchLabels:\n      app: other")
+    with pytest.raises(ManifestError, match="Deployment customer: .*does not select the labels"):
+        parse(text, "my.yaml")
+
+
+@pytest.mark.parametrize(("text", "value"), [("2s", 2), ("1m30s", 90), ("250ms", 0.25), ("1.5h", 5400)])
+def test_durations_are_gos(text: str, value: float) -> None:
+    assert seconds(text) == value
+
+
+def test_shares_and_copies_follow_istio() -> None:
+    def parsed(**http: Any) -> HTTPRoute:
+        return HTTPRoute.model_validate({"route": [to("v1")], **http})
+
+    v2 = {"host": "recommendation", "subset": "v2"}
+    assert [share for _, share in parsed().shares()] == [1.0]
+    assert [share for _, share in parsed(route=[to("v1", 3), to("v2", 1)]).shares()] == [0.75, 0.25]
+    assert [d.subset for d, _ in parsed(route=[to("v1", 0), to("v2", 5)]).shares()] == ["v2"]
+    assert parsed().copies() == []
+    assert [percent for _, percent in parsed(mirror=v2).copies()] == [100]
+    assert parsed(mirror=v2, mirrorPercentage={"value": 0}).copies() == []
+    several = [{"destination": v2}, {"destination": v2, "percentage": {"value": 0.5}}]
+    assert [percent for _, percent in parsed(mirrors=several).copies()] == [100, 0.5]
+
+
+def test_conftests_route_is_the_projects() -> None:
+    """The routes that tests build must be what the workshop applies, or they prove something else."""
+    built = VirtualService.model_validate(route(mirror={"host": "recommendation", "subset": "v2"})[0])
+    [mirror] = parse(MIRROR, "mirror.yaml")
+    assert built == mirror
