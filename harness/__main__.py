@@ -92,7 +92,7 @@ def up(mesh_name: str, port: int) -> None:
     """Start the mesh, or what of it has died; harmless if it runs."""
     mesh = make_mesh(mesh_name, port)
     mesh.up()
-    _echo(f"{len(mesh.pods())} pods run; callers' door: {mesh.url()}")
+    _echo(f"{len(mesh.pods())} pods run; callers come in at {mesh.url()}")
 
 
 @cli.command()
@@ -112,7 +112,7 @@ def status(mesh_name: str) -> None:
     for row in rows:
         _echo("  ".join(f"{cell:<{max(len(r[i]) for r in rows)}}" for i, cell in enumerate(row)).rstrip())
     _echo("")
-    _echo(f"callers' door: {mesh.url()}")
+    _echo(f"callers come in at {mesh.url()}")
     rules = promises(mesh.routes())
     for source, route in mesh.objects().values():
         if isinstance(route, VirtualService):

@@ -56,7 +56,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         held.append(prove().passed)
 
         step(
-            "Stop v2 while it is being mirrored to: do callers notice?",
+            "Stop v2 under the mirror: callers must not notice, and the proof must",
             f"make stop W={SHADOW}",
             "make verify",
         )

@@ -61,12 +61,12 @@ class LocalMesh(EnvoyMesh):
 
     def running(self) -> dict[str, bool]:
         found: dict[str, set[str]] = {}
-        for pod, container, _ in self._processes():
+        for pod, container, _ in self.processes():
             found.setdefault(pod, set()).add(container)
         whole = {"app", "istio-proxy"}
         return {pod: found[pod] == ({"istio-proxy"} if pod == GATEWAY else whole) for pod in found}
 
-    def _processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
+    def processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
         """Yield (pod, container, process) for each live process of this mesh."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
@@ -116,7 +116,7 @@ class LocalMesh(EnvoyMesh):
 
     def _start_app(self, pod: Pod, listener: socket.socket) -> None:
         assert pod.deployment
-        outbound = self._listener(pod.name, "outbound")
+        outbound = self.listener(pod.name, "outbound")
         environment = {
             **{variable.name: variable.value for variable in pod.deployment.container.env},
             "HOSTNAME": pod.name,
@@ -140,6 +140,8 @@ class LocalMesh(EnvoyMesh):
         """Start a process as a container would be: with no environment but its own."""
         inherited = {k: os.environ[k] for k in ("PATH", "TMPDIR") if k in os.environ}
         mark = {MARK: f"{self.state}|{pod.name}/{container}"}
+        if old := self._children.get((pod.name, container)):
+            old.wait()  # it was killed
         with (self._pod_folder(pod.name) / f"{container}.log").open("ab") as log:
             self._children[pod.name, container] = subprocess.Popen(
                 command,
@@ -168,7 +170,7 @@ class LocalMesh(EnvoyMesh):
 
     def stop_pods(self, names: Iterable[str]) -> None:
         doomed = set(names)
-        processes = [process for pod, _, process in self._processes() if pod in doomed]
+        processes = [process for pod, _, process in self.processes() if pod in doomed]
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
@@ -177,14 +179,13 @@ class LocalMesh(EnvoyMesh):
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(stubborn, timeout=5)
-        for (pod, _), child in self._children.items():
-            if pod in doomed:
-                child.wait()
+        for child in self._children.values():
+            child.poll()
 
     def inbound_address(self, pod: Pod) -> envoy.Address:
-        return self._listener(pod.name, "inbound" if pod.deployment else "ingress")
+        return self.listener(pod.name, "inbound" if pod.deployment else "ingress")
 
-    def _listener(self, pod: str, name: str) -> envoy.Address:
+    def listener(self, pod: str, name: str) -> envoy.Address:
         """Return where a listener of a pod's proxy listens: Envoy chose the port."""
         listeners = json.loads(self.admin(pod, "/listeners?format=json"))["listener_statuses"]
         address = {li["name"]: li["local_address"]["socket_address"] for li in listeners}[name]
@@ -202,7 +203,7 @@ class LocalMesh(EnvoyMesh):
     def url(self) -> str:
         self.must_run()
         try:
-            address = self._listener(GATEWAY, "ingress")
+            address = self.listener(GATEWAY, "ingress")
         except OSError:
             raise MeshError("the ingress gateway is dead: start it again with 'make up'") from None
         return f"http://{address.ip}:{address.port}/customer"
@@ -219,6 +220,9 @@ class LocalMesh(EnvoyMesh):
                 ) from None
 
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        self.must_run()
+        if workload != GATEWAY:
+            self.workload(workload)
         for folder in self.pod_folders(workload):
             for name in ("app", "istio-proxy", "access"):
                 path = folder / f"{name}.log"

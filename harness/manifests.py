@@ -36,7 +36,9 @@ class _Loader(yaml.SafeLoader):
         keys: set[Any] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key_node.start_mark
+                )
             key = self.construct_object(key_node)
             if key in keys:
                 raise yaml.constructor.ConstructorError(

@@ -122,7 +122,7 @@ class Mesh(ABC):
     def workload(self, name: str) -> Deployment:
         """Return the applied workload called ``name``.
 
-        :raises MeshError: there is none.
+        :raises MeshError: there is none, or the mesh is not running.
         """
         known = {d.metadata.name: d for d in of_kind(self.routes(), Deployment)}
         if name not in known:
@@ -182,9 +182,8 @@ class EnvoyMesh(Mesh):
 
     def up(self) -> None:
         with self._lock():
-            if self.running().get(GATEWAY):
-                stored = self.objects()
-            else:
+            stored = self.objects() if self.running() else {}
+            if not stored:
                 self._remove_everything()
                 port = 8080 if self._port is None else self._port
                 self.check_port(port)

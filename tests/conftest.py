@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from harness.local import LocalMesh
-from harness.mesh import ISTIO, ROOT, WORKLOADS, EnvoyMesh
+from harness.mesh import ROOT, EnvoyMesh, workload_of
 
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh}
 
@@ -25,7 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "running_mesh" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("mesh")
-        metafunc.parametrize("running_mesh", [chosen] if chosen else list(MESHES), indirect=True, scope="session")
+        metafunc.parametrize(
+            "running_mesh", [chosen] if chosen else list(MESHES), indirect=True, scope="session"
+        )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,7 +44,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def running_mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnvoyMesh]:
+def running_mesh(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EnvoyMesh]:
     """Yield a mesh that runs for the whole session."""
     mesh = MESHES[request.param](tmp_path_factory.mktemp(request.param) / "mesh", port=0)
     try:
@@ -130,7 +135,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     for name in listed.stdout.splitlines():
         if (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
+            shutil.copy2(ROOT / name, copy / name)
     yield copy
     LocalMesh(copy / ".mesh" / "local").down()
 
@@ -141,3 +146,12 @@ def run(checkout: Path, *command: str, **environment: str) -> subprocess.Complet
         command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
         env={**os.environ, **environment},
     )  # fmt: skip
+
+
+def kill(mesh: EnvoyMesh, workload: str) -> None:
+    """Kill all processes of a workload at once, behind the harness's back."""
+    assert isinstance(mesh, LocalMesh)
+    processes = [p for pod, _, p in mesh.processes() if workload in (workload_of(pod), "everything")]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes)

@@ -37,7 +37,9 @@ def test_text_and_json_say_the_same() -> None:
 
 def test_a_request_that_was_not_delivered_is_told_from_one_that_was() -> None:
     for flags in ("UF", "UH", "UF,URX"):
-        failed = parse_line(TEXT.replace("200 - via_upstream - ", f"503 {flags} upstream_reset_before delayed "))
+        failed = parse_line(
+            TEXT.replace("200 - via_upstream - ", f"503 {flags} upstream_reset_before delayed ")
+        )
         assert failed is not None
         assert (failed.status, failed.delivered) == (503, False)
     cut = parse_line(TEXT.replace(" 200 - ", " 503 UC ").replace(" 12 11 ", " 12 - "))

@@ -80,7 +80,10 @@ def test_each_match_becomes_a_route() -> None:
         {"uri": {"exact": "/a"}, "method": {"exact": "POST"}},
         {"uri": {"prefix": "/b"}, "headers": {"x-a": {"regex": "a.*"}, "x-b": {"prefix": "b"}}},
     ]
-    spec = {"hosts": ["recommendation"], "http": [{"match": match, "route": [to("v2")]}, {"route": [to("v1")]}]}
+    spec = {
+        "hosts": ["recommendation"],
+        "http": [{"match": match, "route": [to("v2")]}, {"route": [to("v1")]}],
+    }
     found = routes(VirtualService.model_validate(virtual_service(spec)))
     assert [route["match"] for route in found] == [
         {"path": "/a", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]},
@@ -110,7 +113,9 @@ def test_timeout_retries_and_rewrite() -> None:
 
 def test_faults() -> None:
     delay, abort = {"fixedDelay": "2s", "percentage": {"value": 5}}, {"httpStatus": 418}
-    fault = rendered(fault={"delay": delay, "abort": abort})["typed_per_filter_config"]["envoy.filters.http.fault"]
+    fault = rendered(fault={"delay": delay, "abort": abort})["typed_per_filter_config"][
+        "envoy.filters.http.fault"
+    ]
     assert fault["delay"]["fixed_delay"] == "2.000s"
     assert fault["delay"]["percentage"] == {"numerator": 50_000, "denominator": "MILLION"}
     assert fault["abort"]["http_status"] == 418
@@ -182,7 +187,8 @@ def test_circuit_breakers_are_open_wide_unless_a_connection_pool_is_set() -> Non
     pool = {
         "tcp": {"maxConnections": 1, "connectTimeout": "5s"},
         "http": {
-            "http1MaxPendingRequests": 2, "http2MaxRequests": 3, "maxRetries": 4, "maxRequestsPerConnection": 5,
+            "http1MaxPendingRequests": 2, "http2MaxRequests": 3,
+            "maxRetries": 4, "maxRequestsPerConnection": 5,
         },
     }  # fmt: skip
     [rule] = read(ROOT / "istio" / "destination-rule.yaml")

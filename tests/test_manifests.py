@@ -60,16 +60,36 @@ def test_service_and_containers_agree_on_the_port() -> None:
         ("mirror:", "timeout: 1us\n      mirror:", "spec.http[0].timeout: '1us' is not a duration"),
         ("mirror:", "timeout: 0s\n      mirror:", "spec.http[0].timeout: '0s' is shorter than 1ms"),
         ("mirror:", "timeout: 5\n      mirror:", "spec.http[0].timeout: input should be a valid string"),
-        ("mirror:", "retries: {attempts: -1}\n      mirror:", "spec.http[0].retries.attempts: input should be"),
+        (
+            "mirror:",
+            "retries: {attempts: -1}\n      mirror:",
+            "spec.http[0].retries.attempts: input should be",
+        ),
         ("mirror:", "mirrorPercentage: {value: 101}\n      mirror:", "spec.http[0].mirrorPercentage.value: "),
-        ("mirror:", "mirrorPercentage: 10\n      mirror:", "spec.http[0].mirrorPercentage: input should be a"),
+        (
+            "mirror:",
+            "mirrorPercentage: 10\n      mirror:",
+            "spec.http[0].mirrorPercentage: input should be a",
+        ),
         ("mirror:", "match: [{uri: {regex: x}}]\n      mirror:", "spec.http[0].match[0].uri.regex: unknown"),
-        ("mirror:", "match: [{method: {}}]\n      mirror:", "spec.http[0].match[0].method: needs exactly one of"),
+        (
+            "mirror:",
+            "match: [{method: {}}]\n      mirror:",
+            "spec.http[0].match[0].method: needs exactly one of",
+        ),
         ("mirror:", "match: [{headers: {a: {regex: '('}}}]\n      mirror:", "is not a regular expression"),
         ("mirror:", "match: [{headers: {Cookie: {exact: a}}}]\n      mirror:", "should match pattern"),
-        ("mirror:", "fault: {abort: {httpStatus: 99}}\n      mirror:", "spec.http[0].fault.abort.httpStatus: "),
+        (
+            "mirror:",
+            "fault: {abort: {httpStatus: 99}}\n      mirror:",
+            "spec.http[0].fault.abort.httpStatus: ",
+        ),
         ("hosts:", "hots:", "spec.hots: unknown or unsupported field, did you mean 'hosts'?"),
-        ("host: recommendation\n            subset: v1", "subset: v1", "route[0].destination.host: field required"),
+        (
+            "host: recommendation\n            subset: v1",
+            "subset: v1",
+            "route[0].destination.host: field required",
+        ),
         ("spec:", "spec: 5\nother:", "other: unknown or unsupported field"),
         ("networking.istio.io/v1", "networking.istio.io/v1alpha3", "apiVersion: input should be 'networking"),
         ("metadata:\n  name: recommendation\n", "", "VirtualService ?: metadata: field required"),
@@ -137,15 +157,23 @@ def test_what_istio_refuses_is_refused(http: dict[str, Any], message: str) -> No
     text = yaml.safe_dump(virtual_service({"hosts": ["recommendation"], "http": [http]}))
     with pytest.raises(ManifestError) as caught:
         parse(text, "my.yaml")
-    assert f"my.yaml: VirtualService recommendation: spec.http[0]{'.' if '.' in message else ''}" in str(caught.value)
+    assert f"my.yaml: VirtualService recommendation: spec.http[0]{'.' if '.' in message else ''}" in str(
+        caught.value
+    )
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("http", "message"),
     [
-        ({"route": [to("v3")]}, "spec.http[0].route[0].destination.subset: no subset 'v3' of 'recommendation'"),
-        ({"route": [to("v1")], "mirror": {"host": "reviews"}}, "spec.http[0].mirror.host: no Service 'reviews'"),
+        (
+            {"route": [to("v3")]},
+            "spec.http[0].route[0].destination.subset: no subset 'v3' of 'recommendation'",
+        ),
+        (
+            {"route": [to("v1")], "mirror": {"host": "reviews"}},
+            "spec.http[0].mirror.host: no Service 'reviews'",
+        ),
         (
             {"route": [to("v1")], "mirrors": [{"destination": {"host": "recommendation", "subset": "v9"}}]},
             "spec.http[0].mirrors[0].destination.subset: no subset 'v9'",
@@ -178,8 +206,12 @@ def test_a_deployment_needs_its_service_account_and_its_labels() -> None:
     without = [o for o in first_state() if o.key != "serviceaccount/customer"]
     with pytest.raises(ManifestError, match="serviceAccountName: no ServiceAccount 'customer'"):
         check(without, "my.yaml")
-    text = WORKLOADS[0].read_text().replace("matchLabels:\n      app: customer", "matchLabels:\n      app: other")
-    with pytest.raises(ManifestError, match="Deployment customer: .*does not select the labels"):
+    text = (
+        WORKLOADS[0]
+        .read_text()
+        .replace("matchLabels:\n      app: customer", "matchLabels:\n      app: other")
+    )
+    with pytest.raises(ManifestError, match=r"Deployment customer: .*does not select the labels"):
         parse(text, "my.yaml")
 
 

@@ -2,15 +2,13 @@
 
 import contextlib
 import http.server
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -108,6 +106,8 @@ class Upstream(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers for Upstream."""
+
     server: Upstream
     protocol_version = "HTTP/1.1"
 
@@ -341,7 +341,9 @@ def test_a_chunked_upload_is_whole_or_refused(service: str, size: int, status: i
         chunks = (b"x" * 1024 * 1024 for _ in range(size))
         answer = requests.post(server.url, data=chunks, timeout=20)
     assert answer.status_code == status
-    assert f"{size * 1024 * 1024} bytes received" in answer.text or "413 Request Entity Too Large" in answer.text
+    assert (
+        f"{size * 1024 * 1024} bytes received" in answer.text or "413 Request Entity Too Large" in answer.text
+    )
 
 
 def test_an_upload_that_is_cut_short_is_not_passed_on(upstream: Upstream) -> None:

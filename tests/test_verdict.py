@@ -24,7 +24,9 @@ FAITHFUL = "each copy at v2 is faithful (method, path, bytes)"
 NOTHING = "v2 received nothing"
 
 
-def entry(number: int, *, status: int = 200, path: str = "/", size: int = 0, delivered: bool = True) -> LogEntry:
+def entry(
+    number: int, *, status: int = 200, path: str = "/", size: int = 0, delivered: bool = True
+) -> LogEntry:
     return LogEntry(Ticket("run", number), "GET", path, size, status, delivered, duration=number)
 
 

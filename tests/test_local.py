@@ -1,0 +1,196 @@
+"""What the local mesh does with processes, ports and files."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import kill, wait_for
+
+from harness.local import LocalMesh
+from harness.mesh import GATEWAY, ROOT, MeshError
+from harness.verify import verify
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[LocalMesh]:
+    """Yield a mesh that is not running."""
+    mesh = LocalMesh(tmp_path / "state" / "local", port=0)
+    yield mesh
+    mesh.down()
+
+
+def test_down_leaves_no_process_port_or_file(own: LocalMesh) -> None:
+    own.up()
+    url = own.url()
+    own.down()
+    assert list(own.processes()) == []
+    assert not own.state.parent.exists()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=5)
+    own.down()  # twice is harmless
+
+
+def test_up_twice_is_harmless_and_keeps_the_routes(own: LocalMesh) -> None:
+    own.up()
+    own.apply(ROOT / "istio" / "mirror.yaml")
+    before = {(pod, container, process.pid) for pod, container, process in own.processes()}
+    own.up()
+    assert {(pod, container, process.pid) for pod, container, process in own.processes()} == before
+    assert own.objects()["virtualservice/recommendation"][0].endswith("istio/mirror.yaml")
+
+
+def test_up_after_a_kill_of_everything_starts_afresh(own: LocalMesh) -> None:
+    own.up()
+    own.apply(ROOT / "istio" / "mirror.yaml")
+    kill(own, "everything")
+    own.up()
+    assert verify(own, 50).passed
+    assert own.objects()["virtualservice/recommendation"][0] == "istio/v1-only.yaml"
+
+
+def test_up_starts_what_died_and_keeps_the_routes(own: LocalMesh) -> None:
+    own.up()
+    own.apply(ROOT / "istio" / "mirror.yaml")
+    kill(own, "recommendation-v2")
+    assert {pod.state for pod in own.pods()} == {"Running", "Dead: run 'make up'"}
+    own.up()
+    assert {pod.state for pod in own.pods()} == {"Running"}
+    assert verify(own, 50).passed
+
+
+def test_a_pod_with_a_dead_application_is_dead(own: LocalMesh) -> None:
+    own.up()
+    for pod, container, process in own.processes():
+        if pod.startswith("recommendation-v1") and container == "app":
+            process.kill()
+    answer = requests.get(own.url(), timeout=30)
+    assert answer.status_code == 503
+    assert answer.text.startswith("customer => preference => 503 upstream connect error")
+    own.up()
+    assert requests.get(own.url(), timeout=30).ok
+
+
+def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: LocalMesh) -> None:
+    code = (
+        "import sys; from pathlib import Path; from harness.local import LocalMesh;"
+        "LocalMesh(Path(sys.argv[1]), 0).up()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(own.state)], cwd=ROOT) as harness:
+        wait_for(lambda: list(own.processes()), "the first process")
+        harness.kill()
+    own.up()
+    assert verify(own, 50).passed
+
+
+def test_two_meshes_do_not_collide(own: LocalMesh, tmp_path: Path) -> None:
+    own.up()
+    other = LocalMesh(tmp_path / "other" / "local", port=0)
+    other.up()
+    try:
+        other.apply(ROOT / "istio" / "mirror.yaml")
+        assert verify(own, 50).passed
+        assert verify(other, 50).passed
+    finally:
+        other.down()
+    assert verify(own, 50).passed
+
+
+def test_a_busy_port_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        mesh = LocalMesh(tmp_path / "state" / "local", port=port)
+        with pytest.raises(
+            MeshError, match=f"^port {port} on 127.0.0.1 cannot be used .*'make up PORT={port + 1}'$"
+        ):
+            mesh.up()
+    assert list(mesh.processes()) == []
+    assert mesh.objects() == {}
+
+
+def test_commands_say_when_nothing_runs(own: LocalMesh) -> None:
+    for command in (own.pods, own.url, lambda: own.apply(ROOT / "istio" / "mirror.yaml")):
+        with pytest.raises(MeshError, match=r"^the local mesh is not running: start it with 'make up'$"):
+            command()
+
+
+def test_a_dead_gateway_is_named(own: LocalMesh) -> None:
+    own.up()
+    kill(own, GATEWAY)
+    with pytest.raises(MeshError, match="gateway is dead: start it again with 'make up'"):
+        own.url()
+
+
+def test_an_unknown_host_stays_on_this_machine(own: LocalMesh) -> None:
+    """A service that calls somebody outside the mesh is refused by its sidecar."""
+    own.up()
+    [preference] = [pod for pod in own.pods() if pod.workload == "preference"]
+    outbound = own.listener(preference.name, "outbound")
+    proxy = f"http://{outbound.ip}:{outbound.port}"
+    answer = requests.get("http://elsewhere.test/", proxies={"http": proxy}, timeout=5)
+    assert (answer.status_code, answer.text) == (502, "no such host in the mesh")
+
+
+def test_processes_listen_on_loopback_alone(own: LocalMesh) -> None:
+    own.up()
+    listening = {
+        connection.laddr.ip
+        for _, _, process in own.processes()
+        for connection in process.net_connections()
+        if connection.status == "LISTEN"
+    }
+    assert listening == {"127.0.0.1"}
+
+
+def test_processes_get_no_environment_but_their_own(own: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers 7")
+    monkeypatch.setenv("PREFERENCE_URL", "http://elsewhere.test")
+    own.up()
+    environments = [process.environ() for _, container, process in own.processes() if container == "app"]
+    assert all("GUNICORN_CMD_ARGS" not in environment for environment in environments)
+    assert requests.get(own.url(), timeout=30).ok
+
+
+def test_the_gateway_replaces_a_callers_request_id(own: LocalMesh) -> None:
+    own.up()
+    requests.get(own.url(), headers={"x-request-id": "my-own"}, timeout=30)
+
+    def logged() -> list[str]:
+        return [
+            line
+            for name, line in own.logs("recommendation-v1")
+            if '"GET / ' in line and name == "istio-proxy"
+        ]
+
+    [line] = wait_for(logged, "the access log")
+    assert "my-own" not in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
+    mesh = LocalMesh(checkout / ".mesh" / "local")
+    command = [sys.executable, "-m", "harness", "demo", "--port", str(free_port())]
+    with subprocess.Popen(
+        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as demo:
+        assert demo.stdout
+        for line in demo.stdout:
+            if "== 2." in line:
+                break
+        demo.send_signal(number)
+        rest = demo.stdout.read()
+    assert demo.returncode == (130 if number == signal.SIGINT else 143)
+    assert "Traceback" not in rest
+    assert "make down" in rest
+    assert list(mesh.processes()) == []
+    assert not mesh.state.exists()
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return int(probe.getsockname()[1])

@@ -1,0 +1,394 @@
+"""End to end: real proxies, real processes, the same tests on every mesh."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from conftest import kill, route, shadow, to, virtual_service, wait_for
+
+from harness.manifests import ManifestError, read
+from harness.mesh import ROOT, EnvoyMesh, MeshError
+from harness.models import Object, VirtualService
+from harness.verdict import Verdict
+from harness.verify import verify
+
+Write = Callable[[str | list[dict[str, Any]]], Path]
+
+MIRROR_V2 = {"host": "recommendation", "subset": "v2"}
+ANSWERED = "every caller was answered"
+ONLY_V1 = "callers saw only v1"
+ONCE = "v2 received every request exactly once"
+NOTHING = "v2 received nothing"
+
+
+def state(name: str) -> Path:
+    return ROOT / "istio" / f"{name}.yaml"
+
+
+def passed(verdict: Verdict) -> Verdict:
+    assert verdict.passed, "\n" + verdict.render()
+    return verdict
+
+
+def figures(verdict: Verdict, statement: str) -> dict[str, int]:
+    [found] = [claim.figures for claim in verdict.claims if claim.statement == statement]
+    return found
+
+
+# --- the five states ----------------------------------------------------------------------------------
+
+
+def test_v2_is_silent_before_mirroring_hears_all_while_mirrored_and_is_silent_after_bailing_out(
+    mesh: EnvoyMesh,
+) -> None:
+    assert figures(passed(verify(mesh, 200)), NOTHING) == {"received": 0}
+    mesh.apply(state("mirror"))
+    assert figures(passed(verify(mesh, 200)), ONCE)["received"] == 200
+    mesh.apply(state("v1-only"))
+    assert figures(passed(verify(mesh, 200)), NOTHING) == {"received": 0}
+
+
+@pytest.mark.parametrize("name", ["mirror-10-percent", "canary", "promote"])
+def test_the_other_states_are_as_their_routes_say(mesh: EnvoyMesh, name: str) -> None:
+    mesh.apply(state(name))
+    passed(verify(mesh, 500))
+
+
+def test_without_a_route_both_versions_answer(mesh: EnvoyMesh) -> None:
+    mesh.delete(state("v1-only"))
+    verdict = passed(verify(mesh, 200))
+    assert {"v1", "v2"} <= figures(verdict, "callers saw only v1 and v2").keys()
+
+
+# --- Istio's own table of percentages, counted on both sides ------------------------------------------
+
+
+@pytest.mark.parametrize("percent", [None, 50, 10, 0])
+def test_the_share_that_is_mirrored_is_the_share_that_arrives(
+    mesh: EnvoyMesh, manifest: Write, percent: float | None
+) -> None:
+    share = {} if percent is None else {"mirrorPercentage": {"value": percent}}
+    mesh.apply(manifest(route(mirror=MIRROR_V2, **share)))
+    verdict = passed(verify(mesh, 500))
+    v1, v2 = verdict.sides
+    assert v1.requests == 500
+    if percent is None:
+        assert v2.requests == 500
+    elif percent == 0:
+        assert v2.requests == 0
+    else:
+        assert 0 < v2.requests < 500
+
+
+@pytest.fixture
+def v3(mesh: EnvoyMesh, manifest: Write) -> Any:
+    """Run a third version, with a subset of its own."""
+    rule = yaml.safe_load((ROOT / "istio" / "destination-rule.yaml").read_text())
+    rule["spec"]["subsets"].append({"name": "v3", "labels": {"version": "v3"}})
+    mesh.apply(manifest([*shadow("v3"), rule]))
+    yield
+    mesh.reset()
+
+
+@pytest.mark.usefixtures("v3")
+def test_two_mirrors_each_get_their_share(mesh: EnvoyMesh, manifest: Write) -> None:
+    v3 = {"destination": {"host": "recommendation", "subset": "v3"}, "percentage": {"value": 50}}
+    mesh.apply(manifest(route(mirrors=[{"destination": MIRROR_V2}, v3])))
+    statements = [claim.statement for claim in passed(verify(mesh, 300)).claims]
+    assert ONCE in statements
+    assert "v3 received 50 % of requests" in statements
+
+
+# --- negative controls: reality differs from what is promised, and one claim says so ------------------
+
+V1_ONLY: dict[str, Any] = {}
+MIRROR: dict[str, Any] = {"mirror": MIRROR_V2}
+
+
+@pytest.mark.parametrize(
+    ("promised", "applied", "broken"),
+    [
+        (V1_ONLY, {"fault": {"abort": {"httpStatus": 418, "percentage": {"value": 10}}}}, ANSWERED),
+        (MIRROR, {**MIRROR, "route": [to("v1", 99), to("v2", 1)]}, ONLY_V1),
+        (MIRROR, V1_ONLY, ONCE),
+        (MIRROR, {"mirrors": [{"destination": MIRROR_V2}] * 2}, ONCE),
+        (MIRROR, {**MIRROR, "mirrorPercentage": {"value": 90}}, ONCE),
+        (V1_ONLY, MIRROR, NOTHING),
+        (V1_ONLY, {**MIRROR, "mirrorPercentage": {"value": 5}}, NOTHING),
+        (
+            {**MIRROR, "mirrorPercentage": {"value": 10}},
+            {**MIRROR, "mirrorPercentage": {"value": 50}},
+            "v2 received 10 % of requests",
+        ),
+        (
+            {"route": [to("v1", 90), to("v2", 10)]},
+            {"route": [to("v1", 50), to("v2", 50)]},
+            "callers saw v1 90 %, v2 10 %",
+        ),
+        (
+            {"route": [to("v1", 90), to("v2", 10)]},
+            {"route": [to("v1", 90), to("v2", 10)], **MIRROR},
+            "each request reached only the version that answered it",
+        ),
+    ],
+)
+def test_a_route_that_is_not_as_promised_fails_the_claim_that_it_breaks_and_no_other(
+    mesh: EnvoyMesh, manifest: Write, promised: dict[str, Any], applied: dict[str, Any], broken: str
+) -> None:
+    mesh.apply(manifest(route(**applied)))
+    spec = route(**promised)[0]
+    objects = [*(o for o in mesh.routes() if not isinstance(o, VirtualService)), VirtualService(**spec)]
+    # One leak in a hundred shows in 1,500 requests, but for one run in three million.
+    verdict = verify(mesh, 1500 if broken == ONLY_V1 else 300, promised=objects)
+    assert verdict.failed() == [broken], "\n" + verdict.render()
+
+
+# --- a v2 that fails ----------------------------------------------------------------------------------
+
+
+def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
+    mesh.apply(state("mirror"))
+    mesh.scale("recommendation-v2", 0)
+    verdict = verify(mesh, 200)
+    assert verdict.failed() == [ONCE]
+    assert figures(verdict, ONCE)["missing"] == 200
+    mesh.scale("recommendation-v2", 1)
+    passed(verify(mesh, 200))
+
+
+def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
+    mesh.apply(state("mirror"))
+    follower = mesh.follow(["recommendation-v2"])
+
+    def kill_it_half_way() -> None:
+        heard = 0
+
+        def enough() -> bool:
+            nonlocal heard
+            heard += sum("dark-launch/" in line for _, line in follower.lines())
+            return heard > 50
+
+        wait_for(enough, "the fiftieth mirrored request")
+        kill(mesh, "recommendation-v2")
+
+    killer = threading.Thread(target=kill_it_half_way)
+    killer.start()
+    verdict = verify(mesh, 1500)
+    killer.join()
+    follower.close()
+    assert verdict.failed() == [ONCE]
+    missing = figures(verdict, ONCE)["missing"]
+    assert 0 < missing < 1500
+    assert figures(verdict, ONCE)["received"] == 1500 - missing
+    assert any(pod.state.startswith("Dead") for pod in mesh.pods())
+
+
+def test_a_v2_that_answers_500_is_seen_by_the_verdict_alone(mesh: EnvoyMesh, manifest: Write) -> None:
+    mesh.apply(manifest(shadow("v2", STATUS="500")))
+    mesh.apply(state("mirror"))
+    verdict = passed(verify(mesh, 200))
+    assert [side.status for side in verdict.sides] == [{200: 200}, {500: 200}]
+
+
+def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
+    mesh.apply(manifest(shadow("v2", DELAY="3600")))
+    mesh.apply(state("mirror"))
+    verdict = verify(mesh, 200)
+    assert verdict.failed() == [ONCE]
+    assert figures(verdict, ONCE)["missing"] == 200
+
+
+def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write) -> None:
+    rule = yaml.safe_load((ROOT / "istio" / "destination-rule.yaml").read_text())
+    rule["spec"]["subsets"][1]["trafficPolicy"] = {
+        "connectionPool": {"tcp": {"maxConnections": 1}, "http": {"http1MaxPendingRequests": 1}}
+    }
+    mesh.apply(manifest([*shadow("v2", DELAY="3600"), rule]))
+    mesh.apply(state("mirror"))
+    verdict = verify(mesh, 100)
+    assert verdict.failed() == [ONCE]
+    received = [line for _, line in mesh.logs("recommendation-v2") if line.startswith("received dark-launch")]
+    assert len([line for line in received if verdict.run in line]) == 1
+
+
+# --- exactly once, and whole --------------------------------------------------------------------------
+
+
+def test_v2_hears_a_request_once_while_v1_is_being_retried(mesh: EnvoyMesh, manifest: Write) -> None:
+    mesh.apply(manifest(shadow("v1", FAIL_FIRST="yes")))
+    mesh.apply(state("mirror"))
+    v1, v2 = passed(verify(mesh, 200)).sides
+    assert v1.status == {503: 200, 200: 200}
+    assert v2.status == {200: 200}
+
+
+@pytest.mark.parametrize("size", [0, 1024, 3 * 1024 * 1024])
+def test_a_body_arrives_whole_at_v2(mesh: EnvoyMesh, manifest: Write, size: int) -> None:
+    mesh.apply(manifest(shadow("v2")))
+    mesh.apply(state("mirror"))
+    body = hashlib.shake_256(b"seed").digest(size)
+    agent = f"whole/{size}"
+    answer = requests.post(mesh.url(), data=body, headers={"user-agent": agent}, timeout=30)
+    assert answer.text.endswith(f", {size} bytes received\n")
+
+    def received() -> list[str]:
+        lines = (line.split() for _, line in mesh.logs("recommendation-v2"))
+        return [line for line in lines if line[:2] == ["received", agent]][0:1]
+
+    [[_, _, host, digest]] = wait_for(received, "the copy")
+    assert digest == hashlib.sha256(body).hexdigest()
+    assert host == "recommendation:8080"
+
+
+def test_a_body_that_is_too_large_is_refused_through_the_whole_mesh(mesh: EnvoyMesh) -> None:
+    answer = requests.post(mesh.url(), data=b"x" * (10 * 1024 * 1024 + 1), timeout=30)
+    assert (answer.status_code, answer.text) == (413, "customer: 413 Request Entity Too Large\n")
+
+
+def test_callers_get_json_when_they_ask_for_it(mesh: EnvoyMesh) -> None:
+    answer = requests.get(mesh.url(), headers={"accept": "application/json"}, timeout=30).json()
+    assert answer["service"] == "customer"
+    assert answer["upstream"]["upstream"]["version"] == "v1"
+
+
+# --- routes that match, and what they cost ------------------------------------------------------------
+
+
+def test_promises_that_differ_by_method_are_kept_and_judged_apart(mesh: EnvoyMesh, manifest: Write) -> None:
+    http = [
+        {"match": [{"method": {"exact": "POST"}}], "route": [to("v1")], "mirror": MIRROR_V2},
+        {"route": [to("v1")]},
+    ]
+    mesh.apply(manifest([virtual_service({"hosts": ["recommendation"], "http": http})]))
+    verdict = passed(verify(mesh, 200))
+    assert verdict.sides[1].requests == 100
+
+
+def test_a_header_can_steer_a_caller_to_v2(mesh: EnvoyMesh, manifest: Write) -> None:
+    tester = {"match": [{"headers": {"baggage": {"regex": ".*user=tester.*"}}}], "route": [to("v2")]}
+    spec = {"hosts": ["recommendation"], "http": [tester, {"route": [to("v1")]}]}
+    mesh.apply(manifest([virtual_service(spec)]))
+    seen = {
+        user: re.findall(
+            r"recommendation (v\d)",
+            requests.get(mesh.url(), headers={"baggage": f"user={user}"}, timeout=30).text,
+        )
+        for user in ("tester", "customer")
+    }
+    assert seen == {"tester": ["v2"], "customer": ["v1"]}
+
+
+def test_a_route_timeout_and_a_fault_delay_are_kept(mesh: EnvoyMesh, manifest: Write) -> None:
+    delay = {"delay": {"fixedDelay": "10s"}}
+    mesh.apply(manifest(route(timeout="100ms", fault=delay, retries={"attempts": 0})))
+    answer = requests.get(mesh.url(), timeout=30)
+    assert answer.status_code == 504
+    assert answer.text.startswith("customer => preference => 504 ")
+
+
+def test_a_dead_v1_is_a_503_that_names_the_chain(mesh: EnvoyMesh) -> None:
+    mesh.scale("recommendation-v1", 0)
+    answer = requests.get(mesh.url(), timeout=30)
+    assert (answer.status_code, answer.text) == (503, "customer => preference => 503 no healthy upstream\n")
+
+
+def test_switching_routes_and_pods_under_load_loses_no_request(mesh: EnvoyMesh) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(verify, mesh, 3000)
+        for turn in range(20):
+            mesh.apply(state("mirror" if turn % 2 == 0 else "v1-only"))
+        mesh.scale("recommendation-v2", 0)
+        mesh.scale("recommendation-v1", 2)
+        mesh.scale("recommendation-v1", 1)
+        assert not running.done(), "the load ended before the changes did"
+        verdict = running.result()
+    assert not {ANSWERED, ONLY_V1} & set(verdict.failed()), "\n" + verdict.render()
+
+
+def test_ten_thousand_requests_over_kept_connections_give_no_503(mesh: EnvoyMesh) -> None:
+    """With pauses: the connections between the proxies and gunicorn idle between the bursts."""
+    with requests.Session() as session, ThreadPoolExecutor(8) as pool:
+        sidecar = sidecar_of(mesh, "recommendation-v1")
+        for burst in range(10):
+            codes = list(pool.map(lambda _: session.get(sidecar, timeout=30).status_code, range(1000)))
+            assert set(codes) == {200}, f"burst {burst}"
+            threading.Event().wait(0.3)
+
+
+def sidecar_of(mesh: EnvoyMesh, workload: str) -> str:
+    """Return the URL of a workload's sidecar, as other proxies reach it."""
+    [pod] = [pod for pod in mesh.pods() if pod.workload == workload]
+    return f"http://{pod.address}/"
+
+
+# --- commands that are refused ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mirror: [",
+        (ROOT / "istio" / "mirror.yaml").read_text().replace("mirror:", "mirorr:"),
+        (ROOT / "istio" / "mirror.yaml").read_text().replace("subset: v2", "subset: v3"),
+        (ROOT / "istio" / "mirror.yaml").read_text().replace("recommendation", "reviews"),
+        (ROOT / "customer" / "kubernetes.yaml").read_text().replace("image: customer", "image: custard"),
+    ],
+)
+def test_a_manifest_that_is_refused_changes_nothing(mesh: EnvoyMesh, manifest: Write, text: str) -> None:
+    before = mesh.objects()
+    path = manifest(text)
+    with pytest.raises(ManifestError, match=f"^{re.escape(str(path))}:"):
+        mesh.apply(path)
+    assert mesh.objects() == before
+    passed(verify(mesh, 50))
+
+
+def test_what_envoy_rejects_is_rolled_back(mesh: EnvoyMesh, manifest: Write) -> None:
+    before = mesh.objects()
+    look_ahead = {"headers": {"x-a": {"regex": "(?=a)a"}}}  # Python's regular expressions can, RE2 cannot
+    with pytest.raises(MeshError, match=r"Envoy rejected the configuration \(invalid perl operator"):
+        mesh.apply(manifest(route(match=[look_ahead])))
+    assert mesh.objects() == before
+    passed(verify(mesh, 50))
+    mesh.apply(state("mirror"))
+    passed(verify(mesh, 50))
+
+
+def test_a_workload_that_does_not_come_up_is_rolled_back(mesh: EnvoyMesh, manifest: Write) -> None:
+    before = mesh.objects()
+    with pytest.raises(MeshError, match=r"recommendation-v2-\w+-0 ended; its last words: "):
+        mesh.apply(manifest(shadow("v2", STATUS="not a number")))
+    assert mesh.objects() == before
+    passed(verify(mesh, 50))
+
+
+def test_apply_and_delete_say_what_kubectl_says(mesh: EnvoyMesh) -> None:
+    assert mesh.apply(state("mirror")) == ["virtualservice/recommendation configured"]
+    assert mesh.apply(state("mirror")) == ["virtualservice/recommendation unchanged"]
+    assert mesh.delete(state("mirror")) == ["virtualservice/recommendation deleted"]
+    assert mesh.apply(state("mirror")) == ["virtualservice/recommendation created"]
+    mesh.delete(state("mirror"))
+    with pytest.raises(MeshError, match="virtualservice/recommendation is not applied"):
+        mesh.delete(state("mirror"))
+
+
+def test_a_rule_that_routes_need_cannot_be_deleted(mesh: EnvoyMesh) -> None:
+    with pytest.raises(ManifestError, match="no subset 'v1' of 'recommendation'"):
+        mesh.delete(state("destination-rule"))
+
+
+def test_an_unknown_workload_is_named_with_those_that_exist(mesh: EnvoyMesh) -> None:
+    with pytest.raises(MeshError, match=r"no workload 'reviews' .*recommendation-v2"):
+        mesh.scale("reviews", 0)
+
+
+def test_the_objects_of_a_mesh_are_those_of_its_files(mesh: EnvoyMesh) -> None:
+    applied: list[Object] = read(state("v1-only"))
+    assert mesh.objects()[applied[0].key] == ("istio/v1-only.yaml", applied[0])
