@@ -23,7 +23,7 @@ from harness.verdict import Verdict
 from harness.verify import verify
 
 STATE = ROOT / ".mesh"
-MESHES: dict[str, Callable[..., Mesh]] = {"local": LocalMesh}
+MESHES = ["local", "containers"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def with_mesh(command: Command) -> Command:
     """Add the option that chooses the mesh."""
     return click.option(
-        "--mesh", "mesh_name", type=click.Choice(list(MESHES)), default="local", show_default=True,
+        "--mesh", "mesh_name", type=click.Choice(MESHES), default="local", show_default=True,
         help="Where to run.",
     )(command)  # fmt: skip
 
@@ -54,7 +54,12 @@ def with_traffic(default: int) -> Callable[[Command], Command]:
 
 def make_mesh(name: str, port: int | None = None) -> Mesh:
     """Return the mesh called ``name``."""
-    return MESHES[name](STATE / name, port=port, progress=_progress())
+    if name == "containers":
+        # Here, since only this mesh needs testcontainers, which takes a while to import.
+        from harness.containers import ContainerMesh
+
+        return ContainerMesh(STATE / name, port, _progress())
+    return LocalMesh(STATE / name, port, _progress())
 
 
 def _progress() -> Progress:

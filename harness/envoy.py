@@ -42,6 +42,18 @@ ACCESS_LOG_FORMAT = (
 
 UNLIMITED = 4294967295
 
+# How every proxy is started. Istio's, too, are told to write their access logs without delay.
+FLAGS = [
+    "--reject-unknown-dynamic-fields",
+    "--disable-hot-restart",
+    "--concurrency",
+    "1",
+    "--log-level",
+    "warning",
+    "--file-flush-interval-msec",
+    "100",
+]
+
 Json = dict[str, Any]
 
 
@@ -218,10 +230,7 @@ def _weights(http: HTTPRoute) -> list[tuple[Destination, int]]:
 
 def _policies(timeout: str | None, retries: HTTPRetry | None) -> Json:
     """Return the time limit (none unless set) and the retries (two unless set) of a route."""
-    policies: Json = {
-        "timeout": _duration(timeout) if timeout else "0s",
-        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
-    }
+    policies: Json = {"timeout": _duration(timeout) if timeout else "0s"}
     if retries and retries.attempts == 0:
         return policies
     retry_on = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
@@ -315,7 +324,21 @@ CLUSTER = "config.cluster.v3.Cluster"
 ROUTES = "config.route.v3.RouteConfiguration"
 
 
-def sidecar(name: str, xds: str, log: str, app: Address, inbound: Address, outbound: Address) -> Json:
+ANY_PORT = Address("127.0.0.1", 0)
+
+
+def sidecar(
+    name: str,
+    xds: str,
+    log: str,
+    app: Address,
+    *,
+    inbound: Address = ANY_PORT,
+    outbound: Address = ANY_PORT,
+    admin: Address = ANY_PORT,
+    status: Address | None = None,
+    readiness: str = "/",
+) -> Json:
     """Return the bootstrap of the sidecar of pod ``name``.
 
     :param xds: the folder of the files ``clusters.json`` and ``sidecar.json``, which Envoy watches.
@@ -323,34 +346,60 @@ def sidecar(name: str, xds: str, log: str, app: Address, inbound: Address, outbo
     :param app: where the pod's application listens.
     :param inbound: where other proxies send requests for the application.
     :param outbound: where the application sends its own: an HTTP forward proxy.
+    :param status: where to serve ``/stats``, and the application's path ``readiness``, to the harness if it
+        cannot reach ``admin``.
     """
     inbound_cluster = f"inbound|{app.port}||"
-    to_app = {"name": "default", "match": {"prefix": "/"}}
-    to_app["route"] = {"cluster": inbound_cluster, "timeout": "0s"}
-    inbound_routes = {
-        "name": inbound_cluster,
-        "virtual_hosts": [{"name": "inbound", "domains": ["*"], "routes": [to_app]}],
-    }
+    to_app = {"name": "default", "match": {"prefix": "/"}, "route": _to(inbound_cluster)}
     listeners = [
-        _listener("inbound", inbound, log, {"route_config": inbound_routes}),
+        _listener("inbound", inbound, log, {"route_config": _static_routes(inbound_cluster, [to_app])}),
         _listener("outbound", outbound, log, {"rds": _rds(xds, "sidecar")}),
     ]
-    return _bootstrap(f"sidecar~{name}", xds, listeners, [_cluster(inbound_cluster, [Endpoint({}, app)])])
+    clusters = [_cluster(inbound_cluster, [Endpoint({}, app)])]
+    probe = {"match": {"path": READINESS}, "route": {**_to(inbound_cluster), "prefix_rewrite": readiness}}
+    return _bootstrap(f"sidecar~{name}", xds, listeners, clusters, admin, status, [probe])
 
 
-def gateway(name: str, xds: str, log: str, inbound: Address) -> Json:
+def gateway(
+    name: str, xds: str, log: str, inbound: Address, admin: Address = ANY_PORT, status: Address | None = None
+) -> Json:
     """Return the bootstrap of the ingress gateway; it replaces a caller's ``x-request-id``."""
     rds = {"rds": _rds(xds, "gateway"), "use_remote_address": True}
-    return _bootstrap(f"router~{name}", xds, [_listener("ingress", inbound, log, rds)], [])
+    return _bootstrap(f"router~{name}", xds, [_listener("ingress", inbound, log, rds)], [], admin, status, [])
 
 
-def _bootstrap(node: str, xds: str, listeners: list[Json], static_clusters: list[Json]) -> Json:
+# As Istio's agent serves an application's probe to the kubelet.
+READINESS = "/app-health/app/readyz"
+
+
+def _bootstrap(
+    node: str,
+    xds: str,
+    listeners: list[Json],
+    clusters: list[Json],
+    admin: Address,
+    status: Address | None,
+    probes: list[Json],
+) -> Json:
+    if status:
+        stats = {"match": {"prefix": "/stats"}, "route": _to("admin")}
+        routes = {"route_config": _static_routes("status", [stats, *probes])}
+        listeners = [*listeners, _listener("status", status, None, routes)]
+        clusters = [*clusters, _cluster("admin", [Endpoint({}, admin)])]
     return {
         "node": {"id": node, "cluster": NAMESPACE},
-        "admin": {"address": Address("127.0.0.1", 0).render()},
-        "static_resources": {"listeners": listeners, "clusters": static_clusters},
+        "admin": {"address": admin.render()},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
         "dynamic_resources": {"cds_config": _file(f"{xds}/clusters.json")},
     }
+
+
+def _to(cluster: str) -> Json:
+    return {"cluster": cluster, "timeout": "0s"}
+
+
+def _static_routes(name: str, routes: list[Json]) -> Json:
+    return {"name": name, "virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]}
 
 
 def _rds(xds: str, name: str) -> Json:
@@ -361,7 +410,7 @@ def _file(path: str) -> Json:
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
 
 
-def _listener(name: str, address: Address, log: str, settings: Json) -> Json:
+def _listener(name: str, address: Address, log: str | None, settings: Json) -> Json:
     access_log = {
         "name": "envoy.access_loggers.file",
         "typed_config": {
@@ -385,7 +434,7 @@ def _listener(name: str, address: Address, log: str, settings: Json) -> Json:
         "stat_prefix": name,
         "normalize_path": True,
         "stream_idle_timeout": "0s",
-        "access_log": [access_log],
+        "access_log": [access_log] if log else [],
         "http_filters": filters,
         **settings,
     }

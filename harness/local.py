@@ -17,18 +17,20 @@ import requests
 from harness import envoy
 from harness.mesh import (
     GATEWAY,
+    LOOPBACK,
     ROOT,
     EnvoyMesh,
     LogFollower,
     MeshError,
     Pod,
     Progress,
+    is_whole,
+    not_ready,
     quietly,
     source_folder,
     workload_of,
 )
 
-LOOPBACK = "127.0.0.1"
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
 # became of the command that started them, and never mistakes another process for one of them.
 MARK = "DARK_LAUNCH_PROCESS"
@@ -63,8 +65,7 @@ class LocalMesh(EnvoyMesh):
         found: dict[str, set[str]] = {}
         for pod, container, _ in self.processes():
             found.setdefault(pod, set()).add(container)
-        whole = {"app", "istio-proxy"}
-        return {pod: found[pod] == ({"istio-proxy"} if pod == GATEWAY else whole) for pod in found}
+        return {pod: is_whole(pod, found[pod]) for pod in found}
 
     def processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
         """Yield (pod, container, process) for each live process of this mesh."""
@@ -98,21 +99,18 @@ class LocalMesh(EnvoyMesh):
     def _start_proxy(self, pod: Pod, app: socket.socket | None) -> None:
         folder = self._pod_folder(pod.name)
         folder.mkdir(parents=True, exist_ok=True)
-        log, any_port = str(folder / "access.log"), envoy.Address(LOOPBACK, 0)
+        log = str(folder / "access.log")
         if app:
             address = envoy.Address(*app.getsockname())
-            bootstrap = envoy.sidecar(pod.name, str(self.xds), log, address, any_port, any_port)
+            bootstrap = envoy.sidecar(pod.name, str(self.xds), log, address)
         else:
             port = int((self.state / "port").read_text())
             bootstrap = envoy.gateway(pod.name, str(self.xds), log, envoy.Address(LOOPBACK, port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
         (folder / "admin").unlink(missing_ok=True)
-        self._spawn(pod, "istio-proxy", [
-            str(find_envoy()), "--config-path", str(folder / "envoy.json"),
-            "--admin-address-path", str(folder / "admin"), "--reject-unknown-dynamic-fields",
-            "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning",
-            "--file-flush-interval-msec", "100",
-        ], {})  # fmt: skip
+        command = [str(find_envoy()), "--config-path", str(folder / "envoy.json")]
+        command += ["--admin-address-path", str(folder / "admin"), *envoy.FLAGS]
+        self._spawn(pod, "istio-proxy", command, {})
 
     def _start_app(self, pod: Pod, listener: socket.socket) -> None:
         assert pod.deployment
@@ -162,10 +160,8 @@ class LocalMesh(EnvoyMesh):
                     return
             ended = self._children[pod.name, container].poll() is not None
             if ended or time.monotonic() > end:
-                problem = "ended" if ended else "is not ready"
                 log = self._pod_folder(pod.name) / f"{container}.log"
-                last = (log.read_text(errors="replace").strip().splitlines() or ["(nothing)"])[-1]
-                raise MeshError(f"{container} of {pod.name} {problem}; its last words: {last}")
+                raise not_ready(container, pod.name, ended, log.read_text(errors="replace"))
             time.sleep(0.02)
 
     def stop_pods(self, names: Iterable[str]) -> None:
@@ -205,24 +201,11 @@ class LocalMesh(EnvoyMesh):
         try:
             address = self.listener(GATEWAY, "ingress")
         except OSError:
-            raise MeshError("the ingress gateway is dead: start it again with 'make up'") from None
+            raise self.dead_gateway() from None
         return f"http://{address.ip}:{address.port}/customer"
 
-    def check_port(self, port: int) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError as error:
-                raise MeshError(
-                    f"port {port} on {LOOPBACK} cannot be used ({error.strerror}): stop the program that "
-                    f"has it, or choose another port, for example 'make up PORT={port + 1}'"
-                ) from None
-
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
-        self.must_run()
-        if workload != GATEWAY:
-            self.workload(workload)
+        self.check_workload(workload)
         for folder in self.pod_folders(workload):
             for name in ("app", "istio-proxy", "access"):
                 path = folder / f"{name}.log"

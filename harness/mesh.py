@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ WORKLOADS = [ROOT / name / "kubernetes.yaml" for name in ("customer", "preferenc
 ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.yaml", "v1-only.yaml")]
 
 GATEWAY = "istio-ingressgateway"
+LOOPBACK = "127.0.0.1"
 
 Progress = Callable[[str], None]
 
@@ -115,6 +117,9 @@ class Mesh(ABC):
     def follow(self, workloads: Iterable[str]) -> LogFollower:
         """Follow the access logs of the workloads' proxies."""
 
+    def close(self) -> None:  # noqa: B027 (most have nothing to close)
+        """Let go of connections; the mesh runs on."""
+
     def routes(self) -> list[Object]:
         """Return the applied objects without their sources."""
         return [found for _, found in self.objects().values()]
@@ -174,31 +179,27 @@ class EnvoyMesh(Mesh):
     def proxy_log(self, pod: str) -> str:
         """Return what a pod's proxy said of itself."""
 
-    @abstractmethod
-    def check_port(self, port: int) -> None:
-        """Raise MeshError if the gateway cannot listen on ``port``."""
-
     # --- commands -------------------------------------------------------------------------------------
 
     def up(self) -> None:
         with self._lock():
             stored = self.objects() if self.running() else {}
             if not stored:
-                self._remove_everything()
+                self.remove_everything()
                 port = 8080 if self._port is None else self._port
-                self.check_port(port)
+                _check_port(port)
                 self.state.mkdir(parents=True, exist_ok=True)
                 (self.state / "port").write_text(str(port))
                 stored = _first_state()
             try:
                 self._reconcile(stored, "manifests")
             except BaseException:
-                self._remove_everything()
+                self.remove_everything()
                 raise
 
     def down(self) -> None:
         with self._lock():
-            self._remove_everything()
+            self.remove_everything()
         with contextlib.suppress(OSError):
             self.state.with_suffix(".lock").unlink()
             self.state.parent.rmdir()
@@ -249,7 +250,7 @@ class EnvoyMesh(Mesh):
         for pod in self._wanted(found for _, found in stored.values()):
             healthy = running.get(pod.name)
             address = self.inbound_address(pod) if healthy else None
-            state = "Running" if healthy else "Dead: run 'make up'"
+            state = "Running" if healthy else f"Dead: run 'make up{self._suffix()}'"
             statuses.append(
                 PodStatus(pod.name, pod.workload, state, f"{address.ip}:{address.port}" if address else "-")
             )
@@ -275,6 +276,19 @@ class EnvoyMesh(Mesh):
             raise MeshError(f"the {self.name} mesh is not running: start it with 'make up{self._suffix()}'")
         return stored
 
+    def check_workload(self, name: str) -> None:
+        """Check that something called ``name`` has logs.
+
+        :raises MeshError: neither a workload nor the gateway is called so, or the mesh is not running.
+        """
+        self.must_run()
+        if name != GATEWAY:
+            self.workload(name)
+
+    def dead_gateway(self) -> MeshError:
+        """Return what to raise when the gateway does not run."""
+        return MeshError(f"the ingress gateway is dead: start it again with 'make up{self._suffix()}'")
+
     def _suffix(self) -> str:
         return "" if self.name == "local" else f" MESH={self.name}"
 
@@ -286,7 +300,8 @@ class EnvoyMesh(Mesh):
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _remove_everything(self) -> None:
+    def remove_everything(self) -> None:
+        """End and delete all that belongs to the mesh, whatever state it is in."""
         self.stop_pods(self.running())
         shutil.rmtree(self.state, ignore_errors=True)
 
@@ -324,7 +339,7 @@ class EnvoyMesh(Mesh):
         except BaseException:
             self.stop_pods(pod.name for pod in missing)
             for name, text in before.items():
-                self._write(name, text)
+                self.write(name, text)
             raise
         self._write_text(self.state / "objects.json", json.dumps([
             {"source": s, "object": json.loads(o.model_dump_json(by_alias=True, exclude_unset=True))}
@@ -361,9 +376,10 @@ class EnvoyMesh(Mesh):
     def _write_resources(self, name: str, resource_type: str, resources: list[envoy.Json]) -> None:
         version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
         response = envoy.discovery_response(version, resource_type, resources)
-        self._write(name, json.dumps(response, indent=1))
+        self.write(name, json.dumps(response, indent=1))
 
-    def _write(self, name: str, text: str) -> None:
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the proxies' configuration."""
         self._write_text(self.xds / name, text)
 
     @staticmethod
@@ -429,6 +445,18 @@ class EnvoyMesh(Mesh):
                 time.sleep(0.05)
 
 
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise MeshError(
+                f"port {port} on {LOOPBACK} cannot be used ({error.strerror}): stop the program that "
+                f"has it, or choose another port, for example 'make up PORT={port + 1}'"
+            ) from None
+
+
 def _first_state() -> dict[str, tuple[str, Object]]:
     return {o.key: (_relative(path), o) for path in [*WORKLOADS, *ISTIO] for o in read(path)}
 
@@ -436,6 +464,17 @@ def _first_state() -> dict[str, tuple[str, Object]]:
 def workload_of(pod: str) -> str:
     """Return the workload that a pod's name tells."""
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
+
+
+def is_whole(pod: str, containers: set[str]) -> bool:
+    """Say whether ``containers`` are all that a pod has."""
+    return containers == ({"istio-proxy"} if pod == GATEWAY else {"app", "istio-proxy"})
+
+
+def not_ready(container: str, pod: str, ended: bool, log: str) -> MeshError:
+    """Return what to raise when a container has ended, or takes too long to become ready."""
+    last = (log.strip().splitlines() or ["(nothing)"])[-1]
+    return MeshError(f"{container} of {pod} {'ended' if ended else 'is not ready'}; its last words: {last}")
 
 
 def source_folder(workload: Deployment) -> str:

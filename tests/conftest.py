@@ -13,10 +13,11 @@ import psutil
 import pytest
 import yaml
 
+from harness.containers import ContainerMesh
 from harness.local import LocalMesh
-from harness.mesh import ROOT, EnvoyMesh, workload_of
+from harness.mesh import ROOT, EnvoyMesh, MeshError, workload_of
 
-MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh}
+MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,17 +44,33 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     return report
 
 
+def start(name: str, state: Path, *, asked_for: bool) -> EnvoyMesh:
+    """Return a mesh; where it cannot be had, fail if it was asked for by name or under CI, else skip."""
+    try:
+        return MESHES[name](state, port=0)
+    except MeshError as error:
+        if asked_for or os.environ.get("CI"):
+            raise
+        pytest.skip(f"MESH={name}: {error}")
+
+
 @pytest.fixture(scope="session")
 def running_mesh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EnvoyMesh]:
     """Yield a mesh that runs for the whole session."""
-    mesh = MESHES[request.param](tmp_path_factory.mktemp(request.param) / "mesh", port=0)
+    name: str = request.param
+    state = tmp_path_factory.mktemp(name) / "mesh"
+    if name == "containers":
+        # The same at every run, so that a run cleans up after one that was killed.
+        state = ROOT / ".mesh" / "tests"
+    mesh = start(name, state, asked_for=request.config.getoption("mesh") == name)
     try:
         mesh.up()
         yield mesh
     finally:
         mesh.down()
+        mesh.close()
 
 
 @pytest.fixture
@@ -150,8 +167,16 @@ def run(checkout: Path, *command: str, **environment: str) -> subprocess.Complet
 
 def kill(mesh: EnvoyMesh, workload: str) -> None:
     """Kill all processes of a workload at once, behind the harness's back."""
-    assert isinstance(mesh, LocalMesh)
-    processes = [p for pod, _, p in mesh.processes() if workload in (workload_of(pod), "everything")]
-    for process in processes:
-        process.kill()
-    psutil.wait_procs(processes)
+
+    def doomed(pod: str) -> bool:
+        return workload in (workload_of(pod), "everything")
+
+    if isinstance(mesh, ContainerMesh):
+        for pod, _, container in mesh.containers():
+            if doomed(pod):
+                container.kill()
+    elif isinstance(mesh, LocalMesh):
+        processes = [process for pod, _, process in mesh.processes() if doomed(pod)]
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes)

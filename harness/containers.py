@@ -1,0 +1,389 @@
+"""The container mesh: the images that go to a cluster, locked in as a cluster would, beside real Envoys.
+
+A pod is two containers that share a network namespace. Nothing is mounted from this machine, so the engine
+may be anywhere that a port on loopback reaches: Docker, rootless Docker, podman's socket.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import queue
+import re
+import tarfile
+import threading
+import time
+import tomllib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import requests
+from docker.models.containers import Container
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.docker_client import DockerClient
+
+from harness import envoy
+from harness.mesh import (
+    GATEWAY,
+    LOOPBACK,
+    ROOT,
+    EnvoyMesh,
+    LogFollower,
+    MeshError,
+    Pod,
+    Progress,
+    is_whole,
+    not_ready,
+    quietly,
+    source_folder,
+    workload_of,
+)
+
+# The mesh outlives the command that starts it, so testcontainers' reaper must not end it with the command.
+# The labels below do the reaper's work: at `down`, and at the next `up`.
+testcontainers_config.ryuk_disabled = True
+
+LABEL = "dark-launch"
+"""Every container, network, volume and image bears labels that start so."""
+
+USER = "54321:0"
+"""An arbitrary UID in group 0, as OpenShift assigns them; rootless engines map no UID above 65535."""
+
+# As in an Istio pod.
+INBOUND, OUTBOUND, ADMIN, STATUS = 15006, 15001, 15000, 15021
+INGRESS = 8080
+XDS, STDOUT = "/xds", "/dev/stdout"
+
+
+class ContainerMesh(EnvoyMesh):
+    """A mesh of containers in the engine that DOCKER_HOST, or Docker's context, names."""
+
+    name = "containers"
+
+    def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
+        super().__init__(state, port, progress)
+        self.id = f"{LABEL}-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
+        self._status: dict[str, str] = {}
+        try:
+            self._docker = DockerClient()
+            self.engine = self._docker.client
+            self.engine.ping()
+        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise MeshError(
+                "no container engine answers: install and start Docker (on Debian: docker.io), or let "
+                f"DOCKER_HOST name podman's socket; MESH=local needs none ({reason})"
+            ) from None
+
+    def close(self) -> None:
+        self.engine.close()
+
+    # --- images ---------------------------------------------------------------------------------------
+
+    def _image(self, service: str) -> str:
+        """Return the id of the image of a service's folder, or of 'envoy'; build it if it is not there."""
+        dockerfile, lock, files = (
+            "Dockerfile",
+            "services",
+            [*ROOT.glob("common/*.py"), ROOT / service / "app.py"],
+        )
+        if service == "envoy":
+            dockerfile, lock, files = "harness/Dockerfile", "envoy", []
+        arguments = {"BASE": base_image(), "SERVICE": service, "VERSION": version()}
+        digest = hashlib.sha256(json.dumps(arguments).encode())
+        for path in sorted([ROOT / dockerfile, ROOT / "requirements" / f"{lock}.txt", *files]):
+            digest.update(path.read_bytes())
+        source = f"{LABEL}.source={digest.hexdigest()}"
+        for built in self.engine.images.list(filters={"label": source}):
+            return str(built.id)
+        tag = f"{service.replace('/', '-')}:{version()}"
+        lines: list[str] = []
+        label, _, value = source.partition("=")
+        for event in self.engine.api.build(
+            path=str(ROOT), dockerfile=dockerfile, tag=tag, buildargs=arguments, labels={label: value},
+            rm=True, forcerm=True, decode=True,
+        ):  # fmt: skip
+            lines += event.get("stream", "").strip().splitlines()
+            if lines:
+                self.progress(f"building {tag}: {lines[-1]}"[:100])
+            if "error" in event:
+                last = "\n".join(f"  {line}" for line in lines[-10:])
+                raise MeshError(f"the image {tag} does not build: {event['error']}\n{last}")
+        return str(self.engine.images.list(filters={"label": source})[0].id)
+
+    # --- pods -----------------------------------------------------------------------------------------
+
+    def containers(self) -> Iterator[tuple[str, str, Container]]:
+        """Yield (pod, container, container object) for each container of this mesh, running or not."""
+        for found in self.engine.containers.list(all=True, filters={"label": f"{LABEL}.mesh={self.id}"}):
+            yield found.labels[f"{LABEL}.pod"], found.labels[f"{LABEL}.container"], found
+
+    def running(self) -> dict[str, bool]:
+        found: dict[str, set[str]] = {}
+        for pod, name, container in self.containers():
+            found.setdefault(pod, set()).update([name] if container.status == "running" else [])
+        return {pod: is_whole(pod, found[pod]) for pod in found}
+
+    def start_pods(self, pods: list[Pod]) -> None:
+        if not pods:
+            return
+        proxy_image = self._image("envoy")
+        images = {p.name: self._image(source_folder(p.deployment)) for p in pods if p.deployment}
+        self._make_network()
+
+        def start(pod: Pod) -> None:
+            self.progress(f"starting {pod.name}")
+            self._status.pop(pod.name, None)
+            proxy = self._start_proxy(pod, proxy_image)
+            self._wait_for(pod, proxy, "/stats?filter=server.live")
+            if pod.deployment:
+                app = self._start_app(pod, images[pod.name], proxy)
+                self._wait_for(pod, app, envoy.READINESS)
+
+        # The gateway first: the harness writes everybody's configuration through it.
+        for pod in pods:
+            if not pod.deployment:
+                start(pod)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(start, [pod for pod in pods if pod.deployment]))
+
+    def _make_network(self) -> None:
+        labels = {f"{LABEL}.mesh": self.id}
+        if not self.engine.networks.list(names=[self.id]):
+            self.engine.networks.create(self.id, driver="bridge", labels=labels)
+            self.engine.volumes.create(self.id, labels=labels)
+
+    def _start_proxy(self, pod: Pod, image: str) -> Container:
+        any_address = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)
+        inbound, outbound = envoy.Address(any_address, INBOUND), envoy.Address(LOOPBACK, OUTBOUND)
+        admin, status = envoy.Address(LOOPBACK, ADMIN), envoy.Address(any_address, STATUS)
+        published: dict[str, tuple[str, int]] = {f"{STATUS}/tcp": (LOOPBACK, 0)}
+        if pod.deployment:
+            container = pod.deployment.container
+            app = envoy.Address(LOOPBACK, container.ports[0].container_port)
+            bootstrap = envoy.sidecar(
+                pod.name, XDS, STDOUT, app, inbound=inbound, outbound=outbound, admin=admin, status=status,
+                readiness=container.readiness_probe.http_get.path,
+            )  # fmt: skip
+        else:
+            listen = envoy.Address(any_address, INGRESS)
+            bootstrap = envoy.gateway(pod.name, XDS, STDOUT, listen, admin, status)
+            published[f"{INGRESS}/tcp"] = (LOOPBACK, int((self.state / "port").read_text()))
+        proxy = self._create(
+            pod, "istio-proxy", image, command=["--config-yaml", json.dumps(bootstrap), *envoy.FLAGS],
+            hostname=pod.name[:63], network=self.id, ports=published,
+            # Only the gateway's container can write the configuration, when the harness makes it.
+            volumes={self.id: {"bind": XDS, "mode": "ro" if pod.deployment else "rw"}},
+            mem_limit="1g", nano_cpus=2_000_000_000,
+        )  # fmt: skip
+        if not pod.deployment:
+            proxy.put_archive(XDS, _tar({p.name: p.read_bytes() for p in self.xds.glob("*.json")}))
+        self._docker.start(proxy)
+        return proxy
+
+    def _start_app(self, pod: Pod, image: str, proxy: Container) -> Container:
+        assert pod.deployment
+        container = pod.deployment.container
+        environment = {
+            **{variable.name: variable.value for variable in container.env},
+            "BIND": f"0.0.0.0:{container.ports[0].container_port}",
+            "HOSTNAME": pod.name,
+            "http_proxy": f"http://{LOOPBACK}:{OUTBOUND}",
+        }
+        limits = container.resources.limits
+        app = self._create(
+            pod, "app", image, environment=environment, network_mode=f"container:{proxy.id}",
+            mem_limit=round(quantity(limits.memory)), nano_cpus=round(quantity(limits.cpu) * 1e9),
+        )  # fmt: skip
+        self._docker.start(app)
+        return app
+
+    def _create(self, pod: Pod, name: str, image: str, **settings: Any) -> Container:
+        """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
+        labels = {f"{LABEL}.mesh": self.id, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name}
+        return self._docker.create(
+            image, name=f"{self.id}-{pod.name}-{name}", labels=labels, detach=True,
+            user=USER, read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges"], **settings,
+        )  # fmt: skip
+
+    def _wait_for(self, pod: Pod, container: Container, path: str, deadline: float = 30) -> None:
+        end = time.monotonic() + deadline
+        while True:
+            with contextlib.suppress(OSError):
+                self.admin(pod.name, path)
+                return
+            container.reload()
+            ended = container.status != "running"
+            if ended or time.monotonic() > end:
+                name = container.labels[f"{LABEL}.container"]
+                raise not_ready(name, pod.name, ended, container.logs(tail=1).decode(errors="replace"))
+            time.sleep(0.05)
+
+    def stop_pods(self, names: Iterable[str]) -> None:
+        doomed = set(names)
+        found = [container for pod, _, container in self.containers() if pod in doomed]
+
+        def remove(container: Container) -> None:
+            with contextlib.suppress(docker.errors.NotFound):
+                container.stop(timeout=2)
+                container.remove(force=True, v=True)
+
+        if found:
+            with ThreadPoolExecutor(len(found)) as pool:
+                list(pool.map(remove, found))
+
+    def remove_everything(self) -> None:
+        super().remove_everything()
+        for kept in (self.engine.networks, self.engine.volumes):
+            with contextlib.suppress(docker.errors.NotFound):
+                kept.get(self.id).remove()
+
+    def _proxy(self, pod: str) -> Container:
+        """Return the container of a pod's proxy.
+
+        :raises OSError: there is none.
+        """
+        for name, container, found in self.containers():
+            if (name, container) == (pod, "istio-proxy"):
+                return found
+        raise ConnectionError(f"{pod} has no proxy")
+
+    def _published(self, pod: str, port: int) -> str:
+        """Return the address on this machine at which a port of a pod is reached.
+
+        :raises OSError: there is none.
+        """
+        bindings = self._proxy(pod).ports.get(f"{port}/tcp")
+        if not bindings:
+            raise ConnectionError(f"{pod} is not running")
+        return f"{LOOPBACK}:{bindings[0]['HostPort']}"
+
+    # --- what the control plane needs -----------------------------------------------------------------
+
+    def inbound_address(self, pod: Pod) -> envoy.Address:
+        networks = self._proxy(pod.name).attrs["NetworkSettings"]["Networks"]
+        return envoy.Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
+
+    def admin(self, pod: str, path: str) -> str:
+        if pod not in self._status:
+            self._status[pod] = self._published(pod, STATUS)
+        answer = requests.get(f"http://{self._status[pod]}{path}", timeout=5)
+        answer.raise_for_status()
+        return answer.text
+
+    def write(self, name: str, text: str) -> None:
+        super().write(name, text)
+        with contextlib.suppress(ConnectionError):
+            gateway = self._proxy(GATEWAY)
+            gateway.put_archive(XDS, _tar({f".{name}": text.encode()}))
+            # Envoy watches for a rename, which is also what makes it read the whole file or none of it.
+            code, output = gateway.exec_run(["mv", f"{XDS}/.{name}", f"{XDS}/{name}"])
+            if code:
+                raise MeshError(f"the gateway did not take {name}: {output.decode(errors='replace')}")
+
+    def url(self) -> str:
+        self.must_run()
+        try:
+            return f"http://{self._published(GATEWAY, INGRESS)}/customer"
+        except OSError:
+            raise self.dead_gateway() from None
+
+    # --- logs -----------------------------------------------------------------------------------------
+
+    def proxy_log(self, pod: str) -> str:
+        return str(self._proxy(pod).logs().decode(errors="replace"))
+
+    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        self.check_workload(workload)
+        for pod, name, container in sorted(self.containers(), key=lambda found: found[:2]):
+            if workload_of(pod) == workload:
+                for line in container.logs().decode(errors="replace").splitlines():
+                    yield name, line
+
+    def follow(self, workloads: Iterable[str]) -> LogFollower:
+        return _StreamFollower(self, set(workloads))
+
+
+class _StreamFollower(LogFollower):
+    """Reads what proxies' containers print, those that start meanwhile included."""
+
+    def __init__(self, mesh: ContainerMesh, workloads: set[str]) -> None:
+        self._mesh = mesh
+        self._workloads = workloads
+        self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._streams: dict[str, Any] = {}
+        self._threads: list[threading.Thread] = []
+        self._attach(tail=0)
+
+    def _attach(self, tail: int | str) -> None:
+        self._attached = time.monotonic()
+        for pod, name, container in self._mesh.containers():
+            if (
+                name != "istio-proxy"
+                or workload_of(pod) not in self._workloads
+                or container.id in self._streams
+            ):
+                continue
+            stream = container.logs(stream=True, follow=True, stdout=True, stderr=False, tail=tail)
+            self._streams[container.id] = stream
+            thread = threading.Thread(target=self._read, args=(workload_of(pod), stream), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _read(self, workload: str, stream: Iterable[bytes]) -> None:
+        rest = b""
+        # The stream breaks off when the container goes, or when this follower is closed.
+        with contextlib.suppress(Exception):
+            for piece in stream:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    self._lines.put((workload, line.decode(errors="replace")))
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        if time.monotonic() - self._attached > 1:
+            self._attach(tail="all")
+        while not self._lines.empty():
+            yield self._lines.get()
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+
+def base_image() -> str:
+    """Return the image that all others are built on: BASE_IMAGE, or what the Dockerfile says."""
+    default = re.search(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert default
+    return os.environ.get("BASE_IMAGE") or default[1]
+
+
+def version() -> str:
+    """Return the project's version, which is the images' tag."""
+    project: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return project
+
+
+def quantity(text: str) -> float:
+    """Return a Kubernetes quantity such as ``500m`` or ``192Mi`` as a number (of CPUs, of bytes)."""
+    units = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    for unit, factor in units.items():
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * factor
+    return float(text)
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    """Return a tar of files that group 0 may replace."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o664
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

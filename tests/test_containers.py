@@ -1,0 +1,188 @@
+"""What the container mesh does with images, containers and the engine."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import run, start, wait_for
+
+from harness.containers import LABEL, ContainerMesh, quantity, version
+from harness.mesh import ROOT, EnvoyMesh
+from harness.verify import verify
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ContainerMesh]:
+    """Yield a mesh that is not running."""
+    asked_for = request.config.getoption("mesh") == "containers"
+    mesh = start("containers", tmp_path / "state" / "containers", asked_for=asked_for)
+    assert isinstance(mesh, ContainerMesh)
+    yield mesh
+    mesh.down()
+    mesh.close()
+
+
+def left(mesh: ContainerMesh) -> list[str]:
+    """Return the names of all that the engine holds of a mesh."""
+    filters = {"label": f"{LABEL}.mesh={mesh.id}"}
+    return [
+        *(container.name for container in mesh.engine.containers.list(all=True, filters=filters)),
+        *(network.name for network in mesh.engine.networks.list(filters=filters)),
+        *(volume.name for volume in mesh.engine.volumes.list(filters=filters)),
+    ]
+
+
+def test_containers_run_locked_in_as_a_cluster_would_run_them(own: ContainerMesh) -> None:
+    own.up()
+    for pod, name, container in own.containers():
+        settings = container.attrs["HostConfig"]
+        assert settings["ReadonlyRootfs"], (pod, name)
+        assert settings["CapDrop"] == ["ALL"]
+        assert settings["Memory"] > 0
+        assert settings["NanoCpus"] > 0
+        code = (
+            "import os\n"
+            "status = dict(l.split(':\\t', 1) for l in open('/proc/self/status').read().splitlines())\n"
+            "print(os.getuid(), os.getgid(), int(status['CapEff'], 16), status['NoNewPrivs'])\n"
+            "for path in ('/srv/x', '/opt/x', '/tmp/x', '/etc/x'):\n"
+            "    try: open(path, 'w')\n"
+            "    except OSError: continue\n"
+            "    print(path, 'is writable')\n"
+        )
+        _, output = container.exec_run(["python3", "-c", code])
+        assert output.decode() == "54321 0 0 1\n", (pod, name)
+
+
+def test_an_application_has_the_limits_of_its_manifest(own: ContainerMesh) -> None:
+    own.up()
+    [app] = [c for pod, name, c in own.containers() if (name, pod[:8]) == ("app", "customer")]
+    limits = own.workload("customer").container.resources.limits
+    assert app.attrs["HostConfig"]["Memory"] == quantity(limits.memory) == 192 * 1024 * 1024
+    assert app.attrs["HostConfig"]["NanoCpus"] == quantity(limits.cpu) * 1e9 == 500_000_000
+
+
+def test_images_name_what_they_are_and_whom_they_run_as(own: ContainerMesh) -> None:
+    own.up()
+    for pod, name, container in own.containers():
+        config = container.image.attrs["Config"]
+        assert config["User"] == "10001:0"
+        assert config["Labels"]["org.opencontainers.image.version"] == version()
+        assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+        title = config["Labels"]["org.opencontainers.image.title"]
+        assert title == ("envoy" if name == "istio-proxy" else title)
+        if pod.startswith("recommendation-v2") and name == "app":
+            assert title == "recommendation/v2"
+
+
+def test_ports_are_published_on_loopback_alone(own: ContainerMesh) -> None:
+    own.up()
+    bindings = [b for _, _, c in own.containers() for bound in c.ports.values() for b in bound or ()]
+    assert {binding["HostIp"] for binding in bindings} == {"127.0.0.1"}
+
+
+def test_down_leaves_nothing_in_the_engine(own: ContainerMesh) -> None:
+    own.up()
+    assert left(own)
+    own.down()
+    assert left(own) == []
+    assert not own.state.parent.exists()
+
+
+def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: ContainerMesh) -> None:
+    own.up()  # so that the images are there
+    own.down()
+    code = (
+        "import sys; from pathlib import Path; from harness.containers import ContainerMesh;"
+        "ContainerMesh(Path(sys.argv[1]), 0).up()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(own.state)], cwd=ROOT) as harness:
+        wait_for(lambda: list(own.containers()), "the first container")
+        harness.kill()
+    own.up()
+    assert verify(own, 50).passed
+    own.down()
+    assert left(own) == []
+
+
+def test_two_checkouts_do_not_collide(own: ContainerMesh, tmp_path: Path) -> None:
+    own.up()
+    other = ContainerMesh(tmp_path / "other" / "containers", port=0)
+    try:
+        other.up()
+        other.apply(ROOT / "istio" / "mirror.yaml")
+        assert verify(own, 50).passed
+        assert verify(other, 50).passed
+        other.down()
+        assert verify(own, 50).passed
+    finally:
+        other.down()
+        other.close()
+
+
+def test_images_are_built_once(own: ContainerMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.up()
+
+    def build(**_: object) -> None:
+        pytest.fail("an image was built again")
+
+    monkeypatch.setattr(own.engine.api, "build", build)
+    own.down()
+    own.up()
+
+
+@pytest.mark.usefixtures("own")
+def test_a_build_failure_shows_the_builders_last_lines(checkout: Path) -> None:
+    dockerfile = checkout / "Dockerfile"
+    dockerfile.write_text(dockerfile.read_text().replace("WORKDIR /srv", "RUN echo the last straw && false"))
+    failed = run(checkout, sys.executable, "-m", "harness", "up", "--mesh", "containers")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith(f"Error: the image customer:{version()} does not build: ")
+    assert "\n  the last straw\n" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (checkout / ".mesh" / "containers").exists()
+
+
+@pytest.mark.parametrize("command", ["up", "status", "verify", "demo", "down"])
+def test_without_an_engine_every_command_says_what_to_do(checkout: Path, command: str) -> None:
+    failed = run(
+        checkout, sys.executable, "-m", "harness", command, "--mesh", "containers", DOCKER_HOST="tcp://127.0.0.1:1"
+    )  # fmt: skip
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == 1
+    assert failed.stderr.startswith("Error: no container engine answers: install and start Docker")
+
+
+def test_the_image_builds_from_what_the_ignore_file_lets_through(own: ContainerMesh) -> None:
+    own.up()
+    [app] = [c for pod, name, c in own.containers() if name == "app" and pod.startswith("recommendation-v1")]
+    code = "import json, os; print(json.dumps([f for _, _, names in os.walk('/srv') for f in names]))"
+    files = json.loads(app.exec_run(["python3", "-c", code]).output)
+    expected = {"app.py", *(path.name for path in (ROOT / "common").glob("*.py"))}
+    assert set(files) == expected
+
+
+def test_quantities_are_kubernetes() -> None:
+    assert quantity("2") == 2
+    assert quantity("250m") == 0.25
+    assert quantity("1Gi") == 1024**3
+
+
+def test_a_fixture_that_is_asked_for_by_name_does_not_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    monkeypatch.delenv("CI", raising=False)
+
+    def started(asked_for: bool) -> EnvoyMesh:
+        return start("containers", tmp_path, asked_for=asked_for)
+
+    with pytest.raises(pytest.skip.Exception, match="MESH=containers: no container engine answers"):
+        started(asked_for=False)
+    with pytest.raises(Exception, match=r"^no container engine answers"):
+        started(asked_for=True)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(Exception, match=r"^no container engine answers"):
+        started(asked_for=False)
