@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import run, start
 from test_local import free_port
 
 from harness.mesh import ROOT
@@ -14,10 +14,17 @@ from harness.mesh import ROOT
 README = (ROOT / "README.md").read_text()
 
 
-def commands() -> list[tuple[str, str]]:
-    """Return the (command, expected output) pairs of the README's console blocks, in order."""
+NEEDS_ENGINE = "<!-- needs an engine -->\n"
+
+
+def commands(*, engine: bool) -> list[tuple[str, str]]:
+    """Return the (command, expected output) pairs of the console blocks that need an engine, or do not."""
     found: list[tuple[str, str]] = []
-    for block in re.findall(r"^```console\n(.*?)^```$", README, re.DOTALL | re.MULTILINE):
+    for mark, block in re.findall(
+        rf"^({NEEDS_ENGINE})?```console\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+    ):
+        if bool(mark) is not engine:
+            continue
         for line in block.splitlines(keepends=True):
             if line.startswith("$ "):
                 found.append((line[2:].strip(), ""))
@@ -26,26 +33,34 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.timeout(300)
-def test_every_command_prints_what_the_readme_says(checkout: Path, tmp_path: Path) -> None:
+def type_along(checkout: Path, home: Path, typed: list[tuple[str, str]]) -> None:
+    """Run commands as a reader would, and compare what they print."""
     port, checker = str(free_port()), doctest.OutputChecker()
-    (tmp_path / ".curlrc").write_text("silent")  # as curl is when its output goes to a terminal
-    environment = {
-        "PORT": port,
-        "VENV": sys.prefix,
-        "LC_ALL": "C",
-        "MAKEFLAGS": "",
-        "CURL_HOME": str(tmp_path),
-    }
-    for command, expected in commands():
+    (home / ".curlrc").write_text("silent")  # as curl is when its output goes to a terminal
+    environment = {"PORT": port, "VENV": sys.prefix, "LC_ALL": "C", "MAKEFLAGS": "", "CURL_HOME": str(home)}
+    for command, expected in typed:
         ran = run(checkout, "bash", "-c", f"({command}) 2>&1".replace("8080", port), **environment)
         wanted = expected.replace("8080", port)
         same = checker.check_output(wanted, ran.stdout, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
         assert same, f"$ {command}\nthe README says:\n{wanted}\nbut it prints:\n{ran.stdout}"
 
 
+@pytest.mark.timeout(300)
+def test_every_local_command_prints_what_the_readme_says(checkout: Path, tmp_path: Path) -> None:
+    type_along(checkout, tmp_path, commands(engine=False))
+
+
+def test_every_command_for_containers_prints_what_the_readme_says(checkout: Path, tmp_path: Path) -> None:
+    mesh = start("containers", checkout / ".mesh" / "containers", asked_for=False)
+    try:
+        type_along(checkout, tmp_path, commands(engine=True))
+    finally:
+        mesh.down()
+        mesh.close()
+
+
 def test_the_readme_shows_every_state_and_every_local_step() -> None:
-    shown = " ".join(command for command, _ in commands())
+    shown = " ".join(command for command, _ in commands(engine=False))
     for target in ("demo", "up", "down", "status", "apply", "curl", "verify", "logs", "stop", "start"):
         assert f"make {target}" in shown
     for path in (ROOT / "istio").glob("*.yaml"):
