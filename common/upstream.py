@@ -8,6 +8,7 @@ from flask import Response, request
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection
+from urllib3.util import SKIP_HEADER
 
 from common.web import body_chunks, reply
 
@@ -60,12 +61,14 @@ class Upstream:
         """Pass the current request on and return the answer in the name of service ``name``."""
         body = b"".join(body_chunks())
         query = request.query_string.decode("latin-1")
+        headers = {h: request.headers[h] for h in FORWARDED_HEADERS if h in request.headers}
+        headers.setdefault("user-agent", SKIP_HEADER)  # else urllib3 would name itself
         try:
             answer = self.session.request(
-                request.method,
+                "GET" if request.method == "HEAD" else request.method,
                 f"{self.url}?{query}" if query else self.url,
                 data=body,
-                headers={h: request.headers[h] for h in FORWARDED_HEADERS if h in request.headers},
+                headers=headers,
                 timeout=self.timeout,
                 allow_redirects=False,
             )
@@ -78,7 +81,10 @@ class Upstream:
             reason = (answer.text.strip() or answer.reason).splitlines()[0][:200]
             return failure(name, status_for_caller(answer.status_code), reason)
         if answer.headers.get("content-type", "").startswith("application/json"):
-            response = reply("", service=name, upstream=answer.json())
+            try:
+                response = reply("", service=name, upstream=answer.json())
+            except requests.JSONDecodeError:
+                return failure(name, 503, f"{self.url} answered what is not JSON")
         else:
             response = reply(f"{name} => {answer.text.strip()}", service=name, upstream=answer.text)
         response.status_code = answer.status_code

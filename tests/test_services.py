@@ -16,6 +16,7 @@ import pytest
 import requests
 from conftest import wait_for
 from flask.testing import FlaskClient
+from urllib3.util import SKIP_HEADER
 
 import customer.app
 import preference.app
@@ -180,6 +181,29 @@ def test_preference_wraps_json(upstream: Upstream) -> None:
     upstream.body, upstream.content_type = b'{"version": "v1"}', "application/json"
     answer = preference.app.app.test_client().get("/", headers={"accept": "application/json"})
     assert answer.get_json() == {"service": "preference", "upstream": {"version": "v1"}}
+
+
+def test_what_claims_to_be_json_and_is_not_is_a_503(upstream: Upstream) -> None:
+    upstream.body, upstream.content_type = b"{", "application/json"
+    answer = preference.app.app.test_client().get("/")
+    assert answer.status_code == 503
+    assert answer.text == f"preference => 503 {upstream.url} answered what is not JSON\n"
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/json"])
+def test_head_is_get_without_its_body(upstream: Upstream, accept: str) -> None:
+    upstream.body, upstream.content_type = b'{"version": "v1"}', accept
+    client, headers = preference.app.app.test_client(), {"accept": accept}
+    head, get = client.head("/", headers=headers), client.get("/", headers=headers)
+    assert (head.status_code, head.text) == (200, "")
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
+def test_a_missing_user_agent_stays_missing(upstream: Upstream) -> None:
+    with gunicorn("preference", RECOMMENDATION_URL=upstream.url) as server:
+        requests.get(server.url, headers={"user-agent": SKIP_HEADER}, timeout=5)
+    [asked] = upstream.asked
+    assert "user-agent" not in {name.lower() for name in asked["headers"]}
 
 
 @pytest.mark.parametrize(
