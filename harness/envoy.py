@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.manifests import find_service, of_kind, short_host, subsets
+from harness.manifests import DOMAIN, NAMESPACE, find_service, host_names, of_kind, short_host, subsets
 from harness.models import (
     Destination,
     DestinationRule,
@@ -25,9 +25,6 @@ from harness.models import (
     VirtualService,
     seconds,
 )
-
-NAMESPACE = "tutorial"
-DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 
 # https://istio.io/latest/docs/tasks/observability/logs/access-log/#default-access-log-format
 ACCESS_LOG_FORMAT = (
@@ -153,8 +150,7 @@ def sidecar_routes(objects: Iterable[Object]) -> Json:
         else:
             default = {"cluster": _cluster_name(service, ""), **_policies(None, None)}
             routes = [{"name": "default", "match": {"prefix": "/"}, "route": default}]
-        names = [name, f"{name}.{NAMESPACE}", f"{name}.{NAMESPACE}.svc", f"{name}.{DOMAIN}"]
-        domains = [d for n in names for d in (n, f"{n}:{service.port}")]
+        domains = [d for host in host_names(name) for d in (host, f"{host}:{service.port}")]
         hosts.append({"name": f"{name}.{DOMAIN}:{service.port}", "domains": domains, "routes": routes})
     unknown = {"status": 502, "body": {"inline_string": "no such host in the mesh"}}
     block_all = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": unknown}
@@ -234,7 +230,7 @@ def _policies(timeout: str | None, retries: HTTPRetry | None) -> Json:
     if retries and retries.attempts == 0:
         return policies
     retry_on = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
-    codes = [503]
+    codes: list[int] = []  # not even 503, since Istio 1.24
     if retries and retries.retry_on:
         words = [w.strip() for w in retries.retry_on.split(",") if w.strip()]
         codes = [int(w) for w in words if w.isdigit()]
@@ -350,7 +346,9 @@ def sidecar(
         cannot reach ``admin``.
     """
     inbound_cluster = f"inbound|{app.port}||"
-    to_app = {"name": "default", "match": {"prefix": "/"}, "route": _to(inbound_cluster)}
+    # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
+    again = {"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}}
+    to_app = {"name": "default", "match": {"prefix": "/"}, "route": {**_to(inbound_cluster), **again}}
     listeners = [
         _listener("inbound", inbound, log, {"route_config": _static_routes(inbound_cluster, [to_app])}),
         _listener("outbound", outbound, log, {"rds": _rds(xds, "sidecar")}),

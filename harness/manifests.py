@@ -24,6 +24,9 @@ from harness.models import (
 
 AnyObject = TypeVar("AnyObject", bound=Object)
 
+NAMESPACE = "tutorial"
+DOMAIN = f"{NAMESPACE}.svc.cluster.local"
+
 
 class ManifestError(HarnessError):
     """A manifest that cannot be used; the message is one line for the user."""
@@ -58,6 +61,8 @@ def read(*paths: Path) -> list[Object]:
 
 def _text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise ManifestError(f"{path}: is not a file")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
@@ -73,8 +78,8 @@ def parse(text: str, source: str) -> list[Object]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ManifestError(f"{source}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ManifestError(f"{source}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if not documents:
         raise ManifestError(f"{source}: holds no object")
     return [_object(document, source) for document in documents]
@@ -138,9 +143,15 @@ def of_kind(objects: Iterable[Object], kind: type[AnyObject]) -> Iterator[AnyObj
     return (o for o in objects if isinstance(o, kind))
 
 
+def host_names(service: str) -> list[str]:
+    """Return the names by which a Service is known in the mesh."""
+    return [service, *(f"{service}.{domain}" for domain in (NAMESPACE, f"{NAMESPACE}.svc", DOMAIN))]
+
+
 def short_host(host: str) -> str:
     """Return the Service's name of a host such as ``recommendation.tutorial.svc.cluster.local``."""
-    return host.split(".")[0]
+    name = host.split(".")[0]
+    return name if host in host_names(name) else host
 
 
 def find_service(objects: Iterable[Object], host: str) -> Service | None:
@@ -152,6 +163,11 @@ def subsets(objects: Iterable[Object], host: str) -> dict[str, Subset]:
     """Return the subsets that DestinationRules define for ``host``, by name."""
     rules = (r for r in of_kind(objects, DestinationRule) if short_host(r.spec.host) == short_host(host))
     return {s.name: s for r in rules for s in r.spec.subsets}
+
+
+def has_port(workload: Deployment, port: int | str) -> bool:
+    """Say whether a workload's container has a port of this name or number."""
+    return any(port in (p.name, p.container_port) for p in workload.container.ports)
 
 
 def check(objects: Iterable[Object], source: str) -> None:
@@ -179,13 +195,26 @@ def check(objects: Iterable[Object], source: str) -> None:
 
     gateways = {g.metadata.name for g in of_kind(objects, Gateway)}
     accounts = {a.metadata.name for a in of_kind(objects, ServiceAccount)}
-    routed: dict[tuple[str, str], str] = {}
+    ruled: dict[str, str] = {}
     for rule in of_kind(objects, DestinationRule):
         need(find_service(objects, rule.spec.host), rule, "spec.host", f"no Service '{rule.spec.host}'")
+        other = ruled.setdefault(short_host(rule.spec.host), rule.metadata.name)
+        problem = f"DestinationRule '{other}' is for '{rule.spec.host}' already"
+        need(other == rule.metadata.name, rule, "spec.host", problem)
+    for exposed in of_kind(objects, Service):
+        target = exposed.spec.ports[0].target_port
+        for workload in of_kind(objects, Deployment):
+            if exposed.spec.selector.items() <= workload.labels.items():
+                problem = f"no port '{target}' in Deployment '{workload.metadata.name}'"
+                need(has_port(workload, target), exposed, "spec.ports[0].targetPort", problem)
+    routed: dict[tuple[str, str], str] = {}
     for workload in of_kind(objects, Deployment):
         account = workload.spec.template.spec.service_account_name
         field = "spec.template.spec.serviceAccountName"
         need(account in accounts, workload, field, f"no ServiceAccount '{account}'")
+        port = workload.container.readiness_probe.http_get.port
+        field = "spec.template.spec.containers[0].readinessProbe.httpGet.port"
+        need(has_port(workload, port), workload, field, f"no port '{port}' in the container")
     for virtual_service in of_kind(objects, VirtualService):
         spec = virtual_service.spec
         for i, gateway in enumerate(spec.gateways):
@@ -196,7 +225,7 @@ def check(objects: Iterable[Object], source: str) -> None:
                 field = f"spec.hosts[{j}]"
                 if gateway == "mesh":
                     need(service, virtual_service, field, f"no Service '{host}'")
-                other = routed.setdefault((gateway, host), virtual_service.metadata.name)
+                other = routed.setdefault((gateway, short_host(host)), virtual_service.metadata.name)
                 problem = f"VirtualService '{other}' routes '{host}' already"
                 need(other == virtual_service.metadata.name, virtual_service, field, problem)
         for i, route in enumerate(spec.http):

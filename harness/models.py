@@ -1,7 +1,8 @@
 """The Kubernetes and Istio objects that the harness understands, as frozen models.
 
-Every field that is accepted here is honoured by the meshes that the harness renders. Anything else is an
-error that names object and field, since a silently ignored field would make the proof a lie.
+Every field that is accepted here is honoured by the meshes that the harness renders, but for what only a
+cluster can do: liveness probes, pauses before a stop and, on the local mesh, limits and isolation. Anything
+else is an error that names object and field: a silently ignored route would make the proof a lie.
 """
 
 import re
@@ -25,8 +26,8 @@ def seconds(duration: str) -> float:
     if not re.fullmatch(r"(\d+(\.\d+)?(h|ms|m|s))+", duration):
         raise ValueError(f"'{duration}' is not a duration such as 2s or 250ms")
     total = sum(float(n) * units[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)(h|ms|m|s)", duration))
-    if total < 0.001:
-        raise ValueError(f"'{duration}' is shorter than 1ms")
+    if not 0.001 <= total <= 315_576_000_000:
+        raise ValueError(f"'{duration}' is shorter than 1ms, or longer than 10,000 years")
     return total
 
 
@@ -38,9 +39,16 @@ def _regex(pattern: str) -> str:
     return pattern
 
 
+def _not_reserved(variable: str) -> str:
+    if variable in ("BIND", "HOSTNAME", "http_proxy"):
+        raise ValueError(f"'{variable}' is set by the mesh")
+    return variable
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=1)]
+UINT32 = 2**32 - 1
+Count = Annotated[int, Field(ge=1, le=UINT32)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Labels = dict[str, str]
 
@@ -56,10 +64,8 @@ class Model(BaseModel):
 class Metadata(Model):
     """What names an object."""
 
-    name: str
-    namespace: str | None = None
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
     labels: Labels = {}
-    annotations: Labels = {}
 
 
 class Object(Model):
@@ -96,7 +102,7 @@ class ServicePort(Model):
 class ServiceSpec(Model):
     """Which pods stand behind a Service."""
 
-    selector: Labels
+    selector: Annotated[Labels, Field(min_length=1)]
     ports: Annotated[list[ServicePort], Field(min_length=1, max_length=1)]
 
 
@@ -114,10 +120,10 @@ class Service(Object):
 
 
 class EnvVar(Model):
-    """One environment variable."""
+    """One environment variable; those that the harness sets itself are refused."""
 
-    name: str
-    value: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_not_reserved)]
+    value: Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
 class ContainerPort(Model):
@@ -335,7 +341,7 @@ class HTTPRouteDestination(Model):
     """A destination and its share of the traffic."""
 
     destination: Destination
-    weight: Annotated[int, Field(ge=0)] = 0
+    weight: Annotated[int, Field(ge=0, le=UINT32 // 1000)] = 0
 
 
 class PercentValue(Model):
@@ -360,7 +366,7 @@ class HTTPRewrite(Model):
 class HTTPRetry(Model):
     """When to try again: ``attempts`` counts the retries, 0 turns them off."""
 
-    attempts: Annotated[int, Field(ge=0)]
+    attempts: Annotated[int, Field(ge=0, le=UINT32)]
     per_try_timeout: Duration | None = None
     retry_on: str | None = None
 

@@ -39,7 +39,7 @@ def test_the_defaults_are_istios() -> None:
     assert action["timeout"] == "0s"
     policy = action["retry_policy"]
     assert policy["retry_on"] == "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
-    assert (policy["num_retries"], policy["retriable_status_codes"]) == (2, [503])
+    assert (policy["num_retries"], policy["retriable_status_codes"]) == (2, [])
     assert "request_mirror_policies" not in action
 
 

@@ -59,6 +59,18 @@ def test_service_and_containers_agree_on_the_port() -> None:
         ("mirror:", "timeout: soon\n      mirror:", "spec.http[0].timeout: 'soon' is not a duration"),
         ("mirror:", "timeout: 1us\n      mirror:", "spec.http[0].timeout: '1us' is not a duration"),
         ("mirror:", "timeout: 0s\n      mirror:", "spec.http[0].timeout: '0s' is shorter than 1ms"),
+        ("mirror:", "timeout: 999999999999999h\n      mirror:", "longer than 10,000 years"),
+        (
+            "mirror:",
+            "retries: {attempts: 99999999999}\n      mirror:",
+            "spec.http[0].retries.attempts: input ",
+        ),
+        ("name: recommendation", "name: ../evil", "metadata.name: string should match pattern"),
+        (
+            "name: recommendation",
+            "name: a\n  namespace: b",
+            "metadata.namespace: unknown or unsupported field",
+        ),
         ("mirror:", "timeout: 5\n      mirror:", "spec.http[0].timeout: input should be a valid string"),
         (
             "mirror:",
@@ -114,6 +126,8 @@ def test_a_wrong_field_is_one_line_that_names_it(old: str, new: str, message: st
         ("a: 1\nb: 2\na: 3\n", "my.yaml:3: not valid YAML: 'a' stands twice"),
         ("\tmirror: x", "my.yaml:1: not valid YAML: "),
         ("a: \x00", "my.yaml: not valid YAML: "),
+        ("a: 2020-13-45", "my.yaml: not valid YAML: month must be in 1..12"),
+        ("[" * 3000, "my.yaml: not valid YAML: "),
         ("a: !!python/object:os.system {}", "my.yaml:1: not valid YAML: "),
         ("? {a: 1}\n: 2", "my.yaml:1: not valid YAML: "),
         ("just words", "my.yaml: holds a str where an object should be"),
@@ -133,7 +147,7 @@ def test_what_is_no_manifest_is_one_line(text: str, message: str) -> None:
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere\.yaml: No such file or directory$"):
         read(tmp_path / "nowhere.yaml")
-    with pytest.raises(ManifestError, match=r": Is a directory$"):
+    with pytest.raises(ManifestError, match=r": is not a file$"):
         read(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ManifestError, match=r"binary\.yaml: "):
@@ -188,6 +202,59 @@ def test_a_name_that_nothing_defines_is_one_line(http: dict[str, Any], message: 
     with pytest.raises(ManifestError) as caught:
         check(with_route(http), "my.yaml")
     assert str(caught.value).startswith(f"my.yaml: VirtualService recommendation: {message}")
+
+
+def with_workload(old: str, new: str) -> list[Object]:
+    """Return the first state with a change in customer's manifest."""
+    text = WORKLOADS[0].read_text()
+    assert old in text
+    changed = parse(text.replace(old, new), "my.yaml")
+    keys = {o.key for o in changed}
+    return [o for o in first_state() if o.key not in keys] + changed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("targetPort: http", "targetPort: web", "Service customer: spec.ports[0].targetPort: no port 'web'"),
+        ("targetPort: http", "targetPort: 9", "Service customer: spec.ports[0].targetPort: no port '9'"),
+        ("path: /health/ready\n              port: http", "path: /\n              port: 1", "readinessProbe"),
+        ("name: PREFERENCE_URL", "name: BIND", "env[0].name: 'BIND' is set by the mesh"),
+        ("name: PREFERENCE_URL", "name: a b", "env[0].name: string should match pattern"),
+    ],
+)
+def test_a_port_or_variable_that_cannot_be_honoured_is_refused(old: str, new: str, message: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        check(with_workload(old, new), "my.yaml")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["recommendation.tutorial", "recommendation.tutorial.svc.cluster.local"])
+def test_a_host_may_be_spelt_out(host: str) -> None:
+    changed = parse(MIRROR.replace("  hosts:\n    - recommendation", f"  hosts:\n    - {host}"), "my.yaml")
+    check([o for o in first_state() if o.key != changed[0].key] + changed, "my.yaml")
+
+
+def test_a_host_of_another_namespace_is_another_service() -> None:
+    changed = parse(
+        MIRROR.replace("    - recommendation", "    - recommendation.prod.example.com"), "my.yaml"
+    )
+    with pytest.raises(ManifestError, match=r"no Service 'recommendation\.prod\.example\.com'"):
+        check([o for o in first_state() if o.key != changed[0].key] + changed, "my.yaml")
+
+
+def test_two_rules_for_one_host_are_refused_however_they_spell_it() -> None:
+    text = (ROOT / "istio" / "destination-rule.yaml").read_text()
+    second = text.replace("  name: recommendation", "  name: second")
+    with pytest.raises(
+        ManifestError, match=r"DestinationRule 'recommendation' is for 'recommendation' already"
+    ):
+        check([*first_state(), *parse(second, "my.yaml")], "my.yaml")
+    spelt_out = MIRROR.replace("  name: recommendation", "  name: second").replace(
+        "    - recommendation", "    - recommendation.tutorial"
+    )
+    with pytest.raises(ManifestError, match=r"'recommendation' routes 'recommendation\.tutorial' already"):
+        check([*first_state(), *parse(spelt_out, "my.yaml")], "my.yaml")
 
 
 def test_a_route_for_another_service_or_gateway_is_refused() -> None:
