@@ -3,11 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness import HarnessError
 from harness.manifests import find_service, of_kind, short_host, subsets
 from harness.models import Deployment, Destination, HTTPMatchRequest, HTTPRoute, Object, VirtualService
 
 HOST = "recommendation"
 """The Service whose versions are compared."""
+
+
+# Headers of which the harness cannot tell what a sidecar will see.
+_SET_BY_PROXIES = (
+    "x-request-id", "x-forwarded-", "x-envoy-", "host", "connection", "content-length", "transfer-encoding",
+    "accept-encoding",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,10 @@ def promises(objects: Iterable[Object]) -> list[Rule]:
 
 
 def promise_for(rules: Iterable[Rule], method: str, path: str, headers: dict[str, str]) -> Expectation:
-    """Return what must happen to a request; one that no rule matches is answered by nobody (404)."""
+    """Return what must happen to a request; one that no rule matches is answered by nobody (404).
+
+    :raises HarnessError: that cannot be told.
+    """
     for matches, expectation in rules:
         if not matches or any(_matches(m, method, path, headers) for m in matches):
             return expectation
@@ -73,7 +84,14 @@ def _matches(match: HTTPMatchRequest, method: str, path: str, headers: dict[str,
         return False
     if match.method and not match.method.matches(method):
         return False
-    return all(name in headers and m.matches(headers[name]) for name, m in match.headers.items())
+    for name, wanted in match.headers.items():
+        if name.startswith(_SET_BY_PROXIES):
+            raise HarnessError(
+                f"a route matches header '{name}', which proxies set: its requests cannot be judged"
+            )
+        if name not in headers or not wanted.matches(headers[name]):
+            return False
+    return True
 
 
 def _promise(objects: list[Object], route: HTTPRoute) -> Expectation:
@@ -86,8 +104,12 @@ def _promise(objects: list[Object], route: HTTPRoute) -> Expectation:
     copies: dict[str, tuple[float, ...]] = {}
     for destination, percent in route.copies():
         behind = _behind(objects, destination)
+        if len(behind) > 1:
+            raise HarnessError(
+                f"a mirror without a subset reaches {' and '.join(behind)} by chance: name a subset"
+            )
         for version in behind:
-            copies[version] = (*copies.get(version, ()), percent / len(behind))
+            copies[version] = (*copies.get(version, ()), percent)
     return Expectation(answers=tuple(answers.items()), copies=tuple(copies.items()))
 
 

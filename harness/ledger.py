@@ -22,18 +22,18 @@ class Arrivals:
         self.status: Counter[int] = Counter()
         self.strangers = 0
         """Arrivals with a number of this run that was never sent."""
-        self.undelivered = 0
-        """Arrivals that the proxy could not hand to its application."""
+        self.undelivered = bytearray(size)
+        """Whether each ticket arrived at a proxy that could not hand it to its application."""
 
     def add(self, entry: LogEntry) -> None:
         """Enter one line of a proxy's log."""
         self.status[entry.status] += 1
         self.durations.append(entry.duration)
         number = entry.ticket.number
-        if not entry.delivered:
-            self.undelivered += 1
-        elif number >= len(self.counts):
+        if number >= len(self.counts):
             self.strangers += 1
+        elif not entry.delivered:
+            self.undelivered[number] = 1
         else:
             self.counts[number] = min(self.counts[number] + 1, 255)
             self.shapes[number] = hash((entry.method, entry.path, entry.bytes))

@@ -85,12 +85,30 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} ms"
 
 
+def enough(size: int, expect: Callable[[int], Expectation]) -> tuple[str, int] | None:
+    """Return what ``size`` requests are too few to judge, and how many it takes; None if they are enough.
+
+    A share is judged only if a version that gets nothing, or everything, would fail the claim.
+    """
+    for promise, count in Counter(map(expect, range(size))).items():
+        sampled = [
+            percent / 100 for _, percentages in promise.copies for percent in percentages if percent < 100
+        ]
+        for share in [*sampled, *(share for _, share in promise.answers if share not in (None, 1.0))]:
+            rare = min(share or 0, 1 - (share or 0))
+            # Nothing at all must be less likely than a false alarm on one side.
+            needed = math.ceil(math.log(FALSE_ALARM / 4) / math.log1p(-rare))
+            if count < needed:
+                return f"{100 * (share or 0):g} %", math.ceil(needed * size / count)
+    return None
+
+
 def judge(ledger: Ledger, expect: Callable[[int], Expectation]) -> Verdict:
     """Return the verdict on a complete ledger; ``expect`` tells what must happen to each ticket."""
     streams: dict[Expectation, list[int]] = {}
     for number in range(ledger.size):
         streams.setdefault(expect(number), []).append(number)
-    claims = [_answered(ledger)]
+    claims = [_answered(ledger), _logged(ledger)]
     for promise, numbers in streams.items():
         prefix = f"[{promise.describe()}] " if len(streams) > 1 else ""
         for claim in _claims(ledger, promise, numbers):
@@ -129,6 +147,17 @@ def _answered(ledger: Ledger) -> Claim:
         detail += ": " + ", ".join(f"{s or 'no answer'} x {n:,}" for s, n in sorted(others.items()))
     figures = {"requests": ledger.size, "answered": answered}
     return Claim("every caller was answered", answered == ledger.size > 0, detail, figures)
+
+
+def _logged(ledger: Ledger) -> Claim:
+    """Return the claim without which the logs prove nothing: they hold what callers saw, and no more."""
+    answered = [n for n in range(ledger.size) if ledger.answered(n) and ledger.version(n) in ledger.arrivals]
+    found = sum(bool(ledger.arrivals[ledger.version(n)].counts[n]) for n in answered)
+    strangers = sum(arrivals.strangers for arrivals in ledger.arrivals.values())
+    detail = f"{found:,} of {len(answered):,}" + (f"; {strangers:,} never sent" if strangers else "")
+    holds = found == len(answered) and not strangers
+    figures = {"answered": len(answered), "logged": found, "strangers": strangers}
+    return Claim("the proxies logged every answer", holds, detail, figures)
 
 
 def _claims(ledger: Ledger, promise: Expectation, numbers: list[int]) -> list[Claim]:
@@ -200,11 +229,10 @@ def _mirrored(
     missing = sum(max(always - count, 0) for count in copies.values())
     duplicates = sum(max(count - len(percentages), 0) for count in copies.values())
     phantoms = sum(bool(ledger.arrivals[version].counts[n]) for n in set(numbers).difference(routed))
-    phantoms += ledger.arrivals[version].strangers
     received = sum(map(bool, copies.values()))
     figures = {
         "received": received, "missing": missing, "duplicates": duplicates, "phantoms": phantoms,
-        "undelivered": ledger.arrivals[version].undelivered,
+        "undelivered": sum(ledger.arrivals[version].undelivered[n] for n in numbers),
     }  # fmt: skip
     times = {1: "once", 2: "twice"}.get(always, f"{always} times")
     counted = f"{missing:,} missing, {duplicates:,} duplicate, {phantoms:,} phantom"
@@ -225,7 +253,7 @@ def _mirrored(
 
 def _silent(ledger: Ledger, numbers: list[int], version: str) -> Claim:
     found = ledger.arrivals[version]
-    heard = sum(found.counts[n] for n in numbers) + found.strangers + found.undelivered
+    heard = sum(found.counts[n] + found.undelivered[n] for n in numbers)
     return Claim(
         f"{version} received nothing", not heard, f"{heard:,} of {len(numbers):,}", {"received": heard}
     )
@@ -254,7 +282,7 @@ def _faithful(ledger: Ledger, promise: Expectation, numbers: list[int], version:
             faithful += copy.shapes[n] in shapes
     if not compared:
         return []
-    statement = f"each copy at {version} is faithful (method, path, bytes)"
+    statement = f"each copy at {version} is faithful (method, path, size)"
     figures = {"compared": compared, "faithful": faithful}
     return [Claim(statement, faithful == compared, f"{faithful:,} of {compared:,}", figures)]
 

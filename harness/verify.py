@@ -8,18 +8,25 @@ from collections.abc import Callable, Iterable
 
 import requests
 
+from harness import HarnessError
 from harness.accesslog import parse_line
 from harness.expectation import Expectation, promise_for, promises, versions
 from harness.ledger import Ledger
 from harness.mesh import Mesh, Progress, quietly
 from harness.models import Object
 from harness.tickets import Ticket, new_run, probe
-from harness.verdict import Verdict, complete, judge
+from harness.verdict import Verdict, complete, enough, judge
 
 TIMEOUT = 30
 """Seconds after which a caller gives up."""
 
-_VERSION = re.compile(r"recommendation (v\d+) from ")
+PATIENCE = 10
+"""Seconds without a line in any log after which what is still in flight counts as missing."""
+
+HEADERS = {"accept": "text/plain"}
+"""What each request bears beside its ticket."""
+
+_VERSION = re.compile(r"recommendation (\S+) from ")
 
 
 def verify(
@@ -32,6 +39,8 @@ def verify(
     """Send ``size`` requests, ``concurrency`` at a time, and return the verdict on them.
 
     :param promised: the objects to judge by, if not those that are applied.
+    :raises HarnessError: the mesh does not run, or the run could not be judged: too few requests for a share,
+        routes that changed meanwhile, a route that matches what only a proxy knows.
     """
     applied = mesh.routes()
     workloads = versions(applied)
@@ -39,8 +48,13 @@ def verify(
     rules = promises(list(promised or applied))
 
     def promise(number: int) -> Expectation:
-        return promise_for(rules, probe(number).method, "/", {"user-agent": str(Ticket(ledger.run, number))})
+        headers = {"user-agent": str(Ticket(ledger.run, number)), **HEADERS}
+        return promise_for(rules, probe(number).method, "/", headers)
 
+    if too_few := enough(size, promise):
+        raise HarnessError(
+            f"{size:,} requests are too few to judge {too_few[0]}: send {too_few[1]:,} or more"
+        )
     follower = mesh.follow(workloads)
 
     def read() -> None:
@@ -50,9 +64,13 @@ def verify(
 
     try:
         _send(mesh.url(), ledger, concurrency, read, progress)
-        _settle(ledger, promise, mesh.quiet, read, progress)
+        _settle(mesh, workloads, ledger, promise, read, progress)
     finally:
         follower.close()
+    if mesh.routes() != applied:
+        raise HarnessError(
+            "what is applied changed during the run, so nothing can be said of it: verify again"
+        )
     return judge(ledger, promise)
 
 
@@ -94,7 +112,7 @@ def _call(session: requests.Session, url: str, ticket: Ticket) -> tuple[int, str
             request.method,
             f"{url}?{request.query}",
             data=request.body or None,
-            headers={"user-agent": str(ticket)},
+            headers={"user-agent": str(ticket), **HEADERS},
             timeout=TIMEOUT,
         )
     except requests.RequestException:
@@ -104,26 +122,33 @@ def _call(session: requests.Session, url: str, ticket: Ticket) -> tuple[int, str
 
 
 def _settle(
+    mesh: Mesh,
+    workloads: Iterable[str],
     ledger: Ledger,
     promise: Callable[[int], Expectation],
-    quiet: float,
     read: Callable[[], None],
     progress: Progress,
-    deadline: float = 60,
 ) -> None:
-    """Read on until the logs are complete and still, or still for long: mirrored requests come late."""
-    end = time.monotonic() + deadline
-    entries, still_since, checked = ledger.entries, time.monotonic(), False
-    while (now := time.monotonic()) < end:
+    """Read on until the logs say all: mirrored requests come late, and are logged when they end.
+
+    That is when nothing is in flight any more and the logs are still and complete, or still for longer. A
+    version that answers nothing at all for PATIENCE seconds has had its time.
+    """
+    entries, still_since = ledger.entries, time.monotonic()
+    waited, checked = False, False
+    while True:
         read()
+        now = time.monotonic()
         if ledger.entries != entries:
             entries, still_since, checked = ledger.entries, now, False
         still = now - still_since
-        if still > 5 * quiet:
+        if still > PATIENCE:
             return
-        if still > quiet and not checked:
-            if complete(ledger, promise):
+        if still > mesh.quiet and not mesh.in_flight(workloads):
+            if still > 5 * mesh.quiet or (not checked and complete(ledger, promise)):
                 return
             checked = True
+        if still > 1 and not waited:
             progress("waiting for the proxies' logs")
+            waited = True
         time.sleep(0.02)

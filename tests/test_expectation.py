@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from conftest import route, to, virtual_service
 
+from harness import HarnessError
 from harness.expectation import Expectation, promise_for, promises, versions
 from harness.manifests import read
 from harness.mesh import ISTIO, ROOT, WORKLOADS
@@ -79,6 +80,18 @@ def test_what_no_rule_matches_is_answered_by_nobody(match: dict[str, Any]) -> No
 def test_a_destination_without_subset_stands_for_all_versions() -> None:
     anyone = {"destination": {"host": "recommendation"}}
     assert promise([{"route": [anyone]}]) == Expectation((("v1", None), ("v2", None)))
+
+
+@pytest.mark.parametrize("header", ["x-request-id", "x-forwarded-for", "host", "accept-encoding"])
+def test_a_match_on_what_proxies_set_cannot_be_judged(header: str) -> None:
+    match = {"headers": {header: {"regex": ".+"}}}
+    with pytest.raises(HarnessError, match=f"a route matches header '{header}', which proxies set"):
+        promise([{"match": [match], "route": [to("v2")]}, {"route": [to("v1")]}])
+
+
+def test_a_mirror_to_either_version_cannot_be_judged() -> None:
+    with pytest.raises(HarnessError, match="a mirror without a subset reaches v1 and v2 by chance"):
+        promise([{"route": [to("v1")], "mirror": {"host": "recommendation"}}])
 
 
 def test_several_mirrors_add_up() -> None:

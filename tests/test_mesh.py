@@ -14,6 +14,7 @@ import requests
 import yaml
 from conftest import kill, route, shadow, to, virtual_service, wait_for
 
+from harness import HarnessError
 from harness.manifests import ManifestError, read
 from harness.mesh import ROOT, EnvoyMesh, MeshError
 from harness.models import Object, VirtualService
@@ -219,12 +220,38 @@ def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write)
     assert len([line for line in received if verdict.run in line]) == 1
 
 
+def test_a_slow_v2_is_waited_for(mesh: EnvoyMesh, manifest: Write) -> None:
+    """Its copies are logged when they end: long after the last caller was answered."""
+    mesh.apply(manifest(shadow("v2", DELAY="1.5")))
+    mesh.apply(state("mirror"))
+    assert figures(passed(verify(mesh, 100)), ONCE)["received"] == 100
+    mesh.apply(manifest(route(mirror=MIRROR_V2, mirrorPercentage={"value": 30})))
+    passed(verify(mesh, 100))
+    silent = [o for o in mesh.routes() if not isinstance(o, VirtualService)]
+    hidden = verify(mesh, 100, promised=[*silent, VirtualService(**route()[0])])
+    assert hidden.failed() == [NOTHING]
+
+
+def test_routes_that_change_during_a_run_cannot_be_judged(mesh: EnvoyMesh) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(verify, mesh, 300)
+        mesh.apply(state("mirror"))
+        with pytest.raises(HarnessError, match="what is applied changed during the run"):
+            running.result()
+
+
+def test_too_few_requests_for_a_percentage_are_refused(mesh: EnvoyMesh) -> None:
+    mesh.apply(state("mirror-10-percent"))
+    with pytest.raises(HarnessError, match=r"^20 requests are too few to judge 10 %: send 145 or more$"):
+        verify(mesh, 20)
+
+
 # --- exactly once, and whole --------------------------------------------------------------------------
 
 
 def test_v2_hears_a_request_once_while_v1_is_being_retried(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v1", FAIL_FIRST="yes")))
-    mesh.apply(state("mirror"))
+    mesh.apply(manifest(route(mirror=MIRROR_V2, retries={"attempts": 2, "retryOn": "503"})))
     v1, v2 = passed(verify(mesh, 200)).sides
     assert v1.status == {503: 200, 200: 200}
     assert v2.status == {200: 200}

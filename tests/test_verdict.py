@@ -10,7 +10,7 @@ from harness.accesslog import LogEntry
 from harness.expectation import Expectation
 from harness.ledger import Ledger
 from harness.tickets import Ticket
-from harness.verdict import Verdict, binomial_interval, complete, judge
+from harness.verdict import Verdict, binomial_interval, complete, enough, judge
 
 SIZE = 100
 V1_ONLY = Expectation(answers=(("v1", 1.0),))
@@ -18,9 +18,10 @@ MIRROR = Expectation(answers=(("v1", 1.0),), copies=(("v2", (100.0,)),))
 CANARY = Expectation(answers=(("v1", 0.9), ("v2", 0.1)))
 
 ANSWERED = "every caller was answered"
+LOGGED = "the proxies logged every answer"
 ONLY_V1 = "callers saw only v1"
 ONCE = "v2 received every request exactly once"
-FAITHFUL = "each copy at v2 is faithful (method, path, bytes)"
+FAITHFUL = "each copy at v2 is faithful (method, path, size)"
 NOTHING = "v2 received nothing"
 
 
@@ -48,13 +49,13 @@ def verdict_on(ledger: Ledger, promise: Expectation) -> Verdict:
 def test_a_mirror_as_promised_passes() -> None:
     verdict = verdict_on(ledger_of(), MIRROR)
     assert verdict.passed
-    assert [claim.statement for claim in verdict.claims] == [ANSWERED, ONLY_V1, ONCE, FAITHFUL]
+    assert [claim.statement for claim in verdict.claims] == [ANSWERED, LOGGED, ONLY_V1, ONCE, FAITHFUL]
 
 
 def test_a_silent_v2_as_promised_passes() -> None:
     verdict = verdict_on(ledger_of(mirrored=lambda n: 0), V1_ONLY)
     assert verdict.passed
-    assert [claim.statement for claim in verdict.claims] == [ANSWERED, ONLY_V1, NOTHING]
+    assert [claim.statement for claim in verdict.claims] == [ANSWERED, LOGGED, ONLY_V1, NOTHING]
 
 
 def unanswered(ledger: Ledger) -> None:
@@ -95,6 +96,10 @@ def stranger(ledger: Ledger) -> None:
     ledger.logged("v2", entry(SIZE + 1))
 
 
+def unlogged(ledger: Ledger) -> None:
+    ledger.arrivals["v1"].counts[7] = 0
+
+
 def other_path(ledger: Ledger) -> None:
     ledger.arrivals["v2"].counts[7] = 0
     ledger.logged("v2", entry(7, path="/other"))
@@ -116,7 +121,8 @@ def truncated(ledger: Ledger) -> None:
         (missing, [ONCE]),
         (duplicated, [ONCE]),
         (phantom, [ANSWERED, ONCE]),
-        (stranger, [ONCE]),
+        (stranger, [LOGGED]),
+        (unlogged, [LOGGED]),
         (other_path, [FAITHFUL]),
         (truncated, [FAITHFUL]),
     ],
@@ -144,7 +150,7 @@ def test_a_copy_that_v2s_proxy_could_not_deliver_is_missing() -> None:
     ledger.logged("v2", entry(7, status=503, delivered=False))
     verdict = verdict_on(ledger, MIRROR)
     assert verdict.failed() == [ONCE]
-    assert verdict.claims[2].figures == {
+    assert verdict.claims[3].figures == {
         "received": 99, "missing": 1, "duplicates": 0, "phantoms": 0, "undelivered": 1,
     }  # fmt: skip
 
@@ -235,11 +241,11 @@ def test_the_table_says_what_the_json_says() -> None:
     verdict = verdict_on(ledger, MIRROR)
     data = json.loads(json.dumps(verdict.to_dict()))
     assert data["passed"] is False
-    assert data["claims"][2]["figures"]["missing"] == 1
+    assert data["claims"][3]["figures"]["missing"] == 1
     table = verdict.render()
     assert "FAIL  v2 received every request exactly once" in table
     assert "99 of 100: 1 missing, 0 duplicate, 0 phantom" in table
-    assert table.endswith("FAIL  3 of 4 claims hold")
+    assert table.endswith("FAIL  4 of 5 claims hold")
 
 
 @pytest.mark.parametrize(("n", "percent"), [(500, 10), (1000, 50), (300, 1)])
@@ -255,3 +261,32 @@ def test_the_interval_of_a_certainty_is_one_number() -> None:
     assert binomial_interval(100, 1.0, 1e-6) == (100, 100)
     assert binomial_interval(100, 0.0, 1e-6) == (0, 0)
     assert binomial_interval(0, 0.5, 1e-6) == (0, 0)
+
+
+def test_what_one_stream_could_not_deliver_is_not_charged_to_another() -> None:
+    ledger = ledger_of(mirrored=lambda n: 0)
+    for number in range(1, SIZE, 2):
+        ledger.logged("v2", entry(number, status=503, delivered=False))
+    verdict = judge(ledger, lambda number: MIRROR if number % 2 else V1_ONLY)
+    assert verdict.failed() == [f"[all to v1; mirrored 100 % to v2] {ONCE}"]
+
+
+@pytest.mark.parametrize("percent", [0.5, 1, 10, 50, 99])
+def test_too_few_requests_for_a_share_are_told_and_enough_are_enough(percent: float) -> None:
+    sampled = Expectation(answers=(("v1", 1.0),), copies=(("v2", (percent,)),))
+    too_few = enough(10, lambda number: sampled)
+    assert too_few is not None
+    share, needed = too_few
+    assert share == f"{percent:g} %"
+    assert enough(needed, lambda number: sampled) is None
+    assert enough(needed - 1, lambda number: sampled) is not None
+    low, high = binomial_interval(needed, percent / 100, 1e-6)
+    assert low > 0 or percent > 50
+    assert high < needed or percent < 50
+
+
+def test_certainties_need_no_number_of_requests() -> None:
+    assert enough(1, lambda number: MIRROR) is None
+    assert enough(1, lambda number: V1_ONLY) is None
+    assert enough(1, lambda number: Expectation(answers=(("v1", None), ("v2", None)))) is None
+    assert enough(10, lambda number: CANARY) is not None
