@@ -39,11 +39,11 @@ status: $(VENV)/harness ## show pods, ports and applied routes
 
 apply: $(VENV)/harness ## apply a manifest: F=istio/mirror.yaml
 	@$(if $(F),,echo 'Which manifest? For example: make apply F=istio/mirror.yaml'; exit 2;) \
-	$(HARNESS) apply --mesh $(MESH) $(F)
+	$(HARNESS) apply --mesh $(MESH) '$(F)'
 
 delete: $(VENV)/harness ## delete a manifest's objects: F=istio/mirror.yaml
 	@$(if $(F),,echo 'Which manifest? For example: make delete F=istio/mirror.yaml'; exit 2;) \
-	$(HARNESS) delete --mesh $(MESH) $(F)
+	$(HARNESS) delete --mesh $(MESH) '$(F)'
 
 curl: $(VENV)/harness ## make one call and print the reply
 	@$(HARNESS) curl --mesh $(MESH)
@@ -52,13 +52,13 @@ verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests,
 	@$(HARNESS) verify --mesh $(MESH) --requests $(N) --concurrency $(C)
 
 logs: $(VENV)/harness ## print what a workload and its sidecar logged (W=recommendation-v2)
-	@$(HARNESS) logs --mesh $(MESH) $(W)
+	@$(HARNESS) logs --mesh $(MESH) '$(W)'
 
 stop: $(VENV)/harness ## scale a workload to 0 (W=recommendation-v2)
-	@$(HARNESS) stop --mesh $(MESH) $(W)
+	@$(HARNESS) stop --mesh $(MESH) '$(W)'
 
 start: $(VENV)/harness ## scale it back to 1 (W=recommendation-v2)
-	@$(HARNESS) start --mesh $(MESH) $(W)
+	@$(HARNESS) start --mesh $(MESH) '$(W)'
 
 ##@ The workshop itself
 

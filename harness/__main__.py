@@ -1,5 +1,6 @@
 """The command line: ``python -m harness COMMAND``; ``make`` has a target for each."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,14 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import requests
 
 from harness import HarnessError
-from harness.demo import call, demo
+from harness.demo import demo
 from harness.expectation import HOST, promise_for, promises
 from harness.local import LocalMesh
-from harness.manifests import of_kind
-from harness.mesh import ROOT, Mesh, Progress, quietly
+from harness.manifests import of_kind, short_host
+from harness.mesh import ROOT, Mesh, Progress, get, quietly
 from harness.models import VirtualService
 from harness.verdict import Verdict
 from harness.verify import verify
@@ -105,6 +105,9 @@ def up(mesh_name: str, port: int) -> None:
 def down(mesh_name: str) -> None:
     """Stop the mesh and leave nothing behind."""
     make_mesh(mesh_name).down()
+    (STATE / "error.log").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        STATE.rmdir()
     _echo(f"the {mesh_name} mesh is down")
 
 
@@ -122,10 +125,11 @@ def status(mesh_name: str) -> None:
     for source, route in mesh.objects().values():
         if isinstance(route, VirtualService):
             words = ""
-            if HOST in route.spec.hosts:
+            if HOST in map(short_host, route.spec.hosts):
                 words = ": " + " | ".join(expectation.describe() for _, expectation in rules)
             _echo(f"{route.key}{words} ({source})")
-    if not any(HOST in route.spec.hosts for route in of_kind(mesh.routes(), VirtualService)):
+    routes = of_kind(mesh.routes(), VirtualService)
+    if not any(HOST in map(short_host, route.spec.hosts) for route in routes):
         _echo(f"no route for {HOST}: {promise_for(rules, 'GET', '/', {}).describe()}")
 
 
@@ -154,10 +158,10 @@ def curl(context: click.Context, mesh_name: str) -> None:
     """Make one call and print the reply. Exit 1 if it is a failure."""
     url = make_mesh(mesh_name).url()
     try:
-        answer = call(url)
-    except requests.RequestException as error:
+        answer = get(url)
+    except OSError as error:
         raise HarnessError(f"nobody answers at {url} ({type(error).__name__}): see 'make status'") from None
-    _echo(answer.text.rstrip("\n"))
+    _echo(answer.text.rstrip("\n") or f"{answer.status_code} {answer.reason}")
     context.exit(0 if answer.ok else 1)
 
 
@@ -248,10 +252,12 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        STATE.mkdir(exist_ok=True)
         log = STATE / "error.log"
-        log.write_text(traceback.format_exc())
-        click.echo(f"Error: {type(error).__name__}: {error} (details: {log})", err=True)
+        with contextlib.suppress(OSError):
+            STATE.mkdir(exist_ok=True)
+            log.write_text(traceback.format_exc())
+        line = " ".join(str(error).split())
+        click.echo(f"Error: {type(error).__name__}: {line} (details: {log})", err=True)
         return 2
 
 

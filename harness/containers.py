@@ -36,6 +36,7 @@ from harness.mesh import (
     MeshError,
     Pod,
     Progress,
+    get,
     is_whole,
     not_ready,
     quietly,
@@ -271,7 +272,7 @@ class ContainerMesh(EnvoyMesh):
     def admin(self, pod: str, path: str) -> str:
         if pod not in self._status:
             self._status[pod] = self._published(pod, STATUS)
-        answer = requests.get(f"http://{self._status[pod]}{path}", timeout=5)
+        answer = get(f"http://{self._status[pod]}{path}")
         answer.raise_for_status()
         return answer.text
 

@@ -2,21 +2,11 @@
 
 from collections.abc import Callable
 
-import requests
-
-from harness.mesh import ROOT, Mesh, MeshError, Progress, quietly
+from harness.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
 from harness.verdict import Verdict
-from harness.verify import TIMEOUT, verify
+from harness.verify import verify
 
 SHADOW = "recommendation-v2"
-
-
-def call(url: str) -> requests.Response:
-    """Make one call as a user would, and return the answer.
-
-    :raises OSError: nobody answers.
-    """
-    return requests.get(url, timeout=TIMEOUT, headers={"accept": "text/plain"})
 
 
 def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[Verdict], str],
@@ -46,7 +36,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
     try:
         step("Start: customer -> preference -> recommendation, an Envoy beside each", "make up", "make curl")
         mesh.up()
-        show(call(mesh.url()).text.strip())
+        show(get(mesh.url()).text.strip())
 
         step("Version 2 runs in production, and hears nothing: all routes lead to v1", "make verify")
         held.append(prove().passed)

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-import requests
 
 from harness import envoy
 from harness.mesh import (
@@ -24,6 +23,7 @@ from harness.mesh import (
     MeshError,
     Pod,
     Progress,
+    get,
     is_whole,
     not_ready,
     quietly,
@@ -189,7 +189,7 @@ class LocalMesh(EnvoyMesh):
 
     def admin(self, pod: str, path: str) -> str:
         address = (self._pod_folder(pod) / "admin").read_text()
-        answer = requests.get(f"http://{address}{path}", timeout=5)
+        answer = get(f"http://{address}{path}")
         answer.raise_for_status()
         return answer.text
 
@@ -227,7 +227,7 @@ class LocalMesh(EnvoyMesh):
 
 
 def _answers(url: str) -> bool:
-    return requests.get(url, timeout=1).ok
+    return get(url).ok
 
 
 class _FileFollower(LogFollower):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+
 from harness import HarnessError, envoy
 from harness.manifests import ManifestError, check, of_kind, parse, read
 from harness.models import Deployment, Object
@@ -117,6 +119,10 @@ class Mesh(ABC):
     def follow(self, workloads: Iterable[str]) -> LogFollower:
         """Follow the access logs of the workloads' proxies."""
 
+    def in_flight(self, workloads: Iterable[str]) -> int:
+        """Return how many requests the sidecars of workloads have begun and not ended, if it is known."""
+        return 0
+
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         """Let go of connections; the mesh runs on."""
 
@@ -183,25 +189,32 @@ class EnvoyMesh(Mesh):
 
     def up(self) -> None:
         with self._lock():
-            stored = self.objects() if self.running() else {}
-            if not stored:
-                self.remove_everything()
-                port = 8080 if self._port is None else self._port
-                _check_port(port)
-                self.state.mkdir(parents=True, exist_ok=True)
-                (self.state / "port").write_text(str(port))
-                stored = _first_state()
+            running = self.running()
             try:
+                stored = self.objects() if running else {}
+            except MeshError:
+                stored = {}  # damaged: start afresh
+            port = self.state / "port"
+            if stored and port.exists():
+                if GATEWAY not in running:
+                    _check_port(int(port.read_text()))
                 self._reconcile(stored, "manifests")
+                return
+            self.remove_everything()
+            number = 8080 if self._port is None else self._port
+            _check_port(number)
+            try:
+                self._write_text(port, str(number))
+                self._reconcile(_first_state(), "manifests")
             except BaseException:
                 self.remove_everything()
                 raise
 
     def down(self) -> None:
-        with self._lock():
+        with self._lock() as lock:
             self.remove_everything()
+            lock.unlink()
         with contextlib.suppress(OSError):
-            self.state.with_suffix(".lock").unlink()
             self.state.parent.rmdir()
 
     def reset(self) -> None:
@@ -248,9 +261,10 @@ class EnvoyMesh(Mesh):
         running = self.running()
         statuses = []
         for pod in self._wanted(found for _, found in stored.values()):
-            healthy = running.get(pod.name)
-            address = self.inbound_address(pod) if healthy else None
-            state = "Running" if healthy else f"Dead: run 'make up{self._suffix()}'"
+            address, state = None, f"Dead: run 'make up{self._suffix()}'"
+            if running.get(pod.name):
+                with contextlib.suppress(OSError):
+                    address, state = self.inbound_address(pod), "Running"
             statuses.append(
                 PodStatus(pod.name, pod.workload, state, f"{address.ip}:{address.port}" if address else "-")
             )
@@ -259,9 +273,14 @@ class EnvoyMesh(Mesh):
     def objects(self) -> dict[str, tuple[str, Object]]:
         try:
             entries = json.loads((self.state / "objects.json").read_text())
+            stored = [(e["source"], parse(json.dumps(e["object"]), e["source"])[0]) for e in entries]
         except FileNotFoundError:
             return {}
-        stored = [(e["source"], parse(json.dumps(e["object"]), e["source"])[0]) for e in entries]
+        except (ValueError, KeyError, TypeError, ManifestError):
+            again = f"make down{self._suffix()}; make up{self._suffix()}"
+            raise MeshError(
+                f"what {self.state} says of the mesh is damaged: start afresh with '{again}'"
+            ) from None
         return {found.key: (source, found) for source, found in stored}
 
     # --- the control plane ----------------------------------------------------------------------------
@@ -293,12 +312,19 @@ class EnvoyMesh(Mesh):
         return "" if self.name == "local" else f" MESH={self.name}"
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Let one command at a time change the mesh."""
-        self.state.parent.mkdir(parents=True, exist_ok=True)
-        with self.state.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _lock(self) -> Iterator[Path]:
+        """Let one command at a time change the mesh; yield the lock's path."""
+        path, current = self.state.with_suffix(".lock"), False
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Whoever had it may have deleted it: then somebody else may hold a new one.
+                with contextlib.suppress(FileNotFoundError):
+                    current = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+                if current:
+                    yield path
+                    return
 
     def remove_everything(self) -> None:
         """End and delete all that belongs to the mesh, whatever state it is in."""
@@ -402,7 +428,7 @@ class EnvoyMesh(Mesh):
             wanted = {"cluster_manager.cds": versions["clusters"], f".rds.{routes}": versions[routes]}
             while not self._runs(pod.name, wanted):
                 if self._rejections(pod.name) > rejected[pod.name]:
-                    reason = self.proxy_log(pod.name).rpartition("update rejected: ")[2].splitlines()[0]
+                    reason = self.proxy_log(pod.name).rpartition("update ")[2].splitlines()[0]
                     raise MeshError(
                         f"Envoy rejected the configuration ({reason}); the mesh runs on as it was"
                     )
@@ -420,7 +446,8 @@ class EnvoyMesh(Mesh):
 
     def _rejections(self, pod: str) -> int:
         """Return how many configurations a pod's proxy has rejected since it started."""
-        return sum(int(value) for _, value in self._statistics(pod, "update_rejected"))
+        statistics = self._statistics(pod, "update_(rejected|failure)")
+        return sum(int(value) for _, value in statistics)
 
     def _statistics(self, pod: str, name: str) -> list[tuple[str, str]]:
         try:
@@ -437,12 +464,17 @@ class EnvoyMesh(Mesh):
         }
         start = time.monotonic()
         for pod in pods:
-            end = start + grace.get(workload_of(pod), 30)
-            while any(v != "0" for _, v in self._statistics(pod, "http.inbound.downstream_rq_active")):
-                if time.monotonic() > end:
-                    break
+            while self._active(pod) and time.monotonic() < start + grace.get(workload_of(pod), 30):
                 self.progress(f"{pod} answers what it has begun")
                 time.sleep(0.05)
+
+    def in_flight(self, workloads: Iterable[str]) -> int:
+        wanted = set(workloads)
+        return sum(self._active(pod) for pod in self.running() if workload_of(pod) in wanted)
+
+    def _active(self, pod: str) -> int:
+        """Return how many requests a pod's sidecar has begun and not yet ended."""
+        return sum(int(value) for _, value in self._statistics(pod, "http.inbound.downstream_rq_active"))
 
 
 def _check_port(port: int) -> None:
@@ -464,6 +496,16 @@ def _first_state() -> dict[str, tuple[str, Object]]:
 def workload_of(pod: str) -> str:
     """Return the workload that a pod's name tells."""
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
+
+
+def get(url: str) -> requests.Response:
+    """Ask for ``url`` as it is, whatever proxy the environment names.
+
+    :raises OSError: no answer in 30 seconds.
+    """
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(url, timeout=30, headers={"accept": "text/plain"})
 
 
 def is_whole(pod: str, containers: set[str]) -> bool:

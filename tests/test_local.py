@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,62 @@ def test_a_busy_port_is_named_and_nothing_is_left(tmp_path: Path) -> None:
             mesh.up()
     assert list(mesh.processes()) == []
     assert mesh.objects() == {}
+
+
+def test_up_on_a_running_mesh_that_cannot_be_healed_leaves_it_as_it_is(own: LocalMesh) -> None:
+    own.up()
+    own.apply(ROOT / "istio" / "mirror.yaml")
+    port = int(own.url().split(":")[2].split("/")[0])
+    kill(own, GATEWAY)
+    (own.state / "port").write_text(str(port))
+    before = own.objects()
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(MeshError, match=f"port {port} on 127.0.0.1 cannot be used"),
+    ):
+        own.up()
+    assert own.objects() == before
+    own.up()
+    assert verify(own, 50).passed
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[{}]", '[{"source": "x", "object": {"kind": "Fish"}}]'])
+def test_damaged_state_is_named_and_up_starts_afresh(own: LocalMesh, damage: str) -> None:
+    own.up()
+    (own.state / "objects.json").write_text(damage)
+    with pytest.raises(MeshError, match=r"is damaged: start afresh with 'make down; make up'$"):
+        own.pods()
+    own.up()
+    assert verify(own, 50).passed
+
+
+def test_lost_logs_prove_nothing(own: LocalMesh) -> None:
+    own.up()
+    for log in own.state.glob("pods/*/access.log"):
+        log.unlink()
+    assert verify(own, 50).failed() == ["the proxies logged every answer"]
+
+
+def test_a_proxy_in_the_environment_does_not_disturb(own: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    own.up()
+    assert verify(own, 50).passed
+
+
+def test_a_proxy_that_does_not_respond_is_not_running(own: LocalMesh) -> None:
+    own.up()
+    [gateway] = [process for pod, _, process in own.processes() if pod == GATEWAY]
+    address = own.state / "pods" / GATEWAY / "admin"
+    address.write_text("127.0.0.1:9")
+    assert [pod.state for pod in own.pods() if pod.workload == GATEWAY] == ["Dead: run 'make up'"]
+    assert gateway.is_running()
+
+
+def test_down_and_up_at_once_take_turns(own: LocalMesh) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda turn: own.up() if turn % 2 else own.down(), range(8)))
+    own.up()
+    assert verify(own, 50).passed
 
 
 def test_commands_say_when_nothing_runs(own: LocalMesh) -> None:
