@@ -227,7 +227,7 @@ class LocalMesh(EnvoyMesh):
 
 
 def _answers(url: str) -> bool:
-    return get(url).ok
+    return get(url, timeout=1).ok
 
 
 class _FileFollower(LogFollower):

@@ -428,7 +428,7 @@ class EnvoyMesh(Mesh):
             wanted = {"cluster_manager.cds": versions["clusters"], f".rds.{routes}": versions[routes]}
             while not self._runs(pod.name, wanted):
                 if self._rejections(pod.name) > rejected[pod.name]:
-                    reason = self.proxy_log(pod.name).rpartition("update ")[2].splitlines()[0]
+                    reason = self.proxy_log(pod.name).rpartition("update rejected: ")[2].splitlines()[0]
                     raise MeshError(
                         f"Envoy rejected the configuration ({reason}); the mesh runs on as it was"
                     )
@@ -498,14 +498,14 @@ def workload_of(pod: str) -> str:
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
 
 
-def get(url: str) -> requests.Response:
+def get(url: str, timeout: float = 30) -> requests.Response:
     """Ask for ``url`` as it is, whatever proxy the environment names.
 
-    :raises OSError: no answer in 30 seconds.
+    :raises OSError: no answer in ``timeout`` seconds.
     """
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(url, timeout=30, headers={"accept": "text/plain"})
+        return session.get(url, timeout=timeout, headers={"accept": "text/plain"})
 
 
 def is_whole(pod: str, containers: set[str]) -> bool:

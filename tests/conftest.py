@@ -158,10 +158,11 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a checkout with this environment's Python."""
+    """Run a command in a checkout as a user would: not as a part of the `make test` that runs us."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return subprocess.run(
         command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def type_along(checkout: Path, home: Path, typed: list[tuple[str, str]]) -> None
     """Run commands as a reader would, and compare what they print."""
     port, checker = str(free_port()), doctest.OutputChecker()
     (home / ".curlrc").write_text("silent")  # as curl is when its output goes to a terminal
-    environment = {"PORT": port, "VENV": sys.prefix, "LC_ALL": "C", "MAKEFLAGS": "", "CURL_HOME": str(home)}
+    environment = {"PORT": port, "VENV": sys.prefix, "LC_ALL": "C", "CURL_HOME": str(home)}
     for command, expected in typed:
         ran = run(checkout, "bash", "-c", f"({command}) 2>&1".replace("8080", port), **environment)
         wanted = expected.replace("8080", port)
