@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -428,7 +429,8 @@ class EnvoyMesh(Mesh):
             wanted = {"cluster_manager.cds": versions["clusters"], f".rds.{routes}": versions[routes]}
             while not self._runs(pod.name, wanted):
                 if self._rejections(pod.name) > rejected[pod.name]:
-                    reason = self.proxy_log(pod.name).rpartition("update rejected: ")[2].splitlines()[0]
+                    said = re.findall(r"config update \w+: (.*)", self.proxy_log(pod.name))
+                    reason = said[-1] if said else f"see the log of {pod.name}"
                     raise MeshError(
                         f"Envoy rejected the configuration ({reason}); the mesh runs on as it was"
                     )
