@@ -9,14 +9,13 @@ import hashlib
 import io
 import json
 import os
-import queue
 import re
 import tarfile
-import threading
 import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ from harness.mesh import (
     MeshError,
     Pod,
     Progress,
+    Stream,
+    StreamFollower,
     get,
     is_whole,
     not_ready,
@@ -306,55 +307,16 @@ class ContainerMesh(EnvoyMesh):
                     yield name, line
 
     def follow(self, workloads: Iterable[str]) -> LogFollower:
-        return _StreamFollower(self, set(workloads))
+        wanted = set(workloads)
 
+        def streams(new: bool) -> Iterator[Stream]:
+            for pod, name, container in self.containers():
+                if name == "istio-proxy" and workload_of(pod) in wanted:
+                    tail: int | str = "all" if new else 0
+                    start = partial(container.logs, stream=True, follow=True, stderr=False, tail=tail)
+                    yield Stream(container.id, workload_of(pod), start)
 
-class _StreamFollower(LogFollower):
-    """Reads what proxies' containers print, those that start meanwhile included."""
-
-    def __init__(self, mesh: ContainerMesh, workloads: set[str]) -> None:
-        self._mesh = mesh
-        self._workloads = workloads
-        self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._streams: dict[str, Any] = {}
-        self._threads: list[threading.Thread] = []
-        self._attach(tail=0)
-
-    def _attach(self, tail: int | str) -> None:
-        self._attached = time.monotonic()
-        for pod, name, container in self._mesh.containers():
-            if (
-                name != "istio-proxy"
-                or workload_of(pod) not in self._workloads
-                or container.id in self._streams
-            ):
-                continue
-            stream = container.logs(stream=True, follow=True, stdout=True, stderr=False, tail=tail)
-            self._streams[container.id] = stream
-            thread = threading.Thread(target=self._read, args=(workload_of(pod), stream), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-
-    def _read(self, workload: str, stream: Iterable[bytes]) -> None:
-        rest = b""
-        # The stream breaks off when the container goes, or when this follower is closed.
-        with contextlib.suppress(Exception):
-            for piece in stream:
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    self._lines.put((workload, line.decode(errors="replace")))
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        if time.monotonic() - self._attached > 1:
-            self._attach(tail="all")
-        while not self._lines.empty():
-            yield self._lines.get()
-
-    def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
-        for thread in self._threads:
-            thread.join(timeout=5)
+        return StreamFollower(streams)
 
 
 def base_image() -> str:
