@@ -7,19 +7,21 @@ W       ?= recommendation-v2
 PYTHON  ?= python3
 
 VENV    ?= .venv
+# How to reach a cluster; what is not set here is the harness's affair.
+export KUBECTL NAMESPACE REGISTRY BASE_IMAGE
 HARNESS := $(VENV)/bin/python -m harness
 # What `make lint` checks and `make format` formats.
 SOURCES := common customer preference recommendation harness tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify logs stop start test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	  /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'With MESH=containers a target uses the mesh in a Docker engine instead of the local one.'
+	@echo 'MESH=containers runs a step in a Docker engine, MESH=cluster on a cluster with Istio.'
 
 ##@ The story
 
@@ -59,6 +61,20 @@ stop: $(VENV)/harness ## scale a workload to 0 (W=recommendation-v2)
 
 start: $(VENV)/harness ## scale it back to 1 (W=recommendation-v2)
 	@$(HARNESS) start --mesh $(MESH) '$(W)'
+
+##@ On a cluster (then MESH=cluster for the steps above)
+
+deploy: $(VENV)/harness ## bring everything to the cluster of kubectl's context (NAMESPACE=tutorial, REGISTRY=, YES=1)
+	@$(HARNESS) deploy $(if $(YES),--yes)
+
+undeploy: $(VENV)/harness ## remove exactly what deploy made
+	@$(HARNESS) undeploy $(if $(YES),--yes)
+
+url: $(VENV)/harness ## print how callers reach it
+	@$(HARNESS) url
+
+dashboard: $(VENV)/harness ## open an addon of Istio's: D=kiali, grafana, jaeger or prometheus
+	@$(HARNESS) dashboard $(or $(D),kiali)
 
 ##@ The workshop itself
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from harness import HarnessError
+from harness.cluster import DASHBOARDS, ClusterMesh
 from harness.demo import demo
 from harness.expectation import HOST, promise_for, promises
 from harness.local import LocalMesh
@@ -23,7 +24,7 @@ from harness.verdict import Verdict
 from harness.verify import verify
 
 STATE = ROOT / ".mesh"
-MESHES = ["local", "containers"]
+MESHES = ["local", "containers", "cluster"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,6 +60,8 @@ def make_mesh(name: str, port: int | None = None) -> Mesh:
         from harness.containers import ContainerMesh
 
         return ContainerMesh(STATE / name, port, _progress())
+    if name == "cluster":
+        return ClusterMesh(_progress())
     return LocalMesh(STATE / name, port, _progress())
 
 
@@ -93,8 +96,12 @@ def cli() -> None:
 @cli.command(epilog=_examples("up", "up --port 9090"))
 @with_mesh
 @with_port
-def up(mesh_name: str, port: int) -> None:
+@click.pass_context
+def up(context: click.Context, mesh_name: str, port: int) -> None:
     """Start the mesh, or what of it has died; harmless if it runs."""
+    if mesh_name == "cluster":
+        context.invoke(deploy, yes=False)
+        return
     mesh = make_mesh(mesh_name, port)
     mesh.up()
     _echo(f"{len(mesh.pods())} pods run; callers come in at {mesh.url()}")
@@ -102,13 +109,73 @@ def up(mesh_name: str, port: int) -> None:
 
 @cli.command()
 @with_mesh
-def down(mesh_name: str) -> None:
+@click.pass_context
+def down(context: click.Context, mesh_name: str) -> None:
     """Stop the mesh and leave nothing behind."""
+    if mesh_name == "cluster":
+        context.invoke(undeploy, yes=False)
+        return
     make_mesh(mesh_name).down()
     (STATE / "error.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         STATE.rmdir()
     _echo(f"the {mesh_name} mesh is down")
+
+
+def _found_cluster(yes: bool, question: str) -> ClusterMesh:
+    """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
+    mesh = ClusterMesh(_progress())
+    platform = mesh.platform(mesh.facts())
+    where = f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"
+    _echo(where)
+    if not platform.local and not yes:
+        if not sys.stdin.isatty():
+            raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
+        click.confirm(
+            f"This is not known to be a cluster on this machine. {question.capitalize()}?", abort=True
+        )
+    return mesh
+
+
+YES = click.option("--yes", is_flag=True, help="Do not ask before touching a cluster that may not be local.")
+
+
+@cli.command(epilog=_examples("deploy"))
+@YES
+def deploy(yes: bool) -> None:
+    """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
+    with contextlib.closing(_found_cluster(yes, "deploy")) as mesh:
+        mesh.up()
+        address = mesh.reachable_address()
+        where = f"callers come in at http://{address}/customer" if address else "try: make curl MESH=cluster"
+        _echo(f"{len(mesh.pods())} pods run; {where}")
+
+
+@cli.command(epilog=_examples("undeploy"))
+@YES
+def undeploy(yes: bool) -> None:
+    """Remove exactly what deploy made."""
+    with contextlib.closing(_found_cluster(yes, "undeploy")) as mesh:
+        mesh.down()
+    _echo("the workshop is gone from the cluster")
+
+
+@cli.command(epilog=_examples("url"))
+def url() -> None:
+    """Print how callers reach customer on the cluster. Exit 1 if only a port-forward leads there."""
+    mesh = ClusterMesh(_progress())
+    if address := mesh.reachable_address():
+        _echo(f"http://{address}/customer")
+        return
+    _echo(f"{mesh.forward_command()}\nthen: http://127.0.0.1:8080/customer")
+    click.get_current_context().exit(1)
+
+
+@cli.command(epilog=_examples("dashboard kiali"))
+@click.argument("name", type=click.Choice(list(DASHBOARDS)))
+def dashboard(name: str) -> None:
+    """Open one of Istio's addons, and stay until Ctrl-C."""
+    ClusterMesh(_progress()).dashboard(name)
 
 
 @cli.command()
@@ -156,11 +223,13 @@ def delete(mesh_name: str, file: Path) -> None:
 @click.pass_context
 def curl(context: click.Context, mesh_name: str) -> None:
     """Make one call and print the reply. Exit 1 if it is a failure."""
-    url = make_mesh(mesh_name).url()
-    try:
-        answer = get(url)
-    except OSError as error:
-        raise HarnessError(f"nobody answers at {url} ({type(error).__name__}): see 'make status'") from None
+    with contextlib.closing(make_mesh(mesh_name)) as mesh:
+        where = mesh.url()
+        try:
+            answer = get(where)
+        except OSError as error:
+            problem = f"nobody answers at {where} ({type(error).__name__})"
+            raise HarnessError(f"{problem}: see 'make status'") from None
     _echo(answer.text.rstrip("\n") or f"{answer.status_code} {answer.reason}")
     context.exit(0 if answer.ok else 1)
 
@@ -185,7 +254,8 @@ def verify_command(
 
     Exit 0: every claim holds. 1: a claim failed. 2: could not run.
     """
-    verdict = verify(make_mesh(mesh_name), size, concurrency, _progress())
+    with contextlib.closing(make_mesh(mesh_name)) as mesh:
+        verdict = verify(mesh, size, concurrency, _progress())
     _echo(json.dumps(verdict.to_dict(), indent=2) if as_json else _render(verdict))
     context.exit(0 if verdict.passed else 1)
 
@@ -224,7 +294,8 @@ def start(mesh_name: str, workload: str) -> None:
 @click.pass_context
 def demo_command(context: click.Context, mesh_name: str, port: int, size: int) -> None:
     """Tell the whole story, proving each step. Exit 0 only if every claim held."""
-    held = demo(make_mesh(mesh_name, port), size, _echo, _render, _progress())
+    with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
+        held = demo(mesh, size, _echo, _render, _progress())
     _echo(
         "\nEvery claim held: v2 saw production, and no caller saw v2."
         if held

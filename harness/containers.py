@@ -8,11 +8,8 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import re
 import tarfile
 import time
-import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,6 +23,7 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.docker_client import DockerClient
 
 from harness import envoy
+from harness.images import base_image, version
 from harness.mesh import (
     GATEWAY,
     LOOPBACK,
@@ -317,19 +315,6 @@ class ContainerMesh(EnvoyMesh):
                     yield Stream(container.id, workload_of(pod), start)
 
         return StreamFollower(streams)
-
-
-def base_image() -> str:
-    """Return the image that all others are built on: BASE_IMAGE, or what the Dockerfile says."""
-    default = re.search(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert default
-    return os.environ.get("BASE_IMAGE") or default[1]
-
-
-def version() -> str:
-    """Return the project's version, which is the images' tag."""
-    project: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    return project
 
 
 def quantity(text: str) -> float:

@@ -11,13 +11,17 @@ SHADOW = "recommendation-v2"
 
 def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[Verdict], str],
          progress: Progress = quietly) -> bool:  # fmt: skip
-    """Tell the story on a mesh that is not running, and leave none; return whether every claim held."""
+    """Tell the story; return whether every claim held.
+
+    The local and the container mesh must not run yet, and are gone afterwards. On a cluster everything must
+    have been deployed, and v1 answers afterwards, as it did then.
+    """
     steps = iter(range(1, 100))
 
     def step(title: str, *commands: str) -> None:
         show(f"\n== {next(steps)}. {title}")
         for command in commands:
-            show(f"$ {command}")
+            show(f"$ {command}{where if command.split()[1] != 'deploy' else ''}")
 
     def apply(name: str) -> None:
         for line in mesh.apply(ROOT / "istio" / name):
@@ -28,14 +32,21 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         show("\n" + render(verdict))
         return verdict
 
-    if mesh.objects():
+    lasting = mesh.name == "cluster"
+    where = "" if mesh.name == "local" else f" MESH={mesh.name}"
+    if mesh.objects() and not lasting:
         raise MeshError(
             f"the {mesh.name} mesh is running already; the demo brings its own: 'make down' first"
         )
     held = []
     try:
-        step("Start: customer -> preference -> recommendation, an Envoy beside each", "make up", "make curl")
-        mesh.up()
+        start = "make deploy" if lasting else "make up"
+        step("Start: customer -> preference -> recommendation, an Envoy beside each", start, "make curl")
+        if lasting:
+            mesh.scale(SHADOW, 1)
+            mesh.apply(ROOT / "istio" / "v1-only.yaml")
+        else:
+            mesh.up()
         show(get(mesh.url()).text.strip())
 
         step("Version 2 runs in production, and hears nothing: all routes lead to v1", "make verify")
@@ -69,6 +80,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         apply("v1-only.yaml")
         held.append(prove().passed)
     finally:
-        step("Clean up", "make down")
-        mesh.down()
+        if not lasting:
+            step("Clean up", "make down")
+            mesh.down()
     return all(held)

@@ -96,9 +96,13 @@ class Stream:
 class StreamFollower(LogFollower):
     """Reads several streams, those of proxies that start meanwhile included."""
 
-    def __init__(self, streams: Callable[[bool], Iterable[Stream]]) -> None:
-        """Follow ``streams(False)`` from now on, and what ``streams(True)`` finds later from the start."""
+    def __init__(self, streams: Callable[[bool], Iterable[Stream]], again: float = 1) -> None:
+        """Follow ``streams(False)`` from now on, and what ``streams(True)`` finds later from the start.
+
+        :param again: after how many seconds to look for new ones.
+        """
         self._find = streams
+        self._again = again
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._open: dict[str, LogStream] = {}
         self._threads: list[threading.Thread] = []
@@ -124,7 +128,7 @@ class StreamFollower(LogFollower):
                     self._lines.put((workload, line.decode(errors="replace")))
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        if time.monotonic() - self._attached > 1:
+        if time.monotonic() - self._attached > self._again:
             self._attach(new=True)
         while not self._lines.empty():
             yield self._lines.get()

@@ -1,0 +1,581 @@
+"""The cluster mesh: real Istio on Minikube, OpenShift Local or any other cluster, by kubectl."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import envoy
+from harness.expectation import HOST
+from harness.images import base_image, version
+from harness.kubectl import Kubectl, ProcessStream
+from harness.manifests import DOMAIN, check, of_kind, parse, read
+from harness.mesh import (
+    GATEWAY,
+    ISTIO,
+    LOOPBACK,
+    ROOT,
+    WORKLOADS,
+    LogFollower,
+    Mesh,
+    MeshError,
+    PodStatus,
+    Progress,
+    Stream,
+    StreamFollower,
+    get,
+    quietly,
+    source_folder,
+)
+from harness.models import Deployment, Object
+from harness.platforms import Platform, detect, image_commands, stage
+from harness.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
+
+Json = dict[str, Any]
+
+FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
+CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
+
+ISTIO_KINDS = (
+    "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
+)
+ALL_KINDS = (
+    f"deployments,services,serviceaccounts,{ISTIO_KINDS},telemetries.telemetry.istio.io,"
+    "authorizationpolicies.security.istio.io,peerauthentications.security.istio.io"
+)
+
+DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger": ("tracing", 80),
+              "prometheus": ("prometheus", 9090)}  # fmt: skip
+"""Istio's addons: name → (its Service, the port)."""
+
+
+class ClusterMesh(Mesh):
+    """A mesh whose control plane is Istio."""
+
+    name = "cluster"
+    quiet = 3.0  # Istio's proxies write their logs once a second
+
+    def __init__(self, progress: Progress = quietly) -> None:
+        """Use kubectl's current context and the namespace NAMESPACE (``tutorial``)."""
+        self.namespace = os.environ.get("NAMESPACE") or "tutorial"
+        self.kubectl = Kubectl.find(self.namespace)
+        self.progress = progress
+        self._forward: _PortForward | None = None
+
+    def close(self) -> None:
+        if self._forward:
+            self._forward.close()
+
+    # --- deploying ------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """Ask the cluster what it is and has.
+
+        :raises MeshError: it does not answer.
+        """
+        self.progress(f"asking the cluster of context {self.kubectl.context}")
+        try:
+            api_versions = self.kubectl.run("api-versions", "--request-timeout=10s").split()
+        except MeshError as error:
+            raise MeshError(
+                f"the cluster of context {self.kubectl.context} does not answer: is it running? "
+                f"(minikube start, crc start) {error}"
+            ) from None
+        items = self.kubectl.items
+        return Facts(
+            api_versions=api_versions,
+            nodes=items("nodes"),
+            control_planes=items("deployments", "--all-namespaces", "--selector=app=istiod"),
+            injectors=items("mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
+            gateways=items("services", "--all-namespaces", "--selector=istio=ingressgateway"),
+            namespace=self.kubectl.get("namespace", self.namespace),
+            pods=items("pods"),
+        )
+
+    def platform(self, facts: Facts) -> Platform:
+        """Return where the cluster runs."""
+        server = self.kubectl.run(
+            "config", "view", "--minify", "--output=jsonpath={.clusters[0].cluster.server}"
+        )
+        return detect(self.kubectl.context, server, facts.api_versions, facts.nodes)
+
+    def up(self) -> None:
+        """Deploy everything; what is there already stays, the route of recommendation above all."""
+        facts = self.facts()
+        found = list(problems(facts, self.namespace, self.kubectl.program))
+        if found:
+            raise MeshError("\n       ".join(found))
+        platform = self.platform(facts)
+        label = injection_label(facts)
+        if not facts.namespace:
+            self._apply([_namespace(self.namespace, label)])
+        self._build(platform)
+        route = self.kubectl.get("virtualservices.networking.istio.io", HOST)
+        paths = [path for path in (*WORKLOADS, *ISTIO, *CLUSTER_ONLY) if not (route and path == FIRST_STATE)]
+        self.progress("applying the manifests")
+        self._apply(render(paths, self.namespace, os.environ.get("REGISTRY", ""), self._gateway_principal()))
+        if "route.openshift.io/v1" in facts.api_versions:
+            self._make_openshift_route(facts.gateways[0])
+        for workload in of_kind(read(*WORKLOADS), Deployment):
+            self._wait_for_rollout(workload.metadata.name)
+        self._wait_for_gateway()
+
+    def _build(self, platform: Platform) -> None:
+        kubectl = self.kubectl.command()
+        for service in sorted({source_folder(d) for d in of_kind(read(*WORKLOADS), Deployment)}):
+            image = f"{service.replace('/', '-')}:{version()}"
+            with tempfile.TemporaryDirectory(prefix="dark-launch-") as folder:
+                stage(service, Path(folder), version(), base_image())
+                for command in image_commands(
+                    platform, image, folder, kubectl, os.environ.get("REGISTRY", "")
+                ):
+                    self.progress(f"{image}: {command.partition(' --')[0]}")
+                    ran = subprocess.run(
+                        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True,
+                        stdin=subprocess.DEVNULL,
+                    )  # fmt: skip
+                    if ran.returncode:
+                        last = "\n".join(f"  {line}" for line in (ran.stdout + ran.stderr).splitlines()[-10:])
+                        raise MeshError(f"{image} does not get to the cluster: {command}\n{last}")
+
+    def _gateway_principal(self) -> str:
+        """Return the identity of the ingress gateway, whichever way it was installed."""
+        pods = self.kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
+        if not pods:
+            raise MeshError(
+                f"the ingress gateway has no pod: {self.kubectl.program} get pods -n istio-system"
+            )
+        namespace, account = pods[0]["metadata"]["namespace"], pods[0]["spec"]["serviceAccountName"]
+        return f"*/ns/{namespace}/sa/{account}"
+
+    def _apply(self, documents: list[Json]) -> list[str]:
+        return self.kubectl.run("apply", "--filename=-", given=yaml.safe_dump_all(documents)).splitlines()
+
+    def _make_openshift_route(self, gateway: Json) -> None:
+        """Lead callers in: OpenShift Local forwards nothing but Routes."""
+        metadata = gateway["metadata"]
+        spec = {"to": {"kind": "Service", "name": metadata["name"]}, "port": {"targetPort": "http2"}}
+        route = {
+            "apiVersion": "route.openshift.io/v1",
+            "kind": "Route",
+            "metadata": {"name": PROJECT, "namespace": metadata["namespace"], "labels": {OURS: PROJECT}},
+            "spec": spec,
+        }
+        self.kubectl.run(
+            "apply", f"--namespace={metadata['namespace']}", "--filename=-", given=yaml.safe_dump(route)
+        )
+
+    def _wait_for_rollout(self, workload: str) -> None:
+        """Wait until a workload's pods are ready; if they do not become so, say why."""
+        process = self.kubectl.start("rollout", "status", f"deployment/{workload}", "--timeout=180s")
+        assert process.stdout
+        with process:
+            for line in process.stdout:
+                self.progress(line.decode().strip())
+        if process.returncode:
+            raise MeshError(f"{workload} does not become ready\n{self._why(workload)}")
+
+    def _why(self, workload: str) -> str:
+        """Return what the cluster knows of pods that do not become ready: events, and their last words."""
+        lines = []
+        for pod in self._pods_of(workload):
+            name = pod["metadata"]["name"]
+            chosen = f"--field-selector=involvedObject.name={name}"
+            events = self.kubectl.items("events", chosen, "--sort-by=.lastTimestamp")
+            lines += [f"  {name}: {e.get('reason')}: {e.get('message')}" for e in events[-5:]]
+            with contextlib.suppress(MeshError):
+                said = self.kubectl.run("logs", name, "--all-containers", "--tail=3")
+                lines += [f"  {name} | {line}" for line in said.splitlines()]
+        return "\n".join(lines) or "  (there is no pod)"
+
+    def _wait_for_gateway(self, deadline: float = 90) -> None:
+        end, answer = time.monotonic() + deadline, "no answer"
+        while True:
+            self.progress("waiting for the gateway to answer")
+            with contextlib.suppress(OSError):
+                found = get(self.url(), timeout=5)
+                if found.ok:
+                    return
+                answer = f"{found.status_code} {found.text.strip()[:100]}"
+            if time.monotonic() > end:
+                raise MeshError(
+                    f"the gateway does not lead to customer ({answer}): see 'make status MESH=cluster'"
+                )
+            time.sleep(0.5)
+
+    def down(self) -> None:
+        """Remove exactly what was deployed: the namespace too, if `make deploy` made it."""
+        self.progress(f"removing everything from namespace {self.namespace}")
+        ours = f"--selector={OURS}={PROJECT}"
+        if "route.openshift.io/v1" in self.kubectl.run("api-versions").split():
+            for route in self.kubectl.items("routes.route.openshift.io", "--all-namespaces", ours):
+                where = f"--namespace={route['metadata']['namespace']}"
+                self.kubectl.run("delete", where, "route.route.openshift.io", route["metadata"]["name"])
+        namespace = self.kubectl.get("namespace", self.namespace)
+        if is_ours(namespace):
+            self.kubectl.run("delete", "namespace", self.namespace, "--wait=true", timeout=300)
+        elif namespace:
+            self.kubectl.run("delete", ALL_KINDS, ours, "--ignore-not-found", "--wait=true", timeout=300)
+
+    # --- the workshop's steps -------------------------------------------------------------------------
+
+    def apply(self, path: Path) -> list[str]:
+        applied = read(path)
+        live = {key: found for key, (_, found) in self._must_run().items()}
+        check(list((live | {o.key: o for o in applied}).values()), str(path))
+        documents = render([path], self.namespace, os.environ.get("REGISTRY", ""), "")
+        lines = self._apply(documents)
+        for workload in of_kind(applied, Deployment):
+            self._wait_for_rollout(workload.metadata.name)
+        self._wait_for_routes()
+        return lines
+
+    def delete(self, path: Path) -> list[str]:
+        doomed = read(path)
+        live = self._must_run()
+        for found in doomed:
+            if found.key not in live:
+                raise MeshError(f"{path}: {found.key} is not applied")
+        keys = {found.key for found in doomed}
+        check([found for key, (_, found) in live.items() if key not in keys], str(path))
+        lines = [self.kubectl.run("delete", o.kind, o.metadata.name).strip() for o in doomed]
+        self._wait_for_routes()
+        return lines
+
+    def scale(self, workload: str, replicas: int) -> None:
+        labels = self.workload(workload).labels
+        self.kubectl.run("scale", f"deployment/{workload}", f"--replicas={replicas}")
+        if replicas:
+            self._wait_for_rollout(workload)
+        else:
+            self.progress(f"waiting for the pods of {workload} to end")
+            chosen = ",".join(f"{name}={value}" for name, value in labels.items())
+            self.kubectl.run(
+                "wait", "--for=delete", "pod", f"--selector={chosen}", "--timeout=120s", timeout=130
+            )
+
+    def pods(self) -> list[PodStatus]:
+        self._must_run()
+        everywhere = self.kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
+        found = [(GATEWAY, pod) for pod in everywhere]
+        found += [(w, pod) for w in self._workloads() for pod in self._pods_of(w)]
+        return [
+            PodStatus(pod["metadata"]["name"], workload, _state(pod), pod["status"].get("podIP", "-"))
+            for workload, pod in found
+        ]
+
+    def objects(self) -> dict[str, tuple[str, Object]]:
+        deployed = {d["metadata"]["name"]: d for d in self.kubectl.items("deployments")}
+        stored: dict[str, tuple[str, Object]] = {}
+        for path in WORKLOADS:
+            found = [o for o in read(path) if not isinstance(o, Deployment) or o.metadata.name in deployed]
+            if any(isinstance(o, Deployment) for o in found):
+                source = str(path.relative_to(ROOT))
+                stored |= {o.key: (source, o) for o in found}
+        if not stored:
+            return {}
+        files = [
+            (str(path.relative_to(ROOT)), o) for path in (ROOT / "istio").glob("*.yaml") for o in read(path)
+        ]
+        for item in self.kubectl.items(ISTIO_KINDS):
+            document = {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": item["kind"],
+                "metadata": {"name": item["metadata"]["name"]},
+                "spec": item["spec"],
+            }
+            where = f"{item['kind']} in namespace {self.namespace}"
+            live = parse(json.dumps(document), where)[0]
+            source = next((s for s, o in files if o == live), where)
+            stored[live.key] = (source, live)
+        return stored
+
+    def _must_run(self) -> dict[str, tuple[str, Object]]:
+        stored = self.objects()
+        if not stored:
+            raise MeshError(
+                f"nothing is deployed in namespace {self.namespace} of context {self.kubectl.context}: "
+                "make deploy"
+            )
+        return stored
+
+    def _workloads(self) -> list[str]:
+        return [d.metadata.name for d in of_kind(self.routes(), Deployment)]
+
+    def _pods_of(self, workload: str) -> list[Json]:
+        [deployment] = [d for d in of_kind(read(*WORKLOADS), Deployment) if d.metadata.name == workload]
+        chosen = ",".join(f"{name}={value}" for name, value in deployment.labels.items())
+        pods = self.kubectl.items("pods", f"--selector={chosen}")
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def _wait_for_routes(self, deadline: float = 60) -> None:
+        """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
+        wanted = summary(envoy.sidecar_routes(self.routes()), self.namespace)
+        end = time.monotonic() + deadline
+        for pod in self._pods_of("preference"):
+            name = pod["metadata"]["name"]
+            query = "config_dump?resource=dynamic_route_configs"
+            while True:
+                said = self.kubectl.run(
+                    "exec", name, "--container=istio-proxy", "--", "pilot-agent", "request", "GET", query
+                )
+                configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]
+                if wanted in [summary(config, self.namespace) for config in configs]:
+                    break
+                if time.monotonic() > end:
+                    raise MeshError(
+                        f"the proxy of {name} does not have the route after {deadline:g} s: "
+                        "istioctl proxy-status"
+                    )
+                self.progress("waiting for the proxies to take the route")
+                time.sleep(0.2)
+
+    # --- how callers reach it -------------------------------------------------------------------------
+
+    def url(self) -> str:
+        if self._forward:
+            return f"http://{self._forward.address}/customer"
+        if address := self.reachable_address():
+            return f"http://{address}/customer"
+        self._forward = _PortForward(self.kubectl, self._gateway())
+        return f"http://{self._forward.address}/customer"
+
+    def reachable_address(self) -> str | None:
+        """Return the gateway's host and port, if there is one that this machine reaches."""
+        gateway = self._gateway()
+        for host, port in addresses(gateway, self._openshift_routes(gateway), self.kubectl.items("nodes")):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+                return host if port == 80 else f"{host}:{port}"
+        return None
+
+    def forward_command(self) -> str:
+        """Return the command that makes the gateway reachable where it has no address."""
+        metadata = self._gateway()["metadata"]
+        where = f"--namespace={metadata['namespace']} service/{metadata['name']}"
+        return f"{self.kubectl.program} port-forward {where} 8080:80"
+
+    def _gateway(self) -> Json:
+        found = self.kubectl.items("services", "--all-namespaces", "--selector=istio=ingressgateway")
+        if not found:
+            raise MeshError("there is no ingress gateway (a Service with the label istio=ingressgateway)")
+        return found[0]
+
+    def _openshift_routes(self, gateway: Json) -> list[Json]:
+        if not any(v.startswith("route.openshift.io/") for v in self.kubectl.run("api-versions").split()):
+            return []
+        routes = self.kubectl.items(
+            "routes.route.openshift.io", f"--namespace={gateway['metadata']['namespace']}"
+        )
+        return [r for r in routes if r["spec"]["to"]["name"] == gateway["metadata"]["name"]]
+
+    def dashboard(self, name: str) -> None:
+        """Open an addon's page and stay until interrupted.
+
+        :raises MeshError: the addon is not installed.
+        """
+        service, port = DASHBOARDS[name]
+        found = self.kubectl.items(
+            "services", "--all-namespaces", f"--field-selector=metadata.name={service}"
+        )
+        if not found:
+            raise MeshError(
+                f"{name} is not installed: in the folder of the Istio release, "
+                f"{self.kubectl.program} apply --filename samples/addons/{name}.yaml"
+            )
+        forward = _PortForward(self.kubectl, found[0], port)
+        self.progress("")
+        print(f"http://{forward.address}  (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            forward.close()
+
+    # --- logs -----------------------------------------------------------------------------------------
+
+    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        self._must_run()
+        self.workload(workload)
+        for pod in self._pods_of(workload):
+            application = pod["spec"]["containers"][0]["name"]
+            for container in (application, "istio-proxy"):
+                said = self.kubectl.run(
+                    "logs", pod["metadata"]["name"], f"--container={container}", "--tail=-1"
+                )
+                yield from (
+                    ("app" if container == application else container, line) for line in said.splitlines()
+                )
+
+    def follow(self, workloads: Iterable[str]) -> LogFollower:
+        wanted = list(workloads)
+
+        def streams(new: bool) -> Iterator[Stream]:
+            # A stream needs a moment to open, so it goes back a little; other runs' tickets do not count.
+            since = [] if new else ["--since=5s"]
+            for workload in wanted:
+                for pod in self._pods_of(workload):
+                    name = pod["metadata"]["name"]
+                    words = ["logs", "--follow", name, "--container=istio-proxy", "--tail=-1", *since]
+                    yield Stream(name, workload, partial(self._stream, *words))
+
+        return StreamFollower(streams, again=5)
+
+    def _stream(self, *words: str) -> ProcessStream:
+        return ProcessStream(self.kubectl.start(*words))
+
+
+class _PortForward:
+    """A way into the cluster for callers who have no other, opened again whenever it drops."""
+
+    def __init__(self, kubectl: Kubectl, service: Json, port: int = 80, deadline: float = 20) -> None:
+        self._kubectl = kubectl
+        metadata = service["metadata"]
+        self._target = [f"--namespace={metadata['namespace']}", f"service/{metadata['name']}"]
+        self._port = port
+        self._local = ""
+        self._open = threading.Event()
+        self._closed = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep_open, daemon=True)
+        self._thread.start()
+        if not self._open.wait(deadline):
+            self.close()
+            raise MeshError(
+                f"no way into the cluster: {kubectl.program} port-forward {' '.join(self._target)} fails"
+            )
+
+    @property
+    def address(self) -> str:
+        """The host and port at which callers reach the service."""
+        return f"{LOOPBACK}:{self._local}"
+
+    def _keep_open(self) -> None:
+        while not self._closed.is_set():
+            ports = f"{self._local}:{self._port}"
+            self._process = self._kubectl.start("port-forward", *self._target, ports, f"--address={LOOPBACK}")
+            assert self._process.stdout
+            for line in self._process.stdout:
+                if found := re.match(rb"Forwarding from 127\.0\.0\.1:(\d+) ", line):
+                    self._local = found[1].decode()
+                    self._open.set()
+            self._process.wait()
+            self._closed.wait(0.2)
+
+    def close(self) -> None:
+        """Close it for good."""
+        self._closed.set()
+        if self._process:
+            self._process.terminate()
+        self._thread.join(timeout=5)
+
+
+def render(paths: Iterable[Path], namespace: str, registry: str, gateway: str) -> list[Json]:
+    """Return the documents of manifests as they are applied to a cluster.
+
+    Images get their tag (and registry), objects the label by which `make undeploy` finds them, and
+    identities the namespace and gateway (``*/ns/…/sa/…``) that are really there.
+    """
+    documents = [d for path in paths for d in yaml.safe_load_all(path.read_text()) if d]
+    for document in documents:
+        document["metadata"].setdefault("labels", {})[OURS] = PROJECT
+        if document["kind"] == "Deployment":
+            template = document["spec"]["template"]
+            template["metadata"]["labels"][OURS] = PROJECT
+            for container in template["spec"]["containers"]:
+                image = f"{container['image']}:{version()}"
+                container["image"] = f"{registry.rstrip('/')}/{image}" if registry else image
+        if document["kind"] == "AuthorizationPolicy":
+            for rule in document["spec"].get("rules", []):
+                for origin in rule["from"]:
+                    source = origin["source"]
+                    source["principals"] = [_identity(p, namespace, gateway) for p in source["principals"]]
+    return documents
+
+
+def _identity(principal: str, namespace: str, gateway: str) -> str:
+    if "/ns/istio-system/" in principal:
+        return gateway
+    return principal.replace("/ns/tutorial/", f"/ns/{namespace}/")
+
+
+def _namespace(name: str, injection: str) -> Json:
+    key, _, value = injection.partition("=")
+    labels = {key: value, OURS: PROJECT}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def _state(pod: Json) -> str:
+    statuses = pod["status"].get("containerStatuses", []) + [
+        s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == "istio-proxy"
+    ]
+    for status in statuses:
+        if reason := status.get("state", {}).get("waiting", {}).get("reason"):
+            return str(reason)
+    ready = sum(status["ready"] for status in statuses)
+    phase = str(pod["status"].get("phase", "Unknown"))
+    return phase if ready == len(statuses) else f"{phase}, {ready}/{len(statuses)} ready"
+
+
+def addresses(gateway: Json, routes: list[Json], nodes: list[Json]) -> list[tuple[str, int]]:
+    """Return the (host, port) pairs at which the ingress gateway may be reached, the best first."""
+    found = [(str(route["spec"]["host"]), 80) for route in routes]
+    port = next(p for p in gateway["spec"]["ports"] if p["port"] == 80)
+    for ingress in gateway.get("status", {}).get("loadBalancer", {}).get("ingress", []):
+        found.append((ingress.get("ip") or ingress["hostname"], 80))
+    if node_port := port.get("nodePort"):
+        for node in nodes:
+            for address in node["status"].get("addresses", []):
+                if address["type"] == "InternalIP":
+                    found.append((address["address"], node_port))
+    return found
+
+
+def summary(routes: Json, namespace: str) -> list[Json] | None:
+    """Return where Envoy's route configuration sends requests for recommendation; None if it lacks the host.
+
+    Istio's rendering and the harness's differ in form; what must be the same are matches, clusters, weights
+    and mirrors.
+    """
+    hosts = (f"{HOST}.{namespace}.svc.cluster.local", f"{HOST}.{DOMAIN}")
+    for host in routes.get("virtual_hosts", []):
+        if host["name"].partition(":")[0] in hosts:
+            return [_route_summary(route) for route in host.get("routes", [])]
+    return None
+
+
+def _route_summary(route: Json) -> Json:
+    action = route.get("route", {})
+    weighted = action.get("weighted_clusters", {}).get("clusters", [])
+    match = {k: v for k, v in route.get("match", {}).items() if k in ("path", "prefix")}
+    headers = [h["name"] for h in route.get("match", {}).get("headers", [])]
+    return {
+        "match": match or {"prefix": "/"},
+        "headers": sorted(headers),
+        "clusters": sorted(
+            (_subset(c["name"]), c.get("weight", 0)) for c in weighted if c.get("weight")
+        ) or [(_subset(action.get("cluster", "")), 0)],
+        "mirrors": [
+            (_subset(m["cluster"]), _share(m.get("runtime_fraction", {}).get("default_value", {})))
+            for m in action.get("request_mirror_policies", [])
+        ],
+    }  # fmt: skip
+
+
+def _subset(cluster: str) -> str:
+    """Return a cluster's subset and Service, without the namespace: ``outbound|8080|v2|recommendation``."""
+    return cluster.partition(".")[0]
+
+
+def _share(fraction: Json) -> float:
+    denominators = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
+    return float(fraction.get("numerator", 0) / denominators[fraction.get("denominator", "HUNDRED")])

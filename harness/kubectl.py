@@ -1,0 +1,93 @@
+"""Run kubectl (or oc), and turn what it complains of into one line."""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import IO, Any
+
+from harness.mesh import MeshError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl, held to one context: a context that is switched meanwhile must not redirect a command."""
+
+    program: str
+    context: str
+    namespace: str
+
+    @classmethod
+    def find(cls, namespace: str) -> "Kubectl":
+        """Return the kubectl (or oc) of this machine, with its current context.
+
+        :raises MeshError: there is none, or it has no context.
+        """
+        wanted = [os.environ["KUBECTL"]] if os.environ.get("KUBECTL") else ["kubectl", "oc"]
+        program = next((name for name in wanted if shutil.which(name)), None)
+        if program is None:
+            raise MeshError(f"{wanted[0]} is not installed: see https://kubernetes.io/docs/tasks/tools/")
+        found = subprocess.run([program, "config", "current-context"], capture_output=True, text=True)
+        if found.returncode or not found.stdout.strip():
+            raise MeshError(
+                f"{program} has no current context: start a cluster (minikube start, crc start), "
+                f"or choose one ({program} config use-context NAME)"
+            )
+        return cls(program, found.stdout.strip(), namespace)
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command line that runs kubectl with ``words``."""
+        return [self.program, f"--context={self.context}", f"--namespace={self.namespace}", *words]
+
+    def run(self, *words: str, given: str | None = None, timeout: float = 60) -> str:
+        """Return what kubectl prints; ``given`` is its standard input.
+
+        :raises MeshError: it failed, or took longer than ``timeout`` seconds.
+        """
+        try:
+            done = subprocess.run(
+                self.command(*words), input=given, capture_output=True, text=True, timeout=timeout
+            )
+        except subprocess.TimeoutExpired:
+            raise MeshError(f"{self.program} {words[0]} did not answer in {timeout:g} s") from None
+        if done.returncode:
+            complaints = [line for line in done.stderr.splitlines() if line.strip()] or [
+                "(it did not say why)"
+            ]
+            raise MeshError(f"{self.program} {words[0]}: {complaints[-1].removeprefix('error: ')}")
+        return done.stdout
+
+    def get(self, *words: str) -> Json:
+        """Return what ``kubectl get`` finds, as JSON; an empty list where there is nothing."""
+        found: Json = json.loads(self.run("get", *words, "--output=json", "--ignore-not-found") or "{}")
+        return found
+
+    def items(self, *words: str) -> list[Json]:
+        """Return the objects that ``kubectl get`` lists."""
+        return list(self.get(*words).get("items", []))
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Start kubectl and let it run; its output can be read as it comes."""
+        return subprocess.Popen(
+            self.command(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+
+class ProcessStream:
+    """What a process prints, as it comes; closing it ends the process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout
+        self._process = process
+        self._output: IO[bytes] = process.stdout
+
+    def __iter__(self) -> Any:
+        return iter(self._output)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.wait()

@@ -1,0 +1,131 @@
+"""Where a cluster runs: how to tell, and how images get there. Pure, but for staging files."""
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.mesh import ROOT, MeshError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A kind of cluster; ``name`` is the profile's or cluster's own where commands need it."""
+
+    kind: str
+    name: str
+    local: bool
+    """Whether it is known to run on this machine, so that nobody else's work is in it."""
+
+    @property
+    def title(self) -> str:
+        """The kind as people write it."""
+        return _TITLES[self.kind]
+
+
+_TITLES = {
+    "openshift": "OpenShift",
+    "microshift": "MicroShift",
+    "minikube": "Minikube",
+    "kind": "kind",
+    "k3d": "k3d",
+    "other": "a cluster",
+}
+
+
+def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[Json]) -> Platform:
+    """Return the platform, from what the cluster says of itself.
+
+    :param server: the URL of its API server.
+    :param api_versions: as ``kubectl api-versions`` lists them.
+    :param nodes: its Nodes.
+    """
+    groups = {version.partition("/")[0] for version in api_versions}
+    crc = "crc.testing" in server
+    if "build.openshift.io" in groups:
+        return Platform("openshift", context, local=crc)
+    if "route.openshift.io" in groups:
+        return Platform("microshift", context, local=crc)
+    for node in nodes:
+        labels = node["metadata"].get("labels", {})
+        provider = node.get("spec", {}).get("providerID", "")
+        if "minikube.k8s.io/name" in labels:
+            return Platform("minikube", labels["minikube.k8s.io/name"], local=True)
+        if found := re.match(r"kind://[^/]+/([^/]+)/", provider):
+            return Platform("kind", found[1], local=True)
+        if found := re.match(r"k3s://k3d-(.+)-(?:server|agent)-\d+$", provider):
+            return Platform("k3d", found[1], local=True)
+    return Platform("other", context, local=False)
+
+
+def stage(service: str, folder: Path, version: str, base: str) -> None:
+    """Copy what a service's image is built from into ``folder``, with the build's arguments filled in.
+
+    Then every builder needs only a folder: their ways to pass build arguments differ.
+    """
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for name, value in {"BASE": base, "SERVICE": service, "VERSION": version}.items():
+        dockerfile = re.sub(rf"^ARG {name}(=.*)?$", f"ARG {name}={value}", dockerfile, flags=re.MULTILINE)
+    (folder / "Dockerfile").write_text(dockerfile)
+    for path in [
+        ROOT / "requirements" / "services.txt",
+        ROOT / service / "app.py",
+        *(ROOT / "common").glob("*.py"),
+    ]:
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+def image_commands(
+    platform: Platform, image: str, folder: str, kubectl: list[str], registry: str
+) -> list[str]:
+    """Return the shell commands that build an image from ``folder`` and bring it to the cluster.
+
+    :param image: its name and tag.
+    :param kubectl: the words that start kubectl or oc, with context and namespace.
+    :raises MeshError: this platform needs a registry, or a tool that is not installed.
+    """
+    if registry:
+        engine = _tool("docker", "podman")
+        pushed = f"{registry.rstrip('/')}/{image}"
+        return [f"{engine} build --tag {pushed} {folder}", f"{engine} push {pushed}"]
+    name, _, _ = image.partition(":")
+    if platform.kind == "minikube":
+        return [f"{_tool('minikube')} --profile {platform.name} image build --tag {image} {folder}"]
+    if platform.kind == "openshift":
+        oc = " ".join([_tool("oc"), *kubectl[1:]])
+        return [
+            f"{oc} get buildconfig/{name} >/dev/null 2>&1 || {oc} new-build --binary --strategy=docker"
+            f" --name={name} --to={image} --labels=app.kubernetes.io/part-of=dark-launch",
+            f"{oc} start-build {name} --from-dir={folder} --wait",
+            f"{oc} set image-lookup {name}",
+        ]
+    if platform.kind == "kind":
+        engine = _tool("docker", "podman")
+        load = f"{_tool('kind')} load docker-image {image} --name {platform.name}"
+        return [f"{engine} build --tag {image} {folder}", load]
+    if platform.kind == "k3d":
+        load = f"{_tool('k3d')} image import {image} --cluster {platform.name}"
+        return [f"{_tool('docker', 'podman')} build --tag {image} {folder}", load]
+    if platform.kind == "microshift" and platform.local:
+        ssh = "ssh -o StrictHostKeyChecking=no -i ~/.crc/machines/crc/id_ed25519 -p 2222 core@127.0.0.1"
+        # CRI-O takes a bare name for one of docker.io's.
+        tagged = f"docker.io/library/{image}"
+        build = f"{_tool('podman')} build --tag {tagged} {folder}"
+        return [build, f"podman save {tagged} | {ssh} sudo podman load"]
+    raise MeshError(
+        "images reach this cluster by a registry: make deploy REGISTRY=registry.example.com/me "
+        "(one that you may push to and the cluster may pull from)"
+    )
+
+
+def _tool(*names: str) -> str:
+    for name in names:
+        if shutil.which(name):
+            return name
+    raise MeshError(f"{' or '.join(names)} is not installed, and builds or loads the images here")

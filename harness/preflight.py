@@ -1,0 +1,117 @@
+"""What a cluster must have before anything is deployed. Pure: facts in, problems with their remedies out."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+OURS = "app.kubernetes.io/part-of"
+"""The label that everything bears which `make deploy` makes; its value is PROJECT."""
+PROJECT = "dark-launch"
+
+SUPPORTED = range(28, 32)
+"""The minor versions of Istio 1 that the workshop is written for."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the cluster says of itself, as ``kubectl get --output=json`` prints it."""
+
+    api_versions: list[str]
+    nodes: list[Json]
+    control_planes: list[Json]
+    """Deployments with the label ``app=istiod``."""
+    injectors: list[Json]
+    """MutatingWebhookConfigurations with the label ``app=sidecar-injector``."""
+    gateways: list[Json]
+    """Services with the label ``istio=ingressgateway``."""
+    namespace: Json
+    """The workshop's Namespace, or nothing."""
+    pods: list[Json]
+    """The Pods in it."""
+
+
+def istio_version(facts: Facts) -> tuple[int, int] | None:
+    """Return the control plane's version, such as (1, 30); None if its image does not tell."""
+    for deployment in facts.control_planes:
+        for container in deployment["spec"]["template"]["spec"]["containers"]:
+            if found := re.search(r":v?(\d+)\.(\d+)[^:/]*$", container["image"]):
+                return int(found[1]), int(found[2])
+    return None
+
+
+def revisions(facts: Facts) -> list[str]:
+    """Return the revisions and tags that inject sidecars; istio-injection=enabled means ``default``."""
+    labels = [injector["metadata"].get("labels", {}) for injector in facts.injectors]
+    found = {value for lb in labels for key in ("istio.io/rev", "istio.io/tag") if (value := lb.get(key))}
+    return sorted(found, key=lambda name: (name != "default", name))
+
+
+def injection_label(facts: Facts) -> str:
+    """Return the label (``key=value``) that makes Istio inject sidecars into a namespace."""
+    names = revisions(facts)
+    return "istio-injection=enabled" if "default" in names else f"istio.io/rev={names[0]}"
+
+
+def is_ours(resource: Json) -> bool:
+    """Say whether `make deploy` made an object."""
+    labels: Json = resource.get("metadata", {}).get("labels", {})
+    return labels.get(OURS) == PROJECT
+
+
+def has_sidecar(pod: Json) -> bool:
+    """Say whether a Pod has a sidecar: a native one (since Kubernetes 1.33) or a classic one."""
+    spec = pod["spec"]
+    return any(c["name"] == "istio-proxy" for c in [*spec.get("initContainers", []), *spec["containers"]])
+
+
+def problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
+    """Yield a line for each thing that is missing, with the command that puts it right."""
+    if "networking.istio.io/v1" not in facts.api_versions:
+        old = any(version.startswith("networking.istio.io/") for version in facts.api_versions)
+        what = "is too old (it does not serve networking.istio.io/v1)" if old else "is not installed"
+        profile = "openshift" if "route.openshift.io/v1" in facts.api_versions else "demo"
+        yield f"Istio {what}: istioctl install --set profile={profile}"
+        return
+    ready = [d for d in facts.control_planes if d.get("status", {}).get("readyReplicas")]
+    if not ready:
+        yield f"Istio's control plane is not ready: {kubectl} get pods -n istio-system"
+        return
+    version = istio_version(facts)
+    if version and (version[0] != 1 or version[1] < SUPPORTED[0]):
+        wanted = f"1.{SUPPORTED[0]} to 1.{SUPPORTED[-1]}"
+        yield f"Istio {version[0]}.{version[1]} is not supported (only {wanted}): istioctl upgrade"
+    if not revisions(facts):
+        yield "Istio injects no sidecars (no webhook with the label app=sidecar-injector): istioctl install"
+        return
+    if not facts.gateways:
+        yield "there is no ingress gateway (a Service with the label istio=ingressgateway): istioctl install"
+    yield from _namespace_problems(facts, namespace, kubectl)
+
+
+def _namespace_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
+    if not facts.namespace:
+        return
+    if "deletionTimestamp" in facts.namespace["metadata"]:
+        yield f"namespace {namespace} is being deleted: {kubectl} wait --for=delete namespace/{namespace}"
+        return
+    labels = facts.namespace["metadata"].get("labels", {})
+    label = injection_label(facts)
+    command = f"{kubectl} label --overwrite namespace {namespace}"
+    revision = labels.get("istio.io/rev")
+    if labels.get("istio-injection") == "enabled":
+        if "default" not in revisions(facts):
+            command = f"{command} istio-injection- {label}"
+            yield f"namespace {namespace} is labelled for a revision that is not there: {command}"
+    elif labels.get("istio-injection") or not revision:
+        remove = "istio.io/rev- " if revision else ""
+        yield f"namespace {namespace} is not labelled for injection: {command} {remove}{label}"
+    elif revision not in revisions(facts):
+        problem = f"namespace {namespace} is labelled for revision {revision}, which is not there"
+        yield f"{problem}: {command} {label}"
+    bare = [pod["metadata"]["name"] for pod in facts.pods if is_ours(pod) and not has_sidecar(pod)]
+    if bare:
+        restart = f"{kubectl} rollout restart deployment -n {namespace}"
+        yield f"pods without a sidecar, made before the label ({', '.join(bare)}): {restart}"
