@@ -55,6 +55,9 @@ ALL_KINDS = (
     "authorizationpolicies.security.istio.io,peerauthentications.security.istio.io"
 )
 
+ROUTE_DEADLINE = 60.0
+"""Seconds in which Istio must bring a route to the proxies."""
+
 DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger": ("tracing", 80),
               "prometheus": ("prometheus", 9090)}  # fmt: skip
 """Istio's addons: name → (its Service, the port)."""
@@ -319,10 +322,10 @@ class ClusterMesh(Mesh):
         pods = self.kubectl.items("pods", f"--selector={chosen}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
-    def _wait_for_routes(self, deadline: float = 60) -> None:
+    def _wait_for_routes(self) -> None:
         """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
         wanted = summary(envoy.sidecar_routes(self.routes()), self.namespace)
-        end = time.monotonic() + deadline
+        end = time.monotonic() + ROUTE_DEADLINE
         for pod in self._pods_of("preference"):
             name = pod["metadata"]["name"]
             query = "config_dump?resource=dynamic_route_configs"
@@ -335,7 +338,7 @@ class ClusterMesh(Mesh):
                     break
                 if time.monotonic() > end:
                     raise MeshError(
-                        f"the proxy of {name} does not have the route after {deadline:g} s: "
+                        f"the proxy of {name} does not have the route after {ROUTE_DEADLINE:g} s: "
                         "istioctl proxy-status"
                     )
                 self.progress("waiting for the proxies to take the route")
@@ -421,7 +424,7 @@ class ClusterMesh(Mesh):
 
         def streams(new: bool) -> Iterator[Stream]:
             # A stream needs a moment to open, so it goes back a little; other runs' tickets do not count.
-            since = [] if new else ["--since=5s"]
+            since = [] if new else ["--since=30s"]
             for workload in wanted:
                 for pod in self._pods_of(workload):
                     name = pod["metadata"]["name"]
@@ -463,8 +466,7 @@ class _PortForward:
         while not self._closed.is_set():
             ports = f"{self._local}:{self._port}"
             self._process = self._kubectl.start("port-forward", *self._target, ports, f"--address={LOOPBACK}")
-            assert self._process.stdout
-            for line in self._process.stdout:
+            for line in ProcessStream(self._process):
                 if found := re.match(rb"Forwarding from 127\.0\.0\.1:(\d+) ", line):
                     self._local = found[1].decode()
                     self._open.set()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -84,8 +85,9 @@ class ProcessStream:
         self._process = process
         self._output: IO[bytes] = process.stdout
 
-    def __iter__(self) -> Any:
-        return iter(self._output)
+    def __iter__(self) -> Iterator[bytes]:
+        with self._output:
+            yield from self._output
 
     def close(self) -> None:
         """End the process."""

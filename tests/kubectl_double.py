@@ -1,0 +1,159 @@
+"""A kubectl whose cluster is a local mesh: real proxies and real logs, where no Kubernetes can be had.
+
+What the API server says of itself was recorded from a real one (recorded/cluster.json). MESH_STATE names the
+local mesh's folder. ISTIO_IS_SLOW=yes makes the proxies' configuration look as if mirrors never arrived.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import yaml  # noqa: E402
+
+from harness.local import LocalMesh  # noqa: E402
+from harness.manifests import of_kind  # noqa: E402
+from harness.mesh import GATEWAY, workload_of  # noqa: E402
+from harness.models import Deployment, Object  # noqa: E402
+
+RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
+ISTIO = ("Gateway", "VirtualService", "DestinationRule")
+
+
+def main(words: list[str]) -> None:
+    options = [w for w in words if w.startswith("-")]
+    words = [w for w in words if not w.startswith("-")]
+    mesh = LocalMesh(Path(os.environ["MESH_STATE"]))
+    match words:
+        case ["config", "current-context"]:
+            print("minikube")
+        case ["config", "view"]:
+            print("https://192.168.49.2:8443")
+        case ["api-versions"]:
+            print("\n".join(RECORDED["api_versions"]))
+        case ["get", kinds, *names]:
+            found = get(mesh, kinds, options)
+            chosen = [item for item in found if not names or item["metadata"]["name"] in names]
+            print(json.dumps(chosen[0] if names and chosen else {"items": chosen} if not names else {}))
+        case ["apply"]:
+            for document in yaml.safe_load_all(sys.stdin.read()):
+                if document["kind"] in ISTIO:
+                    document["metadata"].pop("labels", None)
+                    path = Path(os.environ["MESH_STATE"]) / "applied.yaml"
+                    path.write_text(yaml.safe_dump(document))
+                    print("\n".join(mesh.apply(path)))
+                else:
+                    print(f"{document['kind'].lower()}/{document['metadata']['name']} unchanged")
+        case ["delete", kind, name]:
+            kept = mesh.objects()[f"{kind.lower()}/{name}"][1]
+            path = Path(os.environ["MESH_STATE"]) / "deleted.yaml"
+            path.write_text(yaml.safe_dump(kept.model_dump(by_alias=True, exclude_unset=True)))
+            print("\n".join(mesh.delete(path)))
+        case ["scale", target]:
+            [replicas] = [o.partition("=")[2] for o in options if o.startswith("--replicas=")]
+            mesh.scale(target.partition("/")[2], int(replicas))
+        case ["rollout", "status", target]:
+            print(f'deployment "{target.partition("/")[2]}" successfully rolled out')
+        case ["wait", *_]:
+            pass
+        case ["logs", pod]:
+            logs(mesh, pod, options)
+        case ["exec", pod, "pilot-agent", "request", "GET", path]:
+            print(config_dump(mesh, pod, path))
+        case ["port-forward", _, _]:
+            address = mesh.listener(GATEWAY, "ingress")
+            print(f"Forwarding from 127.0.0.1:{address.port} -> 8080", flush=True)
+            time.sleep(3600)
+        case _:
+            sys.exit(f"error: the double does not know: {' '.join(words)}")
+
+
+def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]:
+    selector = next((o.partition("=")[2] for o in options if o.startswith("--selector=")), "")
+    recorded = {
+        "nodes": "nodes", "mutatingwebhookconfigurations": "injectors", "services": "gateways",
+    }  # fmt: skip
+    if any(o.startswith("--field-selector=") for o in options):
+        return []
+    if selector == "app=istiod":
+        return list(RECORDED["control_planes"])
+    if kinds == "services":
+        for port in RECORDED["gateways"][0]["spec"]["ports"]:
+            port.pop("nodePort")  # no node answers here: callers need a port-forward
+    if kinds in recorded:
+        return list(RECORDED[recorded[kinds]])
+    if kinds == "namespace":
+        return [RECORDED["namespace"]]
+    objects = mesh.routes()
+    if kinds == "deployments":
+        return [as_json(o) for o in of_kind(objects, Deployment)]
+    if kinds == "pods":
+        wanted = dict(part.split("=") for part in selector.split(",")) if selector else {}
+        pods = [pod_json(name, labels) for name, labels in mesh_pods(mesh)]
+        return [pod for pod in pods if wanted.items() <= pod["metadata"]["labels"].items()]
+    return [as_json(o) for o in objects if o.kind in ISTIO]
+
+
+def as_json(found: Object) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(found.model_dump_json(by_alias=True, exclude_unset=True))
+    data["metadata"].update(uid="0", resourceVersion="1", creationTimestamp="2026-11-22T09:23:36Z")
+    return data
+
+
+def mesh_pods(mesh: LocalMesh) -> list[tuple[str, dict[str, str]]]:
+    deployments = {d.metadata.name: d for d in of_kind(mesh.routes(), Deployment)}
+    names = [pod.name for pod in mesh.pods() if pod.state == "Running"]
+    labels = {GATEWAY: {"istio": "ingressgateway"}}
+    return [(n, labels.get(n) or deployments[workload_of(n)].labels) for n in names]
+
+
+def pod_json(name: str, labels: dict[str, str]) -> dict[str, Any]:
+    labels = {**labels, "app.kubernetes.io/part-of": "dark-launch"}
+    proxy = {"name": "istio-proxy", "ready": True, "state": {"running": {}}}
+    app = {"name": labels.get("app", "app"), "ready": True, "state": {"running": {}}}
+    containers = [{"name": app["name"]}] if name != GATEWAY else [{"name": "istio-proxy"}]
+    return {
+        "metadata": {"name": name, "namespace": "tutorial", "labels": labels},
+        "spec": {
+            "serviceAccountName": "default",
+            "containers": containers,
+            "initContainers": [{"name": "istio-proxy"}],
+        },
+        "status": {
+            "phase": "Running", "podIP": "10.244.0.9",
+            "containerStatuses": [app], "initContainerStatuses": [proxy],
+        },
+    }  # fmt: skip
+
+
+def logs(mesh: LocalMesh, pod: str, options: list[str]) -> None:
+    folder = mesh.state / "pods" / pod
+    log = folder / ("access.log" if "--container=istio-proxy" in options else "app.log")
+    if "--follow" in options:
+        os.execvp("tail", ["tail", "--lines=+1", "--follow=name", str(log)])  # noqa: S606
+    print(log.read_text(), end="")
+
+
+def config_dump(mesh: LocalMesh, pod: str, path: str) -> str:
+    """Return what the proxy runs, in the form in which Istio renders it."""
+    dump = json.loads(mesh.admin(pod, f"/{path}"))
+    for config in dump["configs"]:
+        config["route_config"]["name"] = "8080"
+        for host in config["route_config"]["virtual_hosts"]:
+            for route in host["routes"]:
+                mirrors = route.get("route", {}).get("request_mirror_policies", [])
+                for mirror in mirrors:
+                    fraction = mirror["runtime_fraction"]["default_value"]
+                    if fraction["numerator"] == 1_000_000:
+                        mirror["runtime_fraction"]["default_value"] = {"numerator": 100}
+                if os.environ.get("ISTIO_IS_SLOW"):
+                    mirrors.clear()
+    return json.dumps(dump)
+
+
+main(sys.argv[1:])

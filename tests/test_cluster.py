@@ -1,0 +1,527 @@
+"""The cluster: what is found out, refused, rendered and run. A double stands in for kubectl."""
+
+import copy
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import run
+
+from harness import envoy
+from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary
+from harness.images import version
+from harness.kubectl import Kubectl
+from harness.local import LocalMesh
+from harness.manifests import of_kind, read
+from harness.mesh import ISTIO, ROOT, WORKLOADS, MeshError
+from harness.models import Deployment
+from harness.platforms import Platform, detect, image_commands, stage
+from harness.preflight import Facts, injection_label, istio_version, problems
+from harness.verify import verify
+
+RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
+
+
+def facts(change: Callable[[dict[str, Any]], object] = lambda f: None) -> Facts:
+    """Return what a real API server said, with a change."""
+    recorded = copy.deepcopy(RECORDED)
+    recorded["pods"][0]["spec"]["initContainers"] = [{"name": "istio-proxy"}]
+    change(recorded)
+    return Facts(**recorded)
+
+
+# --- where it runs ------------------------------------------------------------------------------------
+
+API = ["v1", "apps/v1", "networking.istio.io/v1"]
+ROUTES = [*API, "route.openshift.io/v1", "security.openshift.io/v1"]
+
+
+def node(provider: str = "", **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": "n", "labels": labels}, "spec": {"providerID": provider}}
+
+
+@pytest.mark.parametrize(
+    ("server", "api", "nodes", "expected"),
+    [
+        (
+            "https://192.168.49.2:8443",
+            API,
+            [node(**{"minikube.k8s.io/name": "p2"})],
+            ("minikube", "p2", True),
+        ),
+        ("https://127.0.0.1:4", API, [node("kind://docker/lab/lab-control-plane")], ("kind", "lab", True)),
+        ("https://0.0.0.0:4", API, [node("k3s://k3d-my-lab-server-0")], ("k3d", "my-lab", True)),
+        (
+            "https://api.crc.testing:6443",
+            [*ROUTES, "build.openshift.io/v1"],
+            [node()],
+            ("openshift", "ctx", True),
+        ),
+        ("https://api.crc.testing:6443", ROUTES, [node()], ("microshift", "ctx", True)),
+        ("https://api.prod:6443", [*ROUTES, "build.openshift.io/v1"], [node()], ("openshift", "ctx", False)),
+        ("https://1.2.3.4", API, [node("aws:///eu-west-1/i-0")], ("other", "ctx", False)),
+        ("https://1.2.3.4", API, [], ("other", "ctx", False)),
+    ],
+)
+def test_a_platform_is_told_by_what_the_cluster_says(
+    server: str, api: list[str], nodes: list[Any], expected: tuple[str, str, bool]
+) -> None:
+    found = detect("ctx", server, api, nodes)
+    assert (found.kind, found.name, found.local) == expected
+
+
+def test_the_recorded_cluster_is_minikube() -> None:
+    recorded = facts()
+    assert detect("x", "https://127.0.0.1:6443", recorded.api_versions, recorded.nodes).kind == "minikube"
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put every builder on the PATH."""
+    for name in ("minikube", "oc", "kind", "k3d", "docker", "podman"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize(
+    ("kind", "registry", "expected"),
+    [
+        ("minikube", "", ["minikube --profile p image build --tag customer:1 /ctx"]),
+        ("kind", "", ["docker build --tag customer:1 /ctx", "kind load docker-image customer:1 --name p"]),
+        ("k3d", "", ["docker build --tag customer:1 /ctx", "k3d image import customer:1 --cluster p"]),
+        (
+            "other",
+            "r.test/me/",
+            ["docker build --tag r.test/me/customer:1 /ctx", "docker push r.test/me/customer:1"],
+        ),
+    ],
+)
+def test_images_reach_each_platform(kind: str, registry: str, expected: list[str]) -> None:
+    platform = Platform(kind, "p", local=True)
+    assert image_commands(platform, "customer:1", "/ctx", ["kubectl"], registry) == expected
+
+
+@pytest.mark.usefixtures("tools")
+def test_openshift_builds_in_the_cluster_and_looks_images_up_by_bare_name() -> None:
+    kubectl = ["kubectl", "--context=c", "--namespace=n"]
+    commands = image_commands(Platform("openshift", "c", local=True), "customer:1", "/ctx", kubectl, "")
+    assert all("oc --context=c --namespace=n" in command for command in commands)
+    assert "new-build --binary --strategy=docker --name=customer --to=customer:1" in commands[0]
+    assert commands[1].endswith("start-build customer --from-dir=/ctx --wait")
+    assert commands[2].endswith("set image-lookup customer")
+
+
+@pytest.mark.usefixtures("tools")
+def test_microshift_loads_what_podman_saved() -> None:
+    commands = image_commands(Platform("microshift", "c", local=True), "customer:1", "/ctx", ["oc"], "")
+    assert commands[1].startswith("podman save docker.io/library/customer:1 | ssh ")
+    assert commands[1].endswith(" sudo podman load")
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_cluster_that_is_not_known_needs_a_registry() -> None:
+    with pytest.raises(MeshError, match=r"make deploy REGISTRY="):
+        image_commands(Platform("other", "p", local=False), "customer:1", "/ctx", ["kubectl"], "")
+
+
+def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MeshError, match=r"^minikube is not installed"):
+        image_commands(Platform("minikube", "p", local=True), "customer:1", "/ctx", ["kubectl"], "")
+    monkeypatch.delenv("KUBECTL", raising=False)
+    with pytest.raises(MeshError, match=r"^kubectl is not installed: see https://"):
+        Kubectl.find("tutorial")
+
+
+def test_a_staged_folder_holds_what_an_image_needs_and_its_arguments(tmp_path: Path) -> None:
+    stage("recommendation/v2", tmp_path, "1.2.3", "python:x")
+    dockerfile = (tmp_path / "Dockerfile").read_text()
+    for line in ("ARG BASE=python:x\n", "ARG SERVICE=recommendation/v2\n", "ARG VERSION=1.2.3\n"):
+        assert dockerfile.count(line) == 1
+    for copied in re.findall(r"^COPY (\S+) ", dockerfile, re.MULTILINE):
+        assert (tmp_path / copied.replace("${SERVICE}", "recommendation/v2")).exists()
+
+
+# --- what it must have --------------------------------------------------------------------------------
+
+
+def labelled(**labels: str | None) -> Callable[[dict[str, Any]], object]:
+    def change(recorded: dict[str, Any]) -> None:
+        found = recorded["namespace"]["metadata"]["labels"]
+        found.pop("istio-injection")
+        found.update({k.replace("_", "-").replace("rev", "istio.io/rev"): v for k, v in labels.items()})
+
+    return change
+
+
+def image(tag: str) -> Callable[[dict[str, Any]], object]:
+    def change(recorded: dict[str, Any]) -> None:
+        pod = recorded["control_planes"][0]["spec"]["template"]["spec"]
+        pod["containers"][0]["image"] = f"docker.io/istio/pilot:{tag}"
+
+    return change
+
+
+def test_a_cluster_that_has_everything_has_no_problem() -> None:
+    assert list(problems(facts(), "tutorial", "kubectl")) == []
+    assert list(problems(facts(lambda f: f.update(namespace={}, pods=[])), "tutorial", "kubectl")) == []
+    assert istio_version(facts()) == (1, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            lambda f: f.update(api_versions=["v1"]),
+            "Istio is not installed: istioctl install --set profile=demo",
+        ),
+        (
+            lambda f: f.update(api_versions=["v1", "route.openshift.io/v1"]),
+            "Istio is not installed: istioctl install --set profile=openshift",
+        ),
+        (lambda f: f.update(api_versions=["networking.istio.io/v1beta1"]), "Istio is too old"),
+        (
+            lambda f: f.update(control_planes=[]),
+            "control plane is not ready: kubectl get pods -n istio-system",
+        ),
+        (lambda f: f["control_planes"][0].update(status={}), "Istio's control plane is not ready"),
+        (image("1.27.4"), "Istio 1.27 is not supported (only 1.28 to 1.31): istioctl upgrade"),
+        (image("2.0.0"), "Istio 2.0 is not supported"),
+        (lambda f: f.update(injectors=[]), "Istio injects no sidecars"),
+        (lambda f: f.update(gateways=[]), "there is no ingress gateway"),
+        (
+            labelled(),
+            "is not labelled for injection: kubectl label --overwrite namespace tutorial istio-injection=en",
+        ),
+        (labelled(istio_injection="disabled"), "is not labelled for injection"),
+        (
+            labelled(rev="1-29"),
+            "is labelled for revision 1-29, which is not there: kubectl label --overwrite",
+        ),
+        (
+            lambda f: f["namespace"]["metadata"].update(deletionTimestamp="2026-11-22T09:23:36Z"),
+            "is being deleted: kubectl wait --for=delete namespace/tutorial",
+        ),
+        (
+            lambda f: f["pods"][0]["spec"].pop("initContainers"),
+            "pods without a sidecar, made before the label (customer-",
+        ),
+    ],
+)
+def test_each_thing_that_is_missing_is_one_line_with_its_remedy(
+    change: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    [line] = problems(facts(change), "tutorial", "kubectl")
+    assert problem in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("tag", ["1.28.0", "1.31.3-distroless", "1.31-alpha", "latest", "1.32.0"])
+def test_a_supported_newer_or_nameless_version_is_no_problem(tag: str) -> None:
+    assert list(problems(facts(image(tag)), "tutorial", "kubectl")) == []
+
+
+def test_a_cluster_with_revisions_is_labelled_for_one() -> None:
+    def revisions(recorded: dict[str, Any]) -> None:
+        recorded["injectors"][0]["metadata"]["labels"] = {"istio.io/rev": "1-30"}
+
+    assert injection_label(facts()) == "istio-injection=enabled"
+    assert injection_label(facts(revisions)) == "istio.io/rev=1-30"
+    [line] = problems(facts(revisions), "tutorial", "kubectl")
+    assert line.endswith("kubectl label --overwrite namespace tutorial istio-injection- istio.io/rev=1-30")
+
+
+def test_a_classic_sidecar_counts_too() -> None:
+    def classic(recorded: dict[str, Any]) -> None:
+        spec = recorded["pods"][0]["spec"]
+        spec["containers"].append(spec.pop("initContainers")[0])
+
+    assert list(problems(facts(classic), "tutorial", "kubectl")) == []
+
+
+# --- what is applied ----------------------------------------------------------------------------------
+
+EVERYTHING = [*WORKLOADS, *ISTIO, *CLUSTER_ONLY]
+
+
+def documents(namespace: str = "tutorial", registry: str = "") -> list[dict[str, Any]]:
+    return render(EVERYTHING, namespace, registry, "*/ns/gw/sa/door")
+
+
+def principals(rendered: list[dict[str, Any]]) -> dict[str, list[str]]:
+    return {
+        d["metadata"]["name"]: re.findall(r"\*/ns/[-\w/]+", json.dumps(d["spec"]))
+        for d in rendered
+        if d["kind"] == "AuthorizationPolicy"
+    }
+
+
+def test_everything_that_is_applied_bears_the_label_it_is_removed_by() -> None:
+    for document in documents():
+        assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "dark-launch", document
+
+
+def test_images_bear_one_tag_and_the_registry_if_there_is_one() -> None:
+    for registry, prefix in (("", ""), ("r.test/me/", "r.test/me/")):
+        images = {
+            d["spec"]["template"]["spec"]["containers"][0]["image"]
+            for d in documents(registry=registry)
+            if d["kind"] == "Deployment"
+        }
+        names = ("customer", "preference", "recommendation-v1", "recommendation-v2")
+        assert images == {f"{prefix}{name}:{version()}" for name in names}
+
+
+def test_only_the_chain_may_talk() -> None:
+    assert principals(documents("mine")) == {
+        "deny-all": [],
+        "customer": ["*/ns/gw/sa/door"],
+        "preference": ["*/ns/mine/sa/customer"],
+        "recommendation": ["*/ns/mine/sa/preference"],
+    }
+
+
+def test_policies_name_workloads_and_accounts_that_exist() -> None:
+    workloads = list(of_kind(read(*WORKLOADS), Deployment))
+    accounts = {w.spec.template.spec.service_account_name for w in workloads}
+    for document in documents():
+        if document["kind"] == "AuthorizationPolicy" and "selector" in document["spec"]:
+            labels = document["spec"]["selector"]["matchLabels"]
+            assert any(labels.items() <= w.labels.items() for w in workloads)
+    for chain in principals(documents()).values():
+        assert all(p.rpartition("/")[2] in {*accounts, "door"} for p in chain)
+
+
+def test_gateway_api_routes_lead_to_services_that_exist() -> None:
+    folder = ROOT / "istio" / "gateway-api"
+    services = {d["metadata"]["name"]: d for d in yaml.safe_load_all((folder / "versions.yaml").read_text())}
+    workloads = list(of_kind(read(*WORKLOADS), Deployment))
+    for service in services.values():
+        assert len([w for w in workloads if service["spec"]["selector"].items() <= w.labels.items()]) == 1
+    for path in folder.glob("*.yaml"):
+        text = path.read_text()
+        if "HTTPRoute" in text:
+            assert set(re.findall(r"name: (recommendation-v\d)", text)) <= services.keys()
+
+
+# --- how it is reached --------------------------------------------------------------------------------
+
+
+def test_the_best_address_comes_first() -> None:
+    gateway = copy.deepcopy(RECORDED["gateways"][0])
+    node_port = next(p["nodePort"] for p in gateway["spec"]["ports"] if p["port"] == 80)
+    nodes = RECORDED["nodes"]
+    assert addresses(gateway, [], nodes) == [("127.0.0.9", node_port)]
+    gateway["status"] = {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}, {"hostname": "lb.test"}]}}
+    route = {"spec": {"host": "door.apps-crc.testing"}}
+    assert addresses(gateway, [route], nodes)[:3] == [
+        ("door.apps-crc.testing", 80), ("10.0.0.1", 80), ("lb.test", 80),
+    ]  # fmt: skip
+
+
+# --- the proxies have the route -----------------------------------------------------------------------
+
+
+def istio_form(**action: Any) -> dict[str, Any]:
+    """Return a route configuration as istiod renders it."""
+    route = {"name": "default", "match": {"prefix": "/"}, "route": {"timeout": "0s", **action}}
+    name = "recommendation.tutorial.svc.cluster.local:8080"
+    return {"name": "8080", "virtual_hosts": [{"name": "block_all"}, {"name": name, "routes": [route]}]}
+
+
+V1 = "outbound|8080|v1|recommendation.tutorial.svc.cluster.local"
+V2 = "outbound|8080|v2|recommendation.tutorial.svc.cluster.local"
+
+
+@pytest.mark.parametrize(
+    ("state", "form"),
+    [
+        ("v1-only", istio_form(cluster=V1)),
+        (
+            "mirror",
+            istio_form(
+                cluster=V1,
+                request_mirror_policies=[
+                    {"cluster": V2, "runtime_fraction": {"default_value": {"numerator": 100}}},
+                ],
+            ),
+        ),
+        (
+            "mirror-10-percent",
+            istio_form(
+                cluster=V1,
+                request_mirror_policies=[
+                    {
+                        "cluster": V2,
+                        "runtime_fraction": {
+                            "default_value": {"numerator": 100000, "denominator": "MILLION"}
+                        },
+                    },
+                ],
+            ),
+        ),
+        (
+            "canary",
+            istio_form(
+                weighted_clusters={"clusters": [{"name": V2, "weight": 10}, {"name": V1, "weight": 90}]}
+            ),
+        ),
+        ("promote", istio_form(cluster=V2)),
+    ],
+)
+def test_istios_form_of_a_route_is_recognised_and_any_other_is_not(state: str, form: dict[str, Any]) -> None:
+    states = sorted(path.stem for path in (ROOT / "istio").glob("*.yaml"))
+    states = [name for name in states if name not in ("gateway", "destination-rule")]
+    objects = [o for o in read(*WORKLOADS, *ISTIO) if o.key != "virtualservice/recommendation"]
+    matching = [
+        name
+        for name in states
+        if summary(envoy.sidecar_routes([*objects, *read(ROOT / "istio" / f"{name}.yaml")]), "tutorial")
+        == summary(form, "tutorial")
+    ]
+    assert matching == [state]
+
+
+def test_a_configuration_without_the_host_is_none() -> None:
+    assert summary({"name": "inbound|8080||", "virtual_hosts": []}, "tutorial") is None
+
+
+# --- the workshop's steps, on the double --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def underneath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
+    """Yield the local mesh that stands in for the cluster."""
+    mesh = LocalMesh(tmp_path_factory.mktemp("cluster") / "mesh", port=0)
+    try:
+        mesh.up()
+        yield mesh
+    finally:
+        mesh.down()
+
+
+@pytest.fixture
+def cluster(underneath: LocalMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterMesh]:
+    """Yield a cluster to which everything was deployed."""
+    underneath.reset()
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/kubectl_double.py "$@"\n')
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(kubectl))
+    monkeypatch.setenv("MESH_STATE", str(underneath.state))
+    monkeypatch.setattr(ClusterMesh, "quiet", 0.5)
+    mesh = ClusterMesh()
+    yield mesh
+    mesh.close()
+
+
+def test_the_proof_is_the_same_on_a_cluster(cluster: ClusterMesh) -> None:
+    assert verify(cluster, 100).passed
+    assert cluster.apply(ROOT / "istio" / "mirror.yaml") == ["virtualservice/recommendation configured"]
+    verdict = verify(cluster, 100)
+    assert verdict.passed, verdict.render()
+    assert [side.requests for side in verdict.sides] == [100, 100]
+    cluster.scale("recommendation-v2", 0)
+    assert verify(cluster, 100).failed() == ["v2 received every request exactly once"]
+    cluster.scale("recommendation-v2", 1)
+    assert verify(cluster, 100).passed
+
+
+def test_routes_on_a_cluster_are_told_by_the_file_they_came_from(cluster: ClusterMesh) -> None:
+    assert cluster.objects()["virtualservice/recommendation"][0] == "istio/v1-only.yaml"
+    cluster.apply(ROOT / "istio" / "canary.yaml")
+    assert cluster.objects()["virtualservice/recommendation"][0] == "istio/canary.yaml"
+    cluster.delete(ROOT / "istio" / "canary.yaml")
+    assert "virtualservice/recommendation" not in cluster.objects()
+
+
+def test_apply_waits_until_the_proxies_have_the_route(
+    cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTIO_IS_SLOW", "yes")
+    monkeypatch.setattr("harness.cluster.ROUTE_DEADLINE", 1.0)
+    with pytest.raises(MeshError, match=r"the proxy of preference-\S+ does not have the route after 1 s"):
+        cluster.apply(ROOT / "istio" / "mirror.yaml")
+
+
+def test_a_wrong_manifest_is_refused_before_kubectl_sees_it(cluster: ClusterMesh, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((ROOT / "istio" / "mirror.yaml").read_text().replace("subset: v2", "subset: v3"))
+    with pytest.raises(Exception, match="no subset 'v3' of 'recommendation'"):
+        cluster.apply(wrong)
+    assert cluster.objects()["virtualservice/recommendation"][0] == "istio/v1-only.yaml"
+
+
+def test_status_and_logs_of_a_cluster(cluster: ClusterMesh) -> None:
+    pods = cluster.pods()
+    assert [pod.state for pod in pods] == ["Running"] * 5
+    assert pods[0].workload == "istio-ingressgateway"
+    assert any(
+        "Starting gunicorn" in line for name, line in cluster.logs("recommendation-v2") if name == "app"
+    )
+
+
+def test_kubectls_complaint_is_one_line(cluster: ClusterMesh) -> None:
+    with pytest.raises(MeshError, match=r"kubectl fly: the double does not know: fly$"):
+        cluster.kubectl.run("fly")
+
+
+def test_the_commands_of_a_cluster(cluster: ClusterMesh, checkout: Path) -> None:
+    def harness(*words: str) -> tuple[int, str]:
+        done = run(checkout, sys.executable, "-m", "harness", *words)
+        return done.returncode, done.stdout + done.stderr
+
+    code, out = harness("url")
+    assert code == 1
+    assert "port-forward --namespace=istio-system service/istio-ingressgateway 8080:80\n" in out
+    code, out = harness("curl", "--mesh", "cluster")
+    assert (code, out.startswith("customer => preference => recommendation v1")) == (0, True)
+    code, out = harness("status", "--mesh", "cluster")
+    assert "virtualservice/recommendation: all to v1 (istio/v1-only.yaml)" in out
+    assert harness("dashboard", "kiali")[1].startswith("Error: kiali is not installed: in the folder of")
+
+
+def test_a_missing_context_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text("#!/bin/sh\necho 'error: current-context is not set' >&2; exit 1\n")
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(kubectl))
+    with pytest.raises(MeshError, match=r"has no current context: start a cluster \(minikube start"):
+        Kubectl.find("tutorial")
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        '#!/bin/sh\n[ "$1" = config ] && echo minikube && exit\n'
+        "echo 'dial tcp 192.168.49.2:8443: connect: no route to host' >&2; exit 1\n"
+    )
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(kubectl))
+    with pytest.raises(
+        MeshError, match=r"context minikube does not answer: is it running\?.*no route to host"
+    ):
+        ClusterMesh().facts()
+
+
+def test_a_strange_cluster_is_not_touched_without_being_asked_for(checkout: Path, tmp_path: Path) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        '#!/bin/sh\ncase "$*" in\n"config current-context") echo prod;;\n*"config view"*) echo https://prod:6443;;\n'
+        "*api-versions*) echo v1;;\n*) echo '{}';;\nesac\n"
+    )
+    kubectl.chmod(0o755)
+    refused = run(checkout, sys.executable, "-m", "harness", "deploy", KUBECTL=str(kubectl))
+    assert refused.returncode == 2
+    assert refused.stdout == "a cluster, context prod, namespace tutorial\n"
+    assert refused.stderr == "Error: this is not known to be a cluster on this machine: deploy with YES=1\n"
+    allowed = run(checkout, sys.executable, "-m", "harness", "deploy", "--yes", KUBECTL=str(kubectl))
+    assert allowed.returncode == 2
+    assert allowed.stderr == "Error: Istio is not installed: istioctl install --set profile=demo\n"
