@@ -1,0 +1,74 @@
+"""Every manifest against the schemas that Kubernetes, Istio and the Gateway API publish, strictly.
+
+recorded/README.md says where they are from. An unknown field fails: an API server would drop it in silence.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from harness.cluster import CLUSTER_ONLY, _namespace, render
+from harness.mesh import ISTIO, ROOT, WORKLOADS
+
+RECORDED = ROOT / "tests" / "recorded"
+KUBERNETES = sorted(RECORDED.glob("kubernetes-*.json"))
+ISTIO_VERSIONS = sorted(RECORDED.glob("istio-*.json"))
+GATEWAY_API = sorted(RECORDED.glob("gateway-api-*.json"))
+
+
+def schema_for(document: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """Return the schema of a document's kind, if the file has it."""
+    schemas = json.loads(path.read_text())
+    if "kinds" not in schemas:
+        found: dict[str, Any] | None = schemas.get(document["kind"])
+        return (
+            found if found and found["properties"]["apiVersion"]["const"] == document["apiVersion"] else None
+        )
+    name = schemas["kinds"].get(document["kind"])
+    if not name or ("/" in document["apiVersion"] and "." in document["apiVersion"]):
+        return None
+    return {"$ref": f"#/definitions/{name}", "definitions": schemas["definitions"]}
+
+
+def applied() -> list[dict[str, Any]]:
+    states = [path for path in (ROOT / "istio").glob("*.yaml") if path not in ISTIO]
+    documents = render(
+        [*WORKLOADS, *ISTIO, *CLUSTER_ONLY, *sorted(states)], "tutorial", "", "*/ns/gw/sa/door"
+    )
+    documents += [
+        d for p in (ROOT / "istio" / "gateway-api").glob("*.yaml") for d in yaml.safe_load_all(p.read_text())
+    ]
+    return [*documents, _namespace("tutorial", "istio-injection=enabled")]
+
+
+@pytest.mark.parametrize("path", [*KUBERNETES, *ISTIO_VERSIONS, *GATEWAY_API], ids=lambda path: path.stem)
+def test_manifests_are_as_published(path: Path) -> None:
+    checked = 0
+    for document in applied():
+        if schema := schema_for(document, path):
+            jsonschema.validate(document, schema)
+            checked += 1
+    assert checked >= 3
+
+
+def test_every_manifest_has_a_schema_in_each_family() -> None:
+    for document in applied():
+        families = [
+            all(schema_for(document, p) for p in family)
+            for family in (KUBERNETES, ISTIO_VERSIONS, GATEWAY_API)
+        ]
+        assert any(families), document["kind"]
+
+
+@pytest.mark.parametrize("path", [*KUBERNETES, *ISTIO_VERSIONS, *GATEWAY_API], ids=lambda path: path.stem)
+def test_a_misspelt_field_is_not(path: Path) -> None:
+    [document, *_] = [d for d in applied() if schema_for(d, path) and d.get("spec")]
+    schema = schema_for(document, path)
+    assert schema
+    document["spec"]["mirorr"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="'mirorr' was unexpected"):
+        jsonschema.validate(document, schema)
