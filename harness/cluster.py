@@ -39,7 +39,7 @@ from harness.mesh import (
     source_folder,
 )
 from harness.models import Deployment, Object
-from harness.platforms import Platform, detect, image_commands, stage
+from harness.platforms import Platform, detect, forget_command, image_commands, stage
 from harness.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
 
 Json = dict[str, Any]
@@ -115,10 +115,7 @@ class ClusterMesh(Mesh):
 
     def up(self) -> None:
         """Deploy everything; what is there already stays, the route of recommendation above all."""
-        facts = self.facts()
-        found = list(problems(facts, self.namespace, self.kubectl.program))
-        if found:
-            raise MeshError("\n       ".join(found))
+        facts = self._checked_facts()
         platform = self.platform(facts)
         label = injection_label(facts)
         if not facts.namespace:
@@ -132,7 +129,14 @@ class ClusterMesh(Mesh):
             self._make_openshift_route(facts.gateways[0])
         for workload in of_kind(read(*WORKLOADS), Deployment):
             self._wait_for_rollout(workload.metadata.name)
+        self._checked_facts()  # that sidecars are injected shows only now
         self._wait_for_gateway()
+
+    def _checked_facts(self) -> Facts:
+        facts = self.facts()
+        if found := list(problems(facts, self.namespace, self.kubectl.program)):
+            raise MeshError("\n       ".join(found))
+        return facts
 
     def _build(self, platform: Platform) -> None:
         kubectl = self.kubectl.command()
@@ -219,17 +223,22 @@ class ClusterMesh(Mesh):
 
     def down(self) -> None:
         """Remove exactly what was deployed: the namespace too, if `make deploy` made it."""
+        facts = self.facts()
         self.progress(f"removing everything from namespace {self.namespace}")
-        ours = f"--selector={OURS}={PROJECT}"
-        if "route.openshift.io/v1" in self.kubectl.run("api-versions").split():
+        ours, kinds = f"--selector={OURS}={PROJECT}", ALL_KINDS
+        if "build.openshift.io/v1" in facts.api_versions:
+            kinds += ",buildconfigs.build.openshift.io,imagestreams.image.openshift.io"
+        if "route.openshift.io/v1" in facts.api_versions:
             for route in self.kubectl.items("routes.route.openshift.io", "--all-namespaces", ours):
                 where = f"--namespace={route['metadata']['namespace']}"
                 self.kubectl.run("delete", where, "route.route.openshift.io", route["metadata"]["name"])
-        namespace = self.kubectl.get("namespace", self.namespace)
-        if is_ours(namespace):
+        if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", self.namespace, "--wait=true", timeout=300)
-        elif namespace:
-            self.kubectl.run("delete", ALL_KINDS, ours, "--ignore-not-found", "--wait=true", timeout=300)
+        elif facts.namespace:
+            self.kubectl.run("delete", kinds, ours, "--ignore-not-found", "--wait=true", timeout=300)
+        images = [f"{d.container.image}:{version()}" for d in of_kind(read(*WORKLOADS), Deployment)]
+        if command := forget_command(self.platform(facts), images):
+            subprocess.run(["bash", "-c", command], capture_output=True, stdin=subprocess.DEVNULL)
 
     # --- the workshop's steps -------------------------------------------------------------------------
 

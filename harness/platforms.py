@@ -124,6 +124,16 @@ def image_commands(
     )
 
 
+def forget_command(platform: Platform, images: list[str]) -> str | None:
+    """Return the shell command that removes images from nodes, where they were built or loaded there.
+
+    OpenShift's go with the namespace; kind's and k3d's nodes drop unused ones by themselves.
+    """
+    if platform.kind == "minikube":
+        return f"{_tool('minikube')} --profile {platform.name} image rm {' '.join(images)}"
+    return None
+
+
 def _tool(*names: str) -> str:
     for name in names:
         if shutil.which(name):

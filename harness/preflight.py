@@ -111,7 +111,8 @@ def _namespace_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[
     elif revision not in revisions(facts):
         problem = f"namespace {namespace} is labelled for revision {revision}, which is not there"
         yield f"{problem}: {command} {label}"
-    bare = [pod["metadata"]["name"] for pod in facts.pods if is_ours(pod) and not has_sidecar(pod)]
+    ours = [pod for pod in facts.pods if is_ours(pod) and "deletionTimestamp" not in pod["metadata"]]
+    bare = [pod["metadata"]["name"] for pod in ours if not has_sidecar(pod)]
     if bare:
         restart = f"{kubectl} rollout restart deployment -n {namespace}"
         yield f"pods without a sidecar, made before the label ({', '.join(bare)}): {restart}"

@@ -20,7 +20,7 @@ from harness.local import LocalMesh
 from harness.manifests import of_kind, read
 from harness.mesh import ISTIO, ROOT, WORKLOADS, MeshError
 from harness.models import Deployment
-from harness.platforms import Platform, detect, image_commands, stage
+from harness.platforms import Platform, detect, forget_command, image_commands, stage
 from harness.preflight import Facts, injection_label, istio_version, problems
 from harness.verify import verify
 
@@ -106,6 +106,13 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_images_reach_each_platform(kind: str, registry: str, expected: list[str]) -> None:
     platform = Platform(kind, "p", local=True)
     assert image_commands(platform, "customer:1", "/ctx", ["kubectl"], registry) == expected
+
+
+@pytest.mark.usefixtures("tools")
+def test_minikube_forgets_images() -> None:
+    command = forget_command(Platform("minikube", "p", local=True), ["customer:1", "preference:1"])
+    assert command == "minikube --profile p image rm customer:1 preference:1"
+    assert forget_command(Platform("openshift", "p", local=True), ["customer:1"]) is None
 
 
 @pytest.mark.usefixtures("tools")
@@ -509,6 +516,28 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: py
         MeshError, match=r"context minikube does not answer: is it running\?.*no route to host"
     ):
         ClusterMesh().facts()
+
+
+def test_a_workload_that_does_not_become_ready_says_why(
+    cluster: ClusterMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = {
+        "items": [{"reason": "FailedScheduling", "message": "0/1 nodes are available: Insufficient memory."}]
+    }
+    failing = tmp_path / "failing"
+    failing.write_text(
+        '#!/bin/sh\ncase "$*" in\n*"rollout status"*) echo "Waiting for deployment"; exit 1;;\n'
+        f'*"get events"*) echo \'{json.dumps(events)}\';;\n*" logs "*) echo last words;;\n'
+        f'*) exec {cluster.kubectl.program} "$@";;\nesac\n'
+    )
+    failing.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(failing))
+    with pytest.raises(MeshError) as caught:
+        ClusterMesh().scale("recommendation-v2", 1)
+    first, *rest = str(caught.value).splitlines()
+    assert first == "recommendation-v2 does not become ready"
+    assert "FailedScheduling: 0/1 nodes are available: Insufficient memory." in rest[0]
+    assert rest[1].endswith(" | last words")
 
 
 def test_a_strange_cluster_is_not_touched_without_being_asked_for(checkout: Path, tmp_path: Path) -> None:
