@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from harness.ledger import Arrivals, Ledger
 
 FALSE_ALARM = 1e-6
 """How often a claim on a percentage may fail though the proxies draw as they should."""
+
+ANSWERED = "every caller was answered"
+"""The first claim of every verdict."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,12 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} ms"
 
 
-def enough(size: int, expect: Callable[[int], Expectation]) -> tuple[str, int] | None:
-    """Return what ``size`` requests are too few to judge, and how many it takes; None if they are enough.
+def enough(numbers: Collection[int], expect: Callable[[int], Expectation]) -> tuple[str, int] | None:
+    """Return what the requests are too few to judge, and how many it takes; None if they are enough.
 
     A share is judged only if a version that gets nothing, or everything, would fail the claim.
     """
-    for promise, count in Counter(map(expect, range(size))).items():
+    for promise, count in Counter(map(expect, numbers)).items():
         sampled = [
             percent / 100 for _, percentages in promise.copies for percent in percentages if percent < 100
         ]
@@ -99,24 +102,25 @@ def enough(size: int, expect: Callable[[int], Expectation]) -> tuple[str, int] |
             # Nothing at all must be less likely than a false alarm on one side.
             needed = math.ceil(math.log(FALSE_ALARM / 4) / math.log1p(-rare))
             if count < needed:
-                return f"{100 * (share or 0):g} %", math.ceil(needed * size / count)
+                return f"{100 * (share or 0):g} %", math.ceil(needed * len(numbers) / count)
     return None
 
 
 def judge(ledger: Ledger, expect: Callable[[int], Expectation]) -> Verdict:
     """Return the verdict on a complete ledger; ``expect`` tells what must happen to each ticket."""
     streams: dict[Expectation, list[int]] = {}
-    for number in range(ledger.size):
+    sent = ledger.numbers()
+    for number in sent:
         streams.setdefault(expect(number), []).append(number)
-    claims = [_answered(ledger), _logged(ledger)]
+    claims = [_answered(ledger, sent), _logged(ledger, sent)]
     for promise, numbers in streams.items():
         prefix = f"[{promise.describe()}] " if len(streams) > 1 else ""
         for claim in _claims(ledger, promise, numbers):
             claims.append(Claim(prefix + claim.statement, claim.holds, claim.detail, claim.figures))
-    latencies = [1000 * s for s, status in zip(ledger.latency, ledger.status, strict=True) if status]
+    latencies = [1000 * ledger.latency[n] for n in sent if ledger.status[n]]
     return Verdict(
         run=ledger.run,
-        requests=ledger.size,
+        requests=len(sent),
         routes=" | ".join(promise.describe() for promise in streams),
         claims=tuple(claims),
         sides=tuple(_side(version, found) for version, found in ledger.arrivals.items()),
@@ -127,7 +131,7 @@ def judge(ledger: Ledger, expect: Callable[[int], Expectation]) -> Verdict:
 
 def complete(ledger: Ledger, expect: Callable[[int], Expectation]) -> bool:
     """Say whether no line of a proxy's log that must still come is missing."""
-    for number in range(ledger.size):
+    for number in ledger.numbers():
         if ledger.answered(number):
             found = ledger.arrivals.get(ledger.version(number))
             if found is None or not found.counts[number]:
@@ -139,21 +143,21 @@ def complete(ledger: Ledger, expect: Callable[[int], Expectation]) -> bool:
     return True
 
 
-def _answered(ledger: Ledger) -> Claim:
-    answered = sum(map(ledger.answered, range(ledger.size)))
-    detail = f"{answered:,} of {ledger.size:,}"
-    others = Counter(s for s in ledger.status if not 200 <= s < 300)
+def _answered(ledger: Ledger, numbers: list[int]) -> Claim:
+    answered = sum(map(ledger.answered, numbers))
+    detail = f"{answered:,} of {len(numbers):,}"
+    others = Counter(ledger.status[n] for n in numbers if not ledger.answered(n))
     if others:
         detail += ": " + ", ".join(f"{s or 'no answer'} x {n:,}" for s, n in sorted(others.items()))
-    figures = {"requests": ledger.size, "answered": answered}
-    return Claim("every caller was answered", answered == ledger.size > 0, detail, figures)
+    figures = {"requests": len(numbers), "answered": answered}
+    return Claim(ANSWERED, answered == len(numbers) > 0, detail, figures)
 
 
-def _logged(ledger: Ledger) -> Claim:
+def _logged(ledger: Ledger, numbers: list[int]) -> Claim:
     """Return the claim without which the logs prove nothing: they hold what callers saw, and no more."""
-    answered = [n for n in range(ledger.size) if ledger.answered(n) and ledger.version(n) in ledger.arrivals]
+    answered = [n for n in numbers if ledger.answered(n) and ledger.version(n) in ledger.arrivals]
     found = sum(bool(ledger.arrivals[ledger.version(n)].counts[n]) for n in answered)
-    strangers = sum(arrivals.strangers for arrivals in ledger.arrivals.values())
+    strangers = ledger.strangers()
     detail = f"{found:,} of {len(answered):,}" + (f"; {strangers:,} never sent" if strangers else "")
     holds = found == len(answered) and not strangers
     figures = {"answered": len(answered), "logged": found, "strangers": strangers}

@@ -4,7 +4,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import requests
 
@@ -12,7 +12,7 @@ from harness import HarnessError
 from harness.accesslog import parse_line
 from harness.expectation import Expectation, promise_for, promises, versions
 from harness.ledger import Ledger
-from harness.mesh import Mesh, Progress, quietly
+from harness.mesh import LogFollower, Mesh, Progress, quietly
 from harness.models import Object
 from harness.tickets import Ticket, new_run, probe
 from harness.verdict import Verdict, complete, enough, judge
@@ -29,6 +29,88 @@ HEADERS = {"accept": "text/plain"}
 _VERSION = re.compile(r"recommendation (\S+) from ")
 
 
+class Proof:
+    """A run that is to be judged: its ledger, the proxies' logs, and what the applied routes promise."""
+
+    def __init__(
+        self, mesh: Mesh, size: int, promised: Iterable[Object] | None = None, limit: int | None = None
+    ) -> None:
+        """Prepare a run of ``size`` requests; with a ``limit``, of as many more as will be sent."""
+        self._mesh = mesh
+        self._applied = mesh.routes()
+        self._workloads = versions(self._applied)
+        self._rules = promises(list(promised or self._applied))
+        self._follower: LogFollower | None = None
+        self.ledger = Ledger(new_run(), size, self._workloads.values(), limit)
+
+    def promise(self, number: int) -> Expectation:
+        """Return what must happen to ticket ``number``."""
+        headers = {"user-agent": str(Ticket(self.ledger.run, number)), **HEADERS}
+        return promise_for(self._rules, probe(number).method, "/", headers)
+
+    def must_be_enough(self, numbers: Collection[int]) -> None:
+        """Check that the tickets ``numbers`` are enough to judge every share.
+
+        :raises HarnessError: they are not.
+        """
+        if too_few := enough(numbers, self.promise):
+            raise HarnessError(
+                f"{len(numbers):,} requests are too few to judge {too_few[0]}: send {too_few[1]:,} or more"
+            )
+
+    def follow(self) -> None:
+        """Follow the logs from now on."""
+        self._follower = self._mesh.follow(self._workloads)
+
+    def read(self) -> None:
+        """Enter what the proxies have logged meanwhile."""
+        assert self._follower
+        for workload, line in self._follower.lines():
+            if entry := parse_line(line):
+                self.ledger.logged(self._workloads[workload], entry)
+
+    def settle(self, progress: Progress = quietly) -> None:
+        """Read on until the logs say all: mirrored requests come late, and are logged when they end.
+
+        That is when nothing is in flight any more and the logs are still and complete, or still for longer. A
+        version that answers nothing at all for PATIENCE seconds has had its time.
+        """
+        entries, still_since = self.ledger.entries, time.monotonic()
+        waited, checked = False, False
+        while True:
+            self.read()
+            now = time.monotonic()
+            if self.ledger.entries != entries:
+                entries, still_since, checked = self.ledger.entries, now, False
+            still = now - still_since
+            if still > PATIENCE:
+                return
+            if still > self._mesh.quiet and not self._mesh.in_flight(self._workloads):
+                if still > 5 * self._mesh.quiet or (not checked and complete(self.ledger, self.promise)):
+                    return
+                checked = True
+            if still > 1 and not waited:
+                progress("waiting for the proxies' logs")
+                waited = True
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Follow the logs no longer."""
+        if self._follower:
+            self._follower.close()
+
+    def verdict(self) -> Verdict:
+        """Judge.
+
+        :raises HarnessError: the routes changed meanwhile.
+        """
+        if self._mesh.routes() != self._applied:
+            raise HarnessError(
+                "what is applied changed during the run, so nothing can be said of it: verify again"
+            )
+        return judge(self.ledger, self.promise)
+
+
 def verify(
     mesh: Mesh,
     size: int = 500,
@@ -42,39 +124,18 @@ def verify(
     :raises HarnessError: the mesh does not run, or the run could not be judged: too few requests for a share,
         routes that changed meanwhile, a route that matches what only a proxy knows.
     """
-    applied = mesh.routes()
-    workloads = versions(applied)
-    ledger = Ledger(new_run(), size, workloads.values())
-    rules = promises(list(promised or applied))
-
-    def promise(number: int) -> Expectation:
-        headers = {"user-agent": str(Ticket(ledger.run, number)), **HEADERS}
-        return promise_for(rules, probe(number).method, "/", headers)
-
-    if too_few := enough(size, promise):
-        raise HarnessError(
-            f"{size:,} requests are too few to judge {too_few[0]}: send {too_few[1]:,} or more"
-        )
-    follower = mesh.follow(workloads)
-
-    def read() -> None:
-        for workload, line in follower.lines():
-            if entry := parse_line(line):
-                ledger.logged(workloads[workload], entry)
-
+    proof = Proof(mesh, size, promised)
+    proof.must_be_enough(range(size))
+    proof.follow()
     try:
-        _send(mesh.url(), ledger, concurrency, read, progress)
-        _settle(mesh, workloads, ledger, promise, read, progress)
+        send(mesh.url(), proof.ledger, concurrency, proof.read, progress)
+        proof.settle(progress)
     finally:
-        follower.close()
-    if mesh.routes() != applied:
-        raise HarnessError(
-            "what is applied changed during the run, so nothing can be said of it: verify again"
-        )
-    return judge(ledger, promise)
+        proof.close()
+    return proof.verdict()
 
 
-def _send(url: str, ledger: Ledger, concurrency: int, read: Callable[[], None], progress: Progress) -> None:
+def send(url: str, ledger: Ledger, concurrency: int, read: Callable[[], None], progress: Progress) -> None:
     """Send every ticket once; ``read`` the logs meanwhile."""
     numbers = itertools.count()
     stop = threading.Event()
@@ -117,38 +178,10 @@ def _call(session: requests.Session, url: str, ticket: Ticket) -> tuple[int, str
         )
     except requests.RequestException:
         return 0, None, time.perf_counter() - start
-    version = _VERSION.search(answer.text)
-    return answer.status_code, version[1] if version else None, time.perf_counter() - start
+    return answer.status_code, version_in(answer.text), time.perf_counter() - start
 
 
-def _settle(
-    mesh: Mesh,
-    workloads: Iterable[str],
-    ledger: Ledger,
-    promise: Callable[[int], Expectation],
-    read: Callable[[], None],
-    progress: Progress,
-) -> None:
-    """Read on until the logs say all: mirrored requests come late, and are logged when they end.
-
-    That is when nothing is in flight any more and the logs are still and complete, or still for longer. A
-    version that answers nothing at all for PATIENCE seconds has had its time.
-    """
-    entries, still_since = ledger.entries, time.monotonic()
-    waited, checked = False, False
-    while True:
-        read()
-        now = time.monotonic()
-        if ledger.entries != entries:
-            entries, still_since, checked = ledger.entries, now, False
-        still = now - still_since
-        if still > PATIENCE:
-            return
-        if still > mesh.quiet and not mesh.in_flight(workloads):
-            if still > 5 * mesh.quiet or (not checked and complete(ledger, promise)):
-                return
-            checked = True
-        if still > 1 and not waited:
-            progress("waiting for the proxies' logs")
-            waited = True
-        time.sleep(0.02)
+def version_in(answer: str) -> str | None:
+    """Return the version that an answer names, if it does."""
+    match = _VERSION.search(answer)
+    return match[1] if match else None

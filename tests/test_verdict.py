@@ -274,19 +274,42 @@ def test_what_one_stream_could_not_deliver_is_not_charged_to_another() -> None:
 @pytest.mark.parametrize("percent", [0.5, 1, 10, 50, 99])
 def test_too_few_requests_for_a_share_are_told_and_enough_are_enough(percent: float) -> None:
     sampled = Expectation(answers=(("v1", 1.0),), copies=(("v2", (percent,)),))
-    too_few = enough(10, lambda number: sampled)
+    too_few = enough(range(10), lambda number: sampled)
     assert too_few is not None
     share, needed = too_few
     assert share == f"{percent:g} %"
-    assert enough(needed, lambda number: sampled) is None
-    assert enough(needed - 1, lambda number: sampled) is not None
+    assert enough(range(needed), lambda number: sampled) is None
+    assert enough(range(needed - 1), lambda number: sampled) is not None
     low, high = binomial_interval(needed, percent / 100, 1e-6)
     assert low > 0 or percent > 50
     assert high < needed or percent < 50
 
 
 def test_certainties_need_no_number_of_requests() -> None:
-    assert enough(1, lambda number: MIRROR) is None
-    assert enough(1, lambda number: V1_ONLY) is None
-    assert enough(1, lambda number: Expectation(answers=(("v1", None), ("v2", None)))) is None
-    assert enough(10, lambda number: CANARY) is not None
+    assert enough(range(1), lambda number: MIRROR) is None
+    assert enough(range(1), lambda number: V1_ONLY) is None
+    assert enough(range(1), lambda number: Expectation(answers=(("v1", None), ("v2", None)))) is None
+    assert enough(range(10), lambda number: CANARY) is not None
+
+
+def test_a_ledger_grows_with_the_numbers_that_are_used_and_counts_no_others() -> None:
+    ledger = Ledger("run", 0, ["v1", "v2"], limit=1000)
+    for number in (0, 4, 5, 400):
+        ledger.logged("v1", entry(number))  # a log may be read before the caller has said what it saw
+        ledger.logged("v2", entry(number))
+        ledger.saw(number, 200, "v1", 0.001)
+    assert ledger.numbers() == [0, 4, 5, 400]
+    verdict = verdict_on(ledger, MIRROR)
+    assert verdict.passed
+    assert verdict.requests == 4
+    assert complete(ledger, lambda number: MIRROR)
+
+
+@pytest.mark.parametrize("number", [3, 999, 1000, 10**9])
+def test_an_arrival_that_no_caller_sent_fails_the_claim_on_logs(number: int) -> None:
+    ledger = Ledger("run", 0, ["v1", "v2"], limit=1000)
+    ledger.saw(4, 200, "v1", 0.001)
+    ledger.logged("v1", entry(4))
+    assert verdict_on(ledger, V1_ONLY).passed
+    ledger.logged("v1", entry(number))
+    assert verdict_on(ledger, V1_ONLY).failed() == [LOGGED]
