@@ -4,6 +4,9 @@ PORT    ?= 8080
 N       ?= 500
 C       ?= 8
 W       ?= recommendation-v2
+USERS   ?= 50
+RATE    ?= 10
+TIME    ?= 30s
 PYTHON  ?= python3
 
 VENV    ?= .venv
@@ -11,10 +14,12 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY BASE_IMAGE
 HARNESS := $(VENV)/bin/python -m harness
 # What `make lint` checks and `make format` formats.
-SOURCES := common customer preference recommendation harness tests
+SOURCES := common customer preference recommendation harness loadtest tests
+LOCUST  := MESH=$(MESH) $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
+  --users $(USERS) --spawn-rate $(RATE) $(if $(PROCESSES),--processes $(PROCESSES) --master-bind-host 127.0.0.1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -76,6 +81,11 @@ url: $(VENV)/harness ## print how callers reach it
 dashboard: $(VENV)/harness ## open an addon of Istio's: D=kiali, grafana, jaeger or prometheus
 	@$(HARNESS) dashboard $(or $(D),kiali)
 
+##@ Load
+
+load: $(VENV)/dev ## load the mesh, judge every request (USERS=50, RATE=10 more each second, TIME=30s, PROCESSES=2)
+	@$(LOCUST) --headless --run-time $(TIME) --html .load/report.html --csv .load/requests
+
 ##@ The workshop itself
 
 test: lint ## run all checks and tests
@@ -100,7 +110,7 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 
 clean: ## stop the mesh and remove all that was made here, .venv too
 	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down; fi
-	@rm -rf $(VENV) .mesh .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) .mesh .load .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What stands here is installed once; it is installed again when its lock file changes.

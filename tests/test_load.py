@@ -1,0 +1,128 @@
+"""Locust on a real mesh: every request is judged, and whatever is wrong decides the exit code."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import run, shadow
+from test_local import free_port
+
+from harness.local import LocalMesh
+
+Load = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def own(checkout: Path) -> Iterator[LocalMesh]:
+    """Yield the mesh of a checkout; it runs, and v2 gets a copy of every request."""
+    mesh = LocalMesh(checkout / ".mesh" / "local", port=0)
+    mesh.up()
+    mesh.apply(checkout / "istio" / "mirror.yaml")
+    yield mesh
+    mesh.down()
+
+
+@pytest.fixture
+def load(checkout: Path, own: LocalMesh) -> Load:
+    """Return a function that runs a short ``make load`` on the mesh."""
+
+    def make(**settings: str) -> subprocess.CompletedProcess[str]:
+        port = str(free_port())
+        environment = {"VENV": sys.prefix, "USERS": "8", "RATE": "8", "TIME": "3s", **settings}
+        return run(
+            checkout, "make", "load",
+            LOCUST_MASTER_BIND_PORT=port, LOCUST_MASTER_NODE_PORT=port, **environment,
+        )  # fmt: skip
+
+    return make
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def verdict(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Return the claims that were printed: statement → "ok" or "FAIL"."""
+    lines = [line.split("  ") for line in ran.stdout.splitlines() if line.startswith(("  ok  ", "  FAIL  "))]
+    return {line[3] if line[2] == "" else line[2]: line[1] for line in lines}
+
+
+def test_a_load_is_judged_request_by_request(load: Load, checkout: Path) -> None:
+    ran = load()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert verdict(ran) == dict.fromkeys(
+        [
+            "every caller was answered",
+            "the proxies logged every answer",
+            "callers saw only v1",
+            "v2 received every request exactly once",
+            "each copy at v2 is faithful (method, path, size)",
+            "95 % of callers waited at most 1000 ms",
+        ],
+        "ok",
+    )
+    *kinds, total = rows(checkout / ".load" / "requests_stats.csv")
+    assert {kind["Type"] for kind in kinds} == {"GET", "POST"}
+    assert f"{int(total['Request Count'])} of {int(total['Request Count'])}: 0 missing" in ran.stdout
+    assert "<html" in (checkout / ".load" / "report.html").read_text()
+
+
+def test_workers_share_no_ticket_and_report_every_one(load: Load) -> None:
+    ran = load(PROCESSES="2")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert set(verdict(ran).values()) == {"ok"}
+    assert "0 missing, 0 duplicate, 0 phantom" in ran.stdout
+    assert "2 workers connected" in ran.stderr
+
+
+@pytest.mark.parametrize("processes", ["", "2"])
+def test_a_reply_that_no_route_allows_is_a_leak(
+    load: Load, own: LocalMesh, checkout: Path, manifest: Callable[..., Path], processes: str
+) -> None:
+    own.apply(manifest(shadow("v1", VERSION="v2")))  # v2 answers in v1's place
+    ran = load(PROCESSES=processes)
+    assert ran.returncode != 0
+    assert verdict(ran)["callers saw only v1"] == "FAIL"
+    failures = rows(checkout / ".load" / "requests_failures.csv")
+    assert {failure["Error"] for failure in failures} == {"leak"}
+
+
+def test_a_mirror_without_v2_fails_though_callers_notice_nothing(load: Load, own: LocalMesh) -> None:
+    own.scale("recommendation-v2", 0)
+    ran = load()
+    assert ran.returncode != 0
+    failed = [statement for statement, word in verdict(ran).items() if word == "FAIL"]
+    assert failed == ["v2 received every request exactly once"]
+
+
+def test_slow_callers_fail(load: Load) -> None:
+    ran = load(MAX_P95="1")
+    assert ran.returncode != 0
+    failed = [statement for statement, word in verdict(ran).items() if word == "FAIL"]
+    assert failed == ["95 % of callers waited at most 1 ms"]
+
+
+def test_failures_count_against_their_threshold(load: Load, own: LocalMesh) -> None:
+    own.scale("recommendation-v1", 0)
+    ran = load(MAX_FAILURES="0.5")
+    assert ran.returncode != 0
+    assert verdict(ran)["at most 50.00% of requests failed"] == "FAIL"
+
+
+def test_a_share_is_judged_only_with_enough_requests(load: Load, own: LocalMesh, checkout: Path) -> None:
+    own.apply(checkout / "istio" / "mirror-10-percent.yaml")
+    ran = load(TIME="1s")
+    assert ran.returncode != 0
+    assert "requests are too few to judge 10 %" in ran.stderr
+    assert "claims hold" not in ran.stdout
+
+
+def test_without_a_mesh_nothing_is_sent(checkout: Path) -> None:
+    ran = run(checkout, "make", "load", VENV=sys.prefix)
+    assert ran.returncode != 0
+    assert "Error: the local mesh is not running: start it with 'make up'" in ran.stderr
+    assert "Traceback" not in ran.stderr
