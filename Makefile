@@ -19,7 +19,7 @@ LOCUST  := MESH=$(MESH) $(VENV)/bin/python -m locust --locustfile loadtest/locus
   --users $(USERS) --spawn-rate $(RATE) $(if $(PROCESSES),--processes $(PROCESSES) --master-bind-host 127.0.0.1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load load-ui test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -85,6 +85,9 @@ dashboard: $(VENV)/harness ## open an addon of Istio's: D=kiali, grafana, jaeger
 
 load: $(VENV)/dev ## load the mesh, judge every request (USERS=50, RATE=10 more each second, TIME=30s, PROCESSES=2)
 	@$(LOCUST) --headless --run-time $(TIME) --html .load/report.html --csv .load/requests
+
+load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the ledger live (USERS=50, RATE=10, PROCESSES=2)
+	@$(LOCUST) --web-host 127.0.0.1
 
 ##@ The workshop itself
 

@@ -25,6 +25,7 @@ from harness.__main__ import MESHES, make_mesh
 from harness.tickets import Ticket, probe
 from harness.verdict import ANSWERED, Claim, Verdict
 from harness.verify import HEADERS, TIMEOUT, Proof, version_in
+from loadtest.ledger_tab import Tally, add_tab
 
 LIMIT = 10_000_000
 """What a ledger can hold: no ticket has this number."""
@@ -56,10 +57,16 @@ class Run:
             method: itertools.count(2 * index + odd, 2 * workers)
             for odd, method in enumerate(("GET", "POST"))
         }
+        self.tally = Tally(self.proof)
         self.unreported: list[tuple[int, int, str | None, float]] = []
         """What callers of this worker saw since its last report."""
         for count in range(2):
             self.proof.promise(count)  # what cannot be told is better said now than after the run
+
+    def saw(self, number: int, status: int, version: str | None, seconds: float) -> None:
+        """Enter what a caller saw."""
+        self.proof.ledger.saw(number, status, version, seconds)
+        self.tally.add(number)
 
     def follow(self) -> None:
         """Read the proxies' logs from now on."""
@@ -120,13 +127,15 @@ def options(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
-    """Check that there is something to load."""
+    """Check that there is something to load, and add the ledger to the web page."""
     if not isinstance(environment.runner, WorkerRunner):
         try:
             Run(environment)
         except HarnessError as error:
             print(f"Error: {error}", file=sys.stderr)
             sys.exit(2)
+    if environment.web_ui:
+        add_tab(environment.web_ui, lambda: State.run.tally if State.run else None)
 
 
 @events.test_start.add_listener
@@ -159,8 +168,8 @@ def report(data: dict[str, Any], **_: Any) -> None:
 def receive(data: dict[str, Any], **_: Any) -> None:
     """Enter what a worker's callers saw."""
     if State.run:
-        for number, status, version, seconds in data.get("seen", ()):
-            State.run.proof.ledger.saw(number, status, version, seconds)
+        for sight in data.get("seen", ()):
+            State.run.saw(*sight)
 
 
 @events.test_stopping.add_listener
@@ -177,8 +186,11 @@ def await_workers(environment: Environment, **_: Any) -> None:
 @events.test_stop.add_listener
 def end(environment: Environment, **_: Any) -> None:
     """Judge the run: verdict and thresholds decide the exit code."""
+    if isinstance(environment.runner, WorkerRunner):
+        environment.stop_timeout = 0  # all have ended; a worker would sleep so long before it can start anew
+        return
     run = State.run
-    if not run or isinstance(environment.runner, WorkerRunner) or State.verdict:
+    if not run or State.verdict:
         return
     assert environment.runner
     try:
@@ -233,7 +245,7 @@ class Caller(FastHttpUser):
 
     def _ask(self, run: Run, number: int) -> None:
         """Enter what the reply was; one from a version that no route allows is a leak."""
-        request, ledger = probe(number), run.proof.ledger
+        request = probe(number)
         status, version, start = 0, None, time.perf_counter()
         try:
             with self.client.request(
@@ -241,7 +253,7 @@ class Caller(FastHttpUser):
                 f"{self.host}?{request.query}",
                 name="/customer",
                 data=request.body.decode(),
-                headers={"user-agent": str(Ticket(ledger.run, number)), **HEADERS},
+                headers={"user-agent": str(Ticket(run.proof.ledger.run, number)), **HEADERS},
                 catch_response=True,
             ) as reply:
                 status, version = reply.status_code, version_in(reply.text or "")
@@ -252,7 +264,7 @@ class Caller(FastHttpUser):
             if isinstance(self.environment.runner, WorkerRunner):
                 run.unreported.append(sight)
             else:
-                ledger.saw(*sight)
+                run.saw(*sight)
 
 
 class Browser(Caller):

@@ -1,13 +1,19 @@
 """Locust on a real mesh: every request is judged, and whatever is wrong decides the exit code."""
 
+import contextlib
 import csv
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import run, shadow
+import requests
+from conftest import kill, run, shadow, wait_for
 from test_local import free_port
 
 from harness.local import LocalMesh
@@ -38,6 +44,39 @@ def load(checkout: Path, own: LocalMesh) -> Load:
         )  # fmt: skip
 
     return make
+
+
+@contextlib.contextmanager
+def web_page(checkout: Path, **settings: str) -> Iterator[str]:
+    """Run ``make load-ui``; yield where its page is. Fail unless it ends when told to."""
+    port, master = str(free_port()), str(free_port())
+    environment = {
+        **{k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")},
+        "VENV": sys.prefix, "LOCUST_WEB_PORT": port,
+        "LOCUST_MASTER_BIND_PORT": master, "LOCUST_MASTER_NODE_PORT": master, **settings,
+    }  # fmt: skip
+    log = checkout / "locust.log"
+    with log.open("w") as output, subprocess.Popen(
+        ["make", "load-ui"], cwd=checkout, env=environment, stdout=output, stderr=output,
+        stdin=subprocess.DEVNULL, start_new_session=True,
+    ) as make:  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(lambda: answers(url) or make.poll() is not None, "Locust's page")
+            yield url
+        except BaseException:
+            print(log.read_text())
+            raise
+        finally:
+            os.killpg(make.pid, signal.SIGTERM)
+            make.wait(timeout=20)
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except OSError:
+        return False
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -126,3 +165,54 @@ def test_without_a_mesh_nothing_is_sent(checkout: Path) -> None:
     assert ran.returncode != 0
     assert "Error: the local mesh is not running: start it with 'make up'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[[str], str]:
+    """Return a function that opens a page in Chromium, lets its scripts run, and returns what it shows."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        assert not os.environ.get("CI"), "no Chromium"
+        pytest.skip("no Chromium")
+
+    def show(url: str) -> str:
+        ran = subprocess.run(
+            [
+                chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=6000", "--dump-dom", url,
+            ],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        text = re.sub(r"<(style|script)\b.*?</\1>", "", ran.stdout, flags=re.DOTALL)
+        return re.sub(r"\s*(<[^>]+>\s*)+", "|", text)
+
+    return show
+
+
+@pytest.mark.parametrize("processes", ["", "2"])
+def test_the_web_page_shows_the_ledger_live(
+    own: LocalMesh, checkout: Path, browser: Callable[[str], str], processes: str
+) -> None:
+    with web_page(checkout, PROCESSES=processes) as url:
+
+        def ledger() -> dict[str, str]:
+            [extended] = requests.get(f"{url}/stats/requests", timeout=5).json().get("extended_stats", [{}])
+            return dict(*extended.get("data", []))
+
+        swarm = {"user_count": "4", "spawn_rate": "4"}
+        wait_for(lambda: requests.post(f"{url}/swarm", data=swarm, timeout=30).json()["success"], "the start")
+        wait_for(lambda: int(ledger().get("mirrored", "0")) > 5, "a mirrored request")
+        kill(own, "recommendation-v2")
+        wait_for(lambda: int(ledger()["missing"]) > 0, "a missing request")
+        table = r"\|Requests\|Mirrored\|Missing\|Leaks\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|"
+        shown = re.search(table, browser(f"{url}/?tab=ledger"))
+        assert shown
+        seen, mirrored, missing, leaks = map(int, shown.groups())
+        assert mirrored > 5
+        assert missing > 0
+        assert seen == mirrored + missing
+        assert leaks == 0
+        requests.post(f"{url}/stop", timeout=90)
+        wait_for(lambda: "claims hold" in (checkout / "locust.log").read_text(), "the verdict")
+    assert "FAIL  v2 received every request exactly once" in (checkout / "locust.log").read_text()
