@@ -106,7 +106,10 @@ def test_a_load_is_judged_request_by_request(load: Load, checkout: Path) -> None
     )
     *kinds, total = rows(checkout / ".load" / "requests_stats.csv")
     assert {kind["Type"] for kind in kinds} == {"GET", "POST"}
-    assert f"{int(total['Request Count'])} of {int(total['Request Count'])}: 0 missing" in ran.stdout
+    judged = re.search(r"(\d+) of \1: 0 missing", ran.stdout)
+    assert judged
+    # Locust writes the file once a second: what came last may not stand in it.
+    assert 0 < int(total["Request Count"]) <= int(judged[1])
     assert "<html" in (checkout / ".load" / "report.html").read_text()
 
 
