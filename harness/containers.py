@@ -23,24 +23,20 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.docker_client import DockerClient
 
 from harness import envoy
+from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
 from harness.images import base_image, version
 from harness.mesh import (
     GATEWAY,
     LOOPBACK,
     ROOT,
-    EnvoyMesh,
     LogFollower,
     MeshError,
-    Pod,
     Progress,
     Stream,
     StreamFollower,
     get,
-    is_whole,
-    not_ready,
     quietly,
     source_folder,
-    workload_of,
 )
 
 # The mesh outlives the command that starts it, so testcontainers' reaper must not end it with the command.

@@ -14,21 +14,17 @@ from pathlib import Path
 import psutil
 
 from harness import envoy
+from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
 from harness.mesh import (
     GATEWAY,
     LOOPBACK,
     ROOT,
-    EnvoyMesh,
     LogFollower,
     MeshError,
-    Pod,
     Progress,
     get,
-    is_whole,
-    not_ready,
     quietly,
     source_folder,
-    workload_of,
 )
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever

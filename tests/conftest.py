@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from harness.containers import ContainerMesh
+from harness.controlplane import EnvoyMesh, workload_of
 from harness.local import LocalMesh
-from harness.mesh import ROOT, EnvoyMesh, MeshError, workload_of
+from harness.mesh import ROOT, MeshError
 
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 

@@ -10,7 +10,8 @@ import pytest
 from conftest import run, start, wait_for
 
 from harness.containers import LABEL, ContainerMesh, quantity, version
-from harness.mesh import ROOT, EnvoyMesh
+from harness.controlplane import EnvoyMesh
+from harness.mesh import ROOT
 from harness.verify import verify
 
 

@@ -15,8 +15,9 @@ import yaml
 from conftest import kill, route, shadow, to, virtual_service, wait_for
 
 from harness import HarnessError
+from harness.controlplane import EnvoyMesh
 from harness.manifests import ManifestError, read
-from harness.mesh import ROOT, EnvoyMesh, MeshError
+from harness.mesh import ROOT, MeshError
 from harness.models import Object, VirtualService
 from harness.verdict import Verdict
 from harness.verify import verify
