@@ -14,6 +14,8 @@ WORKDIR /srv
 COPY common common
 ARG SERVICE
 COPY ${SERVICE}/app.py app.py
+# Whatever the umask of the clone: an arbitrary UID in group 0 reads it.
+RUN chmod -R g+rX /srv
 
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 BIND=0.0.0.0:8080
 EXPOSE 8080

@@ -183,11 +183,20 @@ def dashboard(name: str) -> None:
 def status(mesh_name: str) -> None:
     """Show pods, ports and applied routes."""
     mesh = make_mesh(mesh_name)
+    if isinstance(mesh, ClusterMesh):
+        address = mesh.reachable_address()
+        where = (
+            f"callers come in at http://{address}/customer"
+            if address
+            else f"the way in: {mesh.forward_command()}"
+        )
+    else:
+        where = f"callers come in at {mesh.url()}"
     rows = [("POD", "STATE", "ADDRESS"), *((p.name, p.state, p.address) for p in mesh.pods())]
     for row in rows:
         _echo("  ".join(f"{cell:<{max(len(r[i]) for r in rows)}}" for i, cell in enumerate(row)).rstrip())
     _echo("")
-    _echo(f"callers come in at {mesh.url()}")
+    _echo(where)
     rules = promises(mesh.routes())
     for source, route in mesh.objects().values():
         if isinstance(route, VirtualService):

@@ -1,5 +1,6 @@
 """The cluster mesh: real Istio on Minikube, OpenShift Local or any other cluster, by kubectl."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -17,8 +18,8 @@ from typing import Any
 import yaml
 
 from harness import envoy
-from harness.expectation import HOST
-from harness.images import base_image, version
+from harness.expectation import HOST, versions
+from harness.images import base_image, digest, version
 from harness.kubectl import Kubectl, ProcessStream
 from harness.manifests import DOMAIN, check, of_kind, parse, read
 from harness.mesh import (
@@ -117,10 +118,13 @@ class ClusterMesh(Mesh):
         """Deploy everything; what is there already stays, the route of recommendation above all."""
         facts = self._checked_facts()
         platform = self.platform(facts)
-        label = injection_label(facts)
         if not facts.namespace:
-            self._apply([_namespace(self.namespace, label)])
+            self._apply([_namespace(self.namespace)])
         self._build(platform)
+        if not facts.namespace or is_ours(facts.namespace):
+            # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
+            label = injection_label(facts)
+            self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
         route = self.kubectl.get("virtualservices.networking.istio.io", HOST)
         paths = [path for path in (*WORKLOADS, *ISTIO, *CLUSTER_ONLY) if not (route and path == FIRST_STATE)]
         self.progress("applying the manifests")
@@ -130,6 +134,9 @@ class ClusterMesh(Mesh):
         for workload in of_kind(read(*WORKLOADS), Deployment):
             self._wait_for_rollout(workload.metadata.name)
         self._checked_facts()  # that sidecars are injected shows only now
+        self._wait_for_routes()
+        for name in versions(self.routes()):
+            self._wait_for_endpoints(name)
         self._wait_for_gateway()
 
     def _checked_facts(self) -> Facts:
@@ -142,18 +149,20 @@ class ClusterMesh(Mesh):
         kubectl = self.kubectl.command()
         for service in sorted({source_folder(d) for d in of_kind(read(*WORKLOADS), Deployment)}):
             image = f"{service.replace('/', '-')}:{version()}"
-            with tempfile.TemporaryDirectory(prefix="dark-launch-") as folder:
+            scratch = ROOT / ".mesh"  # not /tmp: a Docker from a snap does not see it
+            scratch.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="image-", dir=scratch) as folder:
                 stage(service, Path(folder), version(), base_image())
                 for command in image_commands(
                     platform, image, folder, kubectl, os.environ.get("REGISTRY", "")
                 ):
-                    self.progress(f"{image}: {command.partition(' --')[0]}")
+                    self.progress(f"bringing {image} to the cluster: minutes, the first time")
                     ran = subprocess.run(
-                        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True,
-                        stdin=subprocess.DEVNULL,
+                        ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                     )  # fmt: skip
                     if ran.returncode:
-                        last = "\n".join(f"  {line}" for line in (ran.stdout + ran.stderr).splitlines()[-10:])
+                        last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
                         raise MeshError(f"{image} does not get to the cluster: {command}\n{last}")
 
     def _gateway_principal(self) -> str:
@@ -204,6 +213,9 @@ class ClusterMesh(Mesh):
             with contextlib.suppress(MeshError):
                 said = self.kubectl.run("logs", name, "--all-containers", "--tail=3")
                 lines += [f"  {name} | {line}" for line in said.splitlines()]
+        if not lines:  # Pod Security, a quota or a webhook did not let any pod be made
+            failed = self.kubectl.items("events", "--field-selector=reason=FailedCreate")
+            lines = [f"  {e['involvedObject']['name']}: {e.get('message')}" for e in failed[-3:]]
         return "\n".join(lines) or "  (there is no pod)"
 
     def _wait_for_gateway(self, deadline: float = 90) -> None:
@@ -238,7 +250,10 @@ class ClusterMesh(Mesh):
             self.kubectl.run("delete", kinds, ours, "--ignore-not-found", "--wait=true", timeout=300)
         images = [f"{d.container.image}:{version()}" for d in of_kind(read(*WORKLOADS), Deployment)]
         if command := forget_command(self.platform(facts), images):
-            subprocess.run(["bash", "-c", command], capture_output=True, stdin=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    ["bash", "-c", command], capture_output=True, stdin=subprocess.DEVNULL, timeout=120
+                )
 
     # --- the workshop's steps -------------------------------------------------------------------------
 
@@ -270,6 +285,8 @@ class ClusterMesh(Mesh):
         self.kubectl.run("scale", f"deployment/{workload}", f"--replicas={replicas}")
         if replicas:
             self._wait_for_rollout(workload)
+            if workload in versions(self.routes()):
+                self._wait_for_endpoints(workload)
         else:
             self.progress(f"waiting for the pods of {workload} to end")
             chosen = ",".join(f"{name}={value}" for name, value in labels.items())
@@ -353,6 +370,23 @@ class ClusterMesh(Mesh):
                 self.progress("waiting for the proxies to take the route")
                 time.sleep(0.2)
 
+    def _wait_for_endpoints(self, workload: str) -> None:
+        """Wait until preference's proxies know where a workload's pods are: ready is not yet reachable."""
+        addresses = [pod["status"].get("podIP", "") for pod in self._pods_of(workload)]
+        end = time.monotonic() + ROUTE_DEADLINE
+        for pod in self._pods_of("preference"):
+            name = pod["metadata"]["name"]
+            while True:
+                said = self.kubectl.run(
+                    "exec", name, "--container=istio-proxy", "--", "pilot-agent", "request", "GET", "clusters"
+                )
+                if all(f"::{address}:" in said for address in addresses):
+                    break
+                if time.monotonic() > end:
+                    raise MeshError(f"the proxy of {name} does not know {workload}: istioctl proxy-status")
+                self.progress(f"waiting for the proxies to know {workload}")
+                time.sleep(0.2)
+
     # --- how callers reach it -------------------------------------------------------------------------
 
     def url(self) -> str:
@@ -386,10 +420,8 @@ class ClusterMesh(Mesh):
     def _openshift_routes(self, gateway: Json) -> list[Json]:
         if not any(v.startswith("route.openshift.io/") for v in self.kubectl.run("api-versions").split()):
             return []
-        routes = self.kubectl.items(
-            "routes.route.openshift.io", f"--namespace={gateway['metadata']['namespace']}"
-        )
-        return [r for r in routes if r["spec"]["to"]["name"] == gateway["metadata"]["name"]]
+        where = f"--namespace={gateway['metadata']['namespace']}"
+        return self.kubectl.items("routes.route.openshift.io", where, f"--selector={OURS}={PROJECT}")
 
     def dashboard(self, name: str) -> None:
         """Open an addon's page and stay until interrupted.
@@ -419,7 +451,8 @@ class ClusterMesh(Mesh):
         self._must_run()
         self.workload(workload)
         for pod in self._pods_of(workload):
-            application = pod["spec"]["containers"][0]["name"]
+            names = [container["name"] for container in pod["spec"]["containers"]]
+            application = next(name for name in names if name != "istio-proxy")
             for container in (application, "istio-proxy"):
                 said = self.kubectl.run(
                     "logs", pod["metadata"]["name"], f"--container={container}", "--tail=-1"
@@ -436,9 +469,11 @@ class ClusterMesh(Mesh):
             since = [] if new else ["--since=30s"]
             for workload in wanted:
                 for pod in self._pods_of(workload):
-                    name = pod["metadata"]["name"]
-                    words = ["logs", "--follow", name, "--container=istio-proxy", "--tail=-1", *since]
-                    yield Stream(name, workload, partial(self._stream, *words))
+                    name, proxy = pod["metadata"]["name"], _proxy_status(pod)
+                    if "running" in proxy.get("state", {}):  # else there is no log to follow yet
+                        words = ["logs", "--follow", name, "--container=istio-proxy", "--tail=-1", *since]
+                        key = f"{name}/{proxy.get('restartCount', 0)}"
+                        yield Stream(key, workload, partial(self._stream, *words))
 
         return StreamFollower(streams, again=5)
 
@@ -458,13 +493,13 @@ class _PortForward:
         self._open = threading.Event()
         self._closed = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._said = ""
+        atexit.register(self.close)
         self._thread = threading.Thread(target=self._keep_open, daemon=True)
         self._thread.start()
         if not self._open.wait(deadline):
             self.close()
-            raise MeshError(
-                f"no way into the cluster: {kubectl.program} port-forward {' '.join(self._target)} fails"
-            )
+            raise MeshError(f"no way into the cluster by port-forward: {self._said or 'it says nothing'}")
 
     @property
     def address(self) -> str:
@@ -474,8 +509,12 @@ class _PortForward:
     def _keep_open(self) -> None:
         while not self._closed.is_set():
             ports = f"{self._local}:{self._port}"
-            self._process = self._kubectl.start("port-forward", *self._target, ports, f"--address={LOOPBACK}")
+            words = ["port-forward", *self._target, ports, f"--address={LOOPBACK}"]
+            self._process = self._kubectl.start(*words, complaints=subprocess.STDOUT)
+            if self._closed.is_set():
+                self._process.terminate()
             for line in ProcessStream(self._process):
+                self._said = line.decode().strip()
                 if found := re.match(rb"Forwarding from 127\.0\.0\.1:(\d+) ", line):
                     self._local = found[1].decode()
                     self._open.set()
@@ -503,6 +542,9 @@ def render(paths: Iterable[Path], namespace: str, registry: str, gateway: str) -
             template = document["spec"]["template"]
             template["metadata"]["labels"][OURS] = PROJECT
             for container in template["spec"]["containers"]:
+                # The tag stays when the code changes; this makes new pods of the new image all the same.
+                source = digest(container["image"].replace("-", "/"))
+                template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source
                 image = f"{container['image']}:{version()}"
                 container["image"] = f"{registry.rstrip('/')}/{image}" if registry else image
         if document["kind"] == "AuthorizationPolicy":
@@ -519,10 +561,15 @@ def _identity(principal: str, namespace: str, gateway: str) -> str:
     return principal.replace("/ns/tutorial/", f"/ns/{namespace}/")
 
 
-def _namespace(name: str, injection: str) -> Json:
-    key, _, value = injection.partition("=")
-    labels = {key: value, OURS: PROJECT}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+def _namespace(name: str) -> Json:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {OURS: PROJECT}}}
+
+
+def _proxy_status(pod: Json) -> Json:
+    """Return the status of a pod's sidecar, be it native or classic."""
+    status = pod["status"]
+    found = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return next((s for s in found if s["name"] == "istio-proxy"), {})
 
 
 def _state(pod: Json) -> str:
@@ -540,13 +587,15 @@ def _state(pod: Json) -> str:
 def addresses(gateway: Json, routes: list[Json], nodes: list[Json]) -> list[tuple[str, int]]:
     """Return the (host, port) pairs at which the ingress gateway may be reached, the best first."""
     found = [(str(route["spec"]["host"]), 80) for route in routes]
-    port = next(p for p in gateway["spec"]["ports"] if p["port"] == 80)
+    port = next((p for p in gateway["spec"]["ports"] if p["port"] == 80), None)
+    if port is None:
+        raise MeshError(f"the ingress gateway {gateway['metadata']['name']} has no port 80")
     for ingress in gateway.get("status", {}).get("loadBalancer", {}).get("ingress", []):
         found.append((ingress.get("ip") or ingress["hostname"], 80))
     if node_port := port.get("nodePort"):
         for node in nodes:
             for address in node["status"].get("addresses", []):
-                if address["type"] == "InternalIP":
+                if address["type"] == "InternalIP" and ":" not in address["address"]:
                     found.append((address["address"], node_port))
     return found
 

@@ -67,7 +67,8 @@ class ContainerMesh(EnvoyMesh):
         try:
             self._docker = DockerClient()
             self.engine = self._docker.client
-            self.engine.ping()
+            # A rootless engine may not be allowed to.
+            self._limits_cpu = bool(self.engine.info().get("CpuCfsQuota"))
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             reason = " ".join(str(error).split())[:120]
             raise MeshError(
@@ -201,6 +202,8 @@ class ContainerMesh(EnvoyMesh):
     def _create(self, pod: Pod, name: str, image: str, **settings: Any) -> Container:
         """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
         labels = {f"{LABEL}.mesh": self.id, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name}
+        if not self._limits_cpu:
+            settings.pop("nano_cpus")
         return self._docker.create(
             image, name=f"{self.id}-{pod.name}-{name}", labels=labels, detach=True,
             user=USER, read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges"], **settings,

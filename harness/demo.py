@@ -80,7 +80,10 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         apply("v1-only.yaml")
         held.append(prove().passed)
     finally:
-        if not lasting:
+        if lasting:
+            mesh.scale(SHADOW, 1)
+            mesh.apply(ROOT / "istio" / "v1-only.yaml")
+        else:
             step("Clean up", "make down")
             mesh.down()
     return all(held)

@@ -296,7 +296,7 @@ def _percent(value: PercentValue | None) -> float:
 
 
 def _fraction(percent: float) -> Json:
-    return {"numerator": round(percent * 10_000), "denominator": "MILLION"}
+    return {"numerator": int(percent * 10_000), "denominator": "MILLION"}  # cut, as Istio does
 
 
 def _duration(text: str) -> str:

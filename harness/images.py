@@ -1,5 +1,6 @@
 """What all images have in common: what they are built on, and their one tag."""
 
+import hashlib
 import os
 import re
 import tomllib
@@ -12,6 +13,15 @@ def base_image() -> str:
     default = re.search(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert default
     return os.environ.get("BASE_IMAGE") or default[1]
+
+
+def digest(service: str) -> str:
+    """Return what tells one state of a service's image from another: a hash of all that it is built from."""
+    found = hashlib.sha256(base_image().encode())
+    files = [ROOT / "Dockerfile", ROOT / "requirements" / "services.txt", *sorted(ROOT.glob("common/*.py"))]
+    for path in [*files, ROOT / service / "app.py"]:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def version() -> str:

@@ -70,10 +70,10 @@ class Kubectl:
         """Return the objects that ``kubectl get`` lists."""
         return list(self.get(*words).get("items", []))
 
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
-        """Start kubectl and let it run; its output can be read as it comes."""
+    def start(self, *words: str, complaints: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+        """Start kubectl and let it run; its output can be read as it comes, ``complaints`` if wanted."""
         return subprocess.Popen(
-            self.command(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            self.command(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
         )
 
 

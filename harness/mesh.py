@@ -108,7 +108,9 @@ class StreamFollower(LogFollower):
 
     def lines(self) -> Iterator[tuple[str, str]]:
         if time.monotonic() - self._attached > self._again:
-            self._attach(new=True)
+            self._attached = time.monotonic()
+            with contextlib.suppress(MeshError):  # then at the next look
+                self._attach(new=True)
         while not self._lines.empty():
             yield self._lines.get()
 

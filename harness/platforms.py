@@ -1,6 +1,7 @@
 """Where a cluster runs: how to tell, and how images get there. Pure, but for staging files."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ class Platform:
     name: str
     local: bool
     """Whether it is known to run on this machine, so that nobody else's work is in it."""
+    engine: str = ""
+    """What runs the nodes of kind: docker or podman."""
 
     @property
     def title(self) -> str:
@@ -55,8 +58,8 @@ def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[J
         provider = node.get("spec", {}).get("providerID", "")
         if "minikube.k8s.io/name" in labels:
             return Platform("minikube", labels["minikube.k8s.io/name"], local=True)
-        if found := re.match(r"kind://[^/]+/([^/]+)/", provider):
-            return Platform("kind", found[1], local=True)
+        if found := re.match(r"kind://([^/]+)/([^/]+)/", provider):
+            return Platform("kind", found[2], local=True, engine=found[1])
         if found := re.match(r"k3s://k3d-(.+)-(?:server|agent)-\d+$", provider):
             return Platform("k3d", found[1], local=True)
     return Platform("other", context, local=False)
@@ -90,34 +93,48 @@ def image_commands(
     :param kubectl: the words that start kubectl or oc, with context and namespace.
     :raises MeshError: this platform needs a registry, or a tool that is not installed.
     """
+    folder = shlex.quote(folder)
+    name, _, _ = image.partition(":")
     if registry:
         engine = _tool("docker", "podman")
-        pushed = f"{registry.rstrip('/')}/{image}"
+        pushed = shlex.quote(f"{registry.rstrip('/')}/{image}")
         return [f"{engine} build --tag {pushed} {folder}", f"{engine} push {pushed}"]
-    name, _, _ = image.partition(":")
     if platform.kind == "minikube":
-        return [f"{_tool('minikube')} --profile {platform.name} image build --tag {image} {folder}"]
+        minikube = f"{_tool('minikube')} --profile {shlex.quote(platform.name)}"
+        # A build that failed exits with 0 (minikube's issue 16576), so look whether the image is there.
+        there = f"{minikube} image ls | grep -q -E '(^|/){re.escape(image)}$'"
+        return [f"{minikube} image build --tag {image} {folder} 2>&1 && {there}"]
     if platform.kind == "openshift":
-        oc = " ".join([_tool("oc"), *kubectl[1:]])
+        oc = shlex.join([_tool("oc"), *kubectl[1:]])
         return [
             f"{oc} get buildconfig/{name} >/dev/null 2>&1 || {oc} new-build --binary --strategy=docker"
             f" --name={name} --to={image} --labels=app.kubernetes.io/part-of=dark-launch",
-            f"{oc} start-build {name} --from-dir={folder} --wait",
+            f"{oc} start-build {name} --from-dir={folder} --follow --wait",
             f"{oc} set image-lookup {name}",
         ]
     if platform.kind == "kind":
-        engine = _tool("docker", "podman")
-        load = f"{_tool('kind')} load docker-image {image} --name {platform.name}"
-        return [f"{engine} build --tag {image} {folder}", load]
+        cluster = f"--name {shlex.quote(platform.name)}"
+        if platform.engine == "podman":
+            # kind cannot load from podman's store, and podman's own name for a bare image is localhost/….
+            tagged, archive = f"docker.io/library/{image}", f"{folder}/image.tar"
+            load = f"KIND_EXPERIMENTAL_PROVIDER=podman {_tool('kind')} load image-archive {archive} {cluster}"
+            save = f"podman save --output {archive} {tagged}"
+            return [f"{_tool('podman')} build --tag {tagged} {folder}", save, load]
+        load = f"{_tool('kind')} load docker-image {image} {cluster}"
+        return [f"{_tool('docker')} build --tag {image} {folder}", load]
     if platform.kind == "k3d":
-        load = f"{_tool('k3d')} image import {image} --cluster {platform.name}"
+        load = f"{_tool('k3d')} image import {image} --cluster {shlex.quote(platform.name)}"
         return [f"{_tool('docker', 'podman')} build --tag {image} {folder}", load]
     if platform.kind == "microshift" and platform.local:
-        ssh = "ssh -o StrictHostKeyChecking=no -i ~/.crc/machines/crc/id_ed25519 -p 2222 core@127.0.0.1"
-        # CRI-O takes a bare name for one of docker.io's.
+        # CRI-O takes a bare name for one of docker.io's. The virtual machine is new after `crc delete`.
         tagged = f"docker.io/library/{image}"
         build = f"{_tool('podman')} build --tag {tagged} {folder}"
-        return [build, f"podman save {tagged} | {ssh} sudo podman load"]
+        address = f'ip=$({_tool("crc")} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222'
+        ssh = (
+            "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+            ' -i ~/.crc/machines/crc/id_ed25519 -p "$port" "core@$ip"'
+        )
+        return [build, f"{address}; podman save {tagged} | {ssh} sudo podman load"]
     raise MeshError(
         "images reach this cluster by a registry: make deploy REGISTRY=registry.example.com/me "
         "(one that you may push to and the cluster may pull from)"
@@ -130,7 +147,7 @@ def forget_command(platform: Platform, images: list[str]) -> str | None:
     OpenShift's go with the namespace; kind's and k3d's nodes drop unused ones by themselves.
     """
     if platform.kind == "minikube":
-        return f"{_tool('minikube')} --profile {platform.name} image rm {' '.join(images)}"
+        return f"minikube --profile {shlex.quote(platform.name)} image rm {' '.join(images)}"
     return None
 
 

@@ -105,6 +105,8 @@ def _namespace_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[
         if "default" not in revisions(facts):
             command = f"{command} istio-injection- {label}"
             yield f"namespace {namespace} is labelled for a revision that is not there: {command}"
+    elif is_ours(facts.namespace) and not revision and "istio-injection" not in labels:
+        pass  # a deployment that was interrupted: it will be labelled
     elif labels.get("istio-injection") or not revision:
         remove = "istio.io/rev- " if revision else ""
         yield f"namespace {namespace} is not labelled for injection: {command} {remove}{label}"

@@ -42,7 +42,7 @@ class Run:
         runner, options = environment.runner, environment.parsed_options
         assert runner is not None
         assert options is not None
-        mesh = make_mesh(options.mesh)
+        self.mesh = mesh = make_mesh(options.mesh)
         self.proof = Proof(mesh, 0, limit=LIMIT)
         index, workers = 0, 1
         if isinstance(runner, WorkerRunner):
@@ -85,6 +85,7 @@ class Run:
             self.proof.settle()
         finally:
             self.proof.close()
+            self.mesh.close()
         self.proof.must_be_enough(self.proof.ledger.numbers())
         verdict, options, total = self.proof.verdict(), environment.parsed_options, environment.stats.total
         assert options
@@ -130,7 +131,7 @@ def prepare(environment: Environment, **_: Any) -> None:
     """Check that there is something to load, and add the ledger to the web page."""
     if not isinstance(environment.runner, WorkerRunner):
         try:
-            Run(environment)
+            Run(environment).mesh.close()
         except HarnessError as error:
             print(f"Error: {error}", file=sys.stderr)
             sys.exit(2)

@@ -16,9 +16,10 @@ sys.path.insert(0, str(ROOT))
 
 import yaml  # noqa: E402
 
+from harness.controlplane import workload_of  # noqa: E402
 from harness.local import LocalMesh  # noqa: E402
 from harness.manifests import of_kind  # noqa: E402
-from harness.mesh import GATEWAY, workload_of  # noqa: E402
+from harness.mesh import GATEWAY  # noqa: E402
 from harness.models import Deployment, Object  # noqa: E402
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
@@ -63,6 +64,8 @@ def main(words: list[str]) -> None:
             pass
         case ["logs", pod]:
             logs(mesh, pod, options)
+        case ["exec", pod, "pilot-agent", "request", "GET", "clusters"]:
+            print(mesh.admin(pod, "/clusters").replace("::127.0.0.1:", "::10.244.0.9:"))
         case ["exec", pod, "pilot-agent", "request", "GET", path]:
             print(config_dump(mesh, pod, path))
         case ["port-forward", _, _]:
@@ -135,7 +138,7 @@ def logs(mesh: LocalMesh, pod: str, options: list[str]) -> None:
     folder = mesh.state / "pods" / pod
     log = folder / ("access.log" if "--container=istio-proxy" in options else "app.log")
     if "--follow" in options:
-        os.execvp("tail", ["tail", "--lines=+1", "--follow=name", str(log)])  # noqa: S606
+        os.execvp("tail", ["tail", "-n", "+1", "-F", str(log)])  # noqa: S606
     print(log.read_text(), end="")
 
 

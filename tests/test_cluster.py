@@ -83,7 +83,7 @@ def test_the_recorded_cluster_is_minikube() -> None:
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put every builder on the PATH."""
-    for name in ("minikube", "oc", "kind", "k3d", "docker", "podman"):
+    for name in ("minikube", "oc", "kind", "k3d", "docker", "podman", "crc"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -93,7 +93,14 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("kind", "registry", "expected"),
     [
-        ("minikube", "", ["minikube --profile p image build --tag customer:1 /ctx"]),
+        (
+            "minikube",
+            "",
+            [
+                "minikube --profile p image build --tag customer:1 /ctx 2>&1"
+                " && minikube --profile p image ls | grep -q -E '(^|/)customer:1$'"
+            ],
+        ),
         ("kind", "", ["docker build --tag customer:1 /ctx", "kind load docker-image customer:1 --name p"]),
         ("k3d", "", ["docker build --tag customer:1 /ctx", "k3d image import customer:1 --cluster p"]),
         (
@@ -109,6 +116,15 @@ def test_images_reach_each_platform(kind: str, registry: str, expected: list[str
 
 
 @pytest.mark.usefixtures("tools")
+def test_kind_on_podman_loads_an_archive() -> None:
+    platform = detect("ctx", "https://127.0.0.1:4", API, [node("kind://podman/lab/lab-control-plane")])
+    build, save, load = image_commands(platform, "customer:1", "/ctx", ["kubectl"], "")
+    assert build == "podman build --tag docker.io/library/customer:1 /ctx"
+    assert save == "podman save --output /ctx/image.tar docker.io/library/customer:1"
+    assert load.endswith("kind load image-archive /ctx/image.tar --name lab")
+
+
+@pytest.mark.usefixtures("tools")
 def test_minikube_forgets_images() -> None:
     command = forget_command(Platform("minikube", "p", local=True), ["customer:1", "preference:1"])
     assert command == "minikube --profile p image rm customer:1 preference:1"
@@ -121,14 +137,14 @@ def test_openshift_builds_in_the_cluster_and_looks_images_up_by_bare_name() -> N
     commands = image_commands(Platform("openshift", "c", local=True), "customer:1", "/ctx", kubectl, "")
     assert all("oc --context=c --namespace=n" in command for command in commands)
     assert "new-build --binary --strategy=docker --name=customer --to=customer:1" in commands[0]
-    assert commands[1].endswith("start-build customer --from-dir=/ctx --wait")
+    assert commands[1].endswith("start-build customer --from-dir=/ctx --follow --wait")
     assert commands[2].endswith("set image-lookup customer")
 
 
 @pytest.mark.usefixtures("tools")
 def test_microshift_loads_what_podman_saved() -> None:
     commands = image_commands(Platform("microshift", "c", local=True), "customer:1", "/ctx", ["oc"], "")
-    assert commands[1].startswith("podman save docker.io/library/customer:1 | ssh ")
+    assert "; podman save docker.io/library/customer:1 | ssh " in commands[1]
     assert commands[1].endswith(" sudo podman load")
 
 
@@ -163,7 +179,8 @@ def labelled(**labels: str | None) -> Callable[[dict[str, Any]], object]:
     def change(recorded: dict[str, Any]) -> None:
         found = recorded["namespace"]["metadata"]["labels"]
         found.pop("istio-injection")
-        found.update({k.replace("_", "-").replace("rev", "istio.io/rev"): v for k, v in labels.items()})
+        names = {"rev": "istio.io/rev", "part_of": "app.kubernetes.io/part-of"}
+        found.update({names.get(k, k.replace("_", "-")): v for k, v in labels.items()})
 
     return change
 
@@ -179,6 +196,7 @@ def image(tag: str) -> Callable[[dict[str, Any]], object]:
 def test_a_cluster_that_has_everything_has_no_problem() -> None:
     assert list(problems(facts(), "tutorial", "kubectl")) == []
     assert list(problems(facts(lambda f: f.update(namespace={}, pods=[])), "tutorial", "kubectl")) == []
+    assert list(problems(facts(labelled()), "tutorial", "kubectl")) == []  # ours, not labelled yet
     assert istio_version(facts()) == (1, 30)
 
 
@@ -204,7 +222,7 @@ def test_a_cluster_that_has_everything_has_no_problem() -> None:
         (lambda f: f.update(injectors=[]), "Istio injects no sidecars"),
         (lambda f: f.update(gateways=[]), "there is no ingress gateway"),
         (
-            labelled(),
+            labelled(part_of="somebody"),
             "is not labelled for injection: kubectl label --overwrite namespace tutorial istio-injection=en",
         ),
         (labelled(istio_injection="disabled"), "is not labelled for injection"),
@@ -316,6 +334,20 @@ def test_gateway_api_routes_lead_to_services_that_exist() -> None:
         text = path.read_text()
         if "HTTPRoute" in text:
             assert set(re.findall(r"name: (recommendation-v\d)", text)) <= services.keys()
+
+
+def test_a_change_of_the_code_makes_new_pods_though_the_tag_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sources() -> dict[str, str]:
+        return {
+            d["metadata"]["name"]: d["spec"]["template"]["metadata"]["annotations"]["dark-launch/source"]
+            for d in documents()
+            if d["kind"] == "Deployment"
+        }
+
+    before = sources()
+    assert len(set(before.values())) == 4
+    monkeypatch.setenv("BASE_IMAGE", "another")
+    assert not set(before.values()) & set(sources().values())
 
 
 # --- how it is reached --------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def applied() -> list[dict[str, Any]]:
     documents += [
         d for p in (ROOT / "istio" / "gateway-api").glob("*.yaml") for d in yaml.safe_load_all(p.read_text())
     ]
-    return [*documents, _namespace("tutorial", "istio-injection=enabled")]
+    return [*documents, _namespace("tutorial")]
 
 
 @pytest.mark.parametrize("path", [*KUBERNETES, *ISTIO_VERSIONS, *GATEWAY_API], ids=lambda path: path.stem)
