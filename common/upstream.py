@@ -1,6 +1,7 @@
 """The call from one service to the next."""
 
 import os
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -52,6 +53,8 @@ class Upstream:
         self.timeout = (float(os.environ.get("CONNECT_TIMEOUT", "1")), float(read_timeout))
         self.session = requests.Session()
         self.session.headers.clear()
+        # What one caller's answer sets is not sent along for the next caller.
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.session.mount("http://", _Adapter(pool_maxsize=256))
         # Looked up once: requests would read the environment and ~/.netrc for every call.
         self.session.proxies = get_environ_proxies(self.url)

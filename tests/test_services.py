@@ -177,6 +177,14 @@ def test_preference_keeps_its_connection(upstream: Upstream) -> None:
     assert len({asked["peer"] for asked in upstream.asked}) == 1
 
 
+def test_a_cookie_of_one_caller_is_not_sent_for_the_next(upstream: Upstream) -> None:
+    upstream.content_type = "text/plain\r\nset-cookie: session=secret"
+    client = preference.app.app.test_client()
+    client.get("/")
+    client.get("/")
+    assert "secret" not in str([asked["headers"] for asked in upstream.asked])
+
+
 def test_preference_wraps_json(upstream: Upstream) -> None:
     upstream.body, upstream.content_type = b'{"version": "v1"}', "application/json"
     answer = preference.app.app.test_client().get("/", headers={"accept": "application/json"})
