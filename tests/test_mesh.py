@@ -200,6 +200,13 @@ def test_a_v2_that_answers_500_is_seen_by_the_verdict_alone(mesh: EnvoyMesh, man
     assert [side.status for side in verdict.sides] == [{200: 200}, {500: 200}]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait long for a v2 that will never answer."""
+    monkeypatch.setattr("harness.verify.PATIENCE", 3)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", DELAY="3600")))
     mesh.apply(state("mirror"))
@@ -208,6 +215,7 @@ def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
     assert figures(verdict, ONCE)["missing"] == 200
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write) -> None:
     rule = yaml.safe_load((ROOT / "istio" / "destination-rule.yaml").read_text())
     rule["spec"]["subsets"][1]["trafficPolicy"] = {
