@@ -104,7 +104,7 @@ def up(context: click.Context, mesh_name: str, port: int) -> None:
         return
     mesh = make_mesh(mesh_name, port)
     mesh.up()
-    _echo(f"{len(mesh.pods())} pods run; callers come in at {mesh.url()}")
+    _echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
 
 
 @cli.command()
@@ -146,9 +146,7 @@ def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
     with contextlib.closing(_found_cluster(yes, "deploy")) as mesh:
         mesh.up()
-        address = mesh.reachable_address()
-        where = f"callers come in at http://{address}/customer" if address else "try: make curl MESH=cluster"
-        _echo(f"{len(mesh.pods())} pods run; {where}")
+        _echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
 
 
 @cli.command(epilog=_examples("undeploy"))
@@ -164,11 +162,9 @@ def undeploy(yes: bool) -> None:
 def url() -> None:
     """Print how callers reach customer on the cluster. Exit 1 if only a port-forward leads there."""
     mesh = ClusterMesh(_progress())
-    if address := mesh.reachable_address():
-        _echo(f"http://{address}/customer")
-        return
-    _echo(f"{mesh.forward_command()}\nthen: http://127.0.0.1:8080/customer")
-    click.get_current_context().exit(1)
+    address = mesh.reachable_address()
+    _echo(f"http://{address}/customer" if address else mesh.way_in())
+    click.get_current_context().exit(0 if address else 1)
 
 
 @cli.command(epilog=_examples("dashboard kiali"))
@@ -183,20 +179,11 @@ def dashboard(name: str) -> None:
 def status(mesh_name: str) -> None:
     """Show pods, ports and applied routes."""
     mesh = make_mesh(mesh_name)
-    if isinstance(mesh, ClusterMesh):
-        address = mesh.reachable_address()
-        where = (
-            f"callers come in at http://{address}/customer"
-            if address
-            else f"the way in: {mesh.forward_command()}"
-        )
-    else:
-        where = f"callers come in at {mesh.url()}"
     rows = [("POD", "STATE", "ADDRESS"), *((p.name, p.state, p.address) for p in mesh.pods())]
     for row in rows:
         _echo("  ".join(f"{cell:<{max(len(r[i]) for r in rows)}}" for i, cell in enumerate(row)).rstrip())
     _echo("")
-    _echo(where)
+    _echo(mesh.way_in())
     rules = promises(mesh.routes())
     for source, route in mesh.objects().values():
         if isinstance(route, VirtualService):

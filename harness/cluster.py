@@ -397,6 +397,12 @@ class ClusterMesh(Mesh):
         self._forward = _PortForward(self.kubectl, self._gateway())
         return f"http://{self._forward.address}/customer"
 
+    def way_in(self) -> str:
+        if address := self.reachable_address():
+            return f"callers come in at http://{address}/customer"
+        then = f"{self.forward_command()}, then http://127.0.0.1:8080/customer"
+        return f"no address of the gateway is reachable: {then}"
+
     def reachable_address(self) -> str | None:
         """Return the gateway's host and port, if there is one that this machine reaches."""
         gateway = self._gateway()

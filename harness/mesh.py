@@ -160,6 +160,13 @@ class Mesh(ABC):
     def url(self) -> str:
         """Return the URL at which callers reach customer."""
 
+    def way_in(self) -> str:
+        """Say in one line how callers reach customer, without opening a way for them."""
+        try:
+            return f"callers come in at {self.url()}"
+        except MeshError as error:
+            return str(error)
+
     @abstractmethod
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
         """Yield (container, line) for everything that a workload and its sidecars logged."""

@@ -519,7 +519,7 @@ def test_the_commands_of_a_cluster(cluster: ClusterMesh, checkout: Path) -> None
 
     code, out = harness("url")
     assert code == 1
-    assert "port-forward --namespace=istio-system service/istio-ingressgateway 8080:80\n" in out
+    assert "port-forward --namespace=istio-system service/istio-ingressgateway 8080:80, then http://" in out
     code, out = harness("curl", "--mesh", "cluster")
     assert (code, out.startswith("customer => preference => recommendation v1")) == (0, True)
     code, out = harness("status", "--mesh", "cluster")

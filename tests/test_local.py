@@ -181,6 +181,7 @@ def test_a_dead_gateway_is_named(own: LocalMesh) -> None:
     kill(own, GATEWAY)
     with pytest.raises(MeshError, match="gateway is dead: start it again with 'make up'"):
         own.url()
+    assert own.way_in() == "the ingress gateway is dead: start it again with 'make up'"
 
 
 def test_an_unknown_host_stays_on_this_machine(own: LocalMesh) -> None:
