@@ -206,9 +206,9 @@ def test_the_web_page_shows_the_ledger_live(
 
         swarm = {"user_count": "4", "spawn_rate": "4"}
         wait_for(lambda: requests.post(f"{url}/swarm", data=swarm, timeout=30).json()["success"], "the start")
-        wait_for(lambda: int(ledger().get("mirrored", "0")) > 5, "a mirrored request")
+        wait_for(lambda: int(ledger().get("mirrored", "0")) > 5, "a mirrored request", 60)
         kill(own, "recommendation-v2")
-        wait_for(lambda: int(ledger()["missing"]) > 0, "a missing request")
+        wait_for(lambda: int(ledger()["missing"]) > 0, "a missing request", 60)
         table = r"\|Requests\|Mirrored\|Missing\|Leaks\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|"
         shown = re.search(table, browser(f"{url}/?tab=ledger"))
         assert shown
