@@ -95,7 +95,7 @@ bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost; takes some t
 ##@ The workshop itself
 
 test: lint ## run all checks and tests
-	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/dev ## check format, style and types
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }

@@ -33,15 +33,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a mesh, where several processes run the tests."""
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        mesh = parameters.get("running_mesh", "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{mesh}"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     """Print the proxies' logs with a failure."""
