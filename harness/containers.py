@@ -116,7 +116,9 @@ class ContainerMesh(EnvoyMesh):
 
     def containers(self) -> Iterator[tuple[str, str, Container]]:
         """Yield (pod, container, container object) for each container of this mesh, running or not."""
-        for found in self.engine.containers.list(all=True, filters={"label": f"{LABEL}.mesh={self.id}"}):
+        ours = {"label": f"{LABEL}.mesh={self.id}"}
+        # One that goes while they are listed is no error.
+        for found in self.engine.containers.list(all=True, filters=ours, ignore_removed=True):
             yield found.labels[f"{LABEL}.pod"], found.labels[f"{LABEL}.container"], found
 
     def running(self) -> dict[str, bool]:

@@ -30,7 +30,10 @@ def left(mesh: ContainerMesh) -> list[str]:
     """Return the names of all that the engine holds of a mesh."""
     filters = {"label": f"{LABEL}.mesh={mesh.id}"}
     return [
-        *(container.name for container in mesh.engine.containers.list(all=True, filters=filters)),
+        *(
+            container.name
+            for container in mesh.engine.containers.list(all=True, filters=filters, ignore_removed=True)
+        ),
         *(network.name for network in mesh.engine.networks.list(filters=filters)),
         *(volume.name for volume in mesh.engine.volumes.list(filters=filters)),
     ]
