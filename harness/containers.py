@@ -24,7 +24,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness import envoy
 from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
-from harness.images import base_image, version
+from harness.images import ENVOY, base_image, digest, dockerfile, version
 from harness.mesh import (
     GATEWAY,
     LOOPBACK,
@@ -83,25 +83,16 @@ class ContainerMesh(EnvoyMesh):
 
     def _image(self, service: str) -> str:
         """Return the id of the image of a service's folder, or of 'envoy'; build it if it is not there."""
-        dockerfile, lock, files = (
-            "Dockerfile",
-            "services",
-            [*ROOT.glob("common/*.py"), ROOT / service / "app.py"],
-        )
-        if service == "envoy":
-            dockerfile, lock, files = "harness/Dockerfile", "envoy", []
         arguments = {"BASE": base_image(), "SERVICE": service, "VERSION": version()}
-        digest = hashlib.sha256(json.dumps(arguments).encode())
-        for path in sorted([ROOT / dockerfile, ROOT / "requirements" / f"{lock}.txt", *files]):
-            digest.update(path.read_bytes())
-        source = f"{LABEL}.source={digest.hexdigest()}"
+        label, value = f"{LABEL}.source", digest(service)
+        source = f"{label}={value}"
         for built in self.engine.images.list(filters={"label": source}):
             return str(built.id)
         tag = f"{service.replace('/', '-')}:{version()}"
         lines: list[str] = []
-        label, _, value = source.partition("=")
         for event in self.engine.api.build(
-            path=str(ROOT), dockerfile=dockerfile, tag=tag, buildargs=arguments, labels={label: value},
+            path=str(ROOT), dockerfile=dockerfile(service), tag=tag, buildargs=arguments,
+            labels={label: value},
             rm=True, forcerm=True, decode=True,
         ):  # fmt: skip
             lines += event.get("stream", "").strip().splitlines()
@@ -130,7 +121,7 @@ class ContainerMesh(EnvoyMesh):
     def start_pods(self, pods: list[Pod]) -> None:
         if not pods:
             return
-        proxy_image = self._image("envoy")
+        proxy_image = self._image(ENVOY)
         images = {p.name: self._image(source_folder(p.deployment)) for p in pods if p.deployment}
         self._make_network()
 

@@ -15,11 +15,23 @@ def base_image() -> str:
     return os.environ.get("BASE_IMAGE") or default[1]
 
 
+ENVOY = "envoy"
+"""The sidecar's image, which no service's folder holds."""
+
+
+def dockerfile(service: str) -> str:
+    """Return what an image is built by."""
+    return "harness/Dockerfile" if service == ENVOY else "Dockerfile"
+
+
 def digest(service: str) -> str:
-    """Return what tells one state of a service's image from another: a hash of all that it is built from."""
-    found = hashlib.sha256(base_image().encode())
-    files = [ROOT / "Dockerfile", ROOT / "requirements" / "services.txt", *sorted(ROOT.glob("common/*.py"))]
-    for path in [*files, ROOT / service / "app.py"]:
+    """Return what tells one state of an image from another: a hash of all that it is built from."""
+    lock = "envoy" if service == ENVOY else "services"
+    files = [ROOT / dockerfile(service), ROOT / "requirements" / f"{lock}.txt"]
+    if service != ENVOY:
+        files += [*sorted(ROOT.glob("common/*.py")), ROOT / service / "app.py"]
+    found = hashlib.sha256(f"{base_image()} {service} {version()}".encode())
+    for path in files:
         found.update(path.read_bytes())
     return found.hexdigest()[:12]
 
