@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -351,40 +351,31 @@ class ClusterMesh(Mesh):
     def _wait_for_routes(self) -> None:
         """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
         wanted = summary(envoy.sidecar_routes(self.routes()), self.namespace)
-        end = time.monotonic() + ROUTE_DEADLINE
-        for pod in self._pods_of("preference"):
-            name = pod["metadata"]["name"]
-            query = "config_dump?resource=dynamic_route_configs"
-            while True:
-                said = self.kubectl.run(
-                    "exec", name, "--container=istio-proxy", "--", "pilot-agent", "request", "GET", query
-                )
-                configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]
-                if wanted in [summary(config, self.namespace) for config in configs]:
-                    break
-                if time.monotonic() > end:
-                    raise MeshError(
-                        f"the proxy of {name} does not have the route after {ROUTE_DEADLINE:g} s: "
-                        "istioctl proxy-status"
-                    )
-                self.progress("waiting for the proxies to take the route")
-                time.sleep(0.2)
+
+        def there(said: str) -> bool:
+            configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]
+            return wanted in [summary(config, self.namespace) for config in configs]
+
+        problem = f"does not have the route after {ROUTE_DEADLINE:g} s"
+        self._wait_for_proxies("config_dump?resource=dynamic_route_configs", there, problem)
 
     def _wait_for_endpoints(self, workload: str) -> None:
         """Wait until preference's proxies know where a workload's pods are: ready is not yet reachable."""
-        addresses = [pod["status"].get("podIP", "") for pod in self._pods_of(workload)]
+        known = [f"::{pod['status'].get('podIP', '')}:" for pod in self._pods_of(workload)]
+        self._wait_for_proxies(
+            "clusters", lambda said: all(ip in said for ip in known), f"does not know {workload}"
+        )
+
+    def _wait_for_proxies(self, query: str, there: Callable[[str], bool], problem: str) -> None:
+        """Ask the admin interface of preference's proxies until what it says is as it must be."""
         end = time.monotonic() + ROUTE_DEADLINE
+        request = ["--container=istio-proxy", "--", "pilot-agent", "request", "GET", query]
         for pod in self._pods_of("preference"):
             name = pod["metadata"]["name"]
-            while True:
-                said = self.kubectl.run(
-                    "exec", name, "--container=istio-proxy", "--", "pilot-agent", "request", "GET", "clusters"
-                )
-                if all(f"::{address}:" in said for address in addresses):
-                    break
+            while not there(self.kubectl.run("exec", name, *request)):
                 if time.monotonic() > end:
-                    raise MeshError(f"the proxy of {name} does not know {workload}: istioctl proxy-status")
-                self.progress(f"waiting for the proxies to know {workload}")
+                    raise MeshError(f"the proxy of {name} {problem}: istioctl proxy-status")
+                self.progress("waiting for the proxies to take the configuration")
                 time.sleep(0.2)
 
     # --- how callers reach it -------------------------------------------------------------------------
