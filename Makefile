@@ -107,7 +107,7 @@ format: $(VENV)/dev ## format the sources
 	@$(VENV)/bin/ruff check --fix --quiet $(SOURCES)
 
 lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
-	@for group in dev harness services envoy; do \
+	@for group in dev harness services envoy loadtest; do \
 	  uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	    --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links \
 	    $$([ $$group = dev ] || echo --constraints requirements/dev.txt) \

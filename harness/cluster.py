@@ -19,7 +19,7 @@ import yaml
 
 from harness import envoy
 from harness.expectation import HOST, versions
-from harness.images import base_image, digest, version
+from harness.images import image
 from harness.kubectl import Kubectl, ProcessStream
 from harness.manifests import DOMAIN, check, of_kind, parse, read
 from harness.mesh import (
@@ -37,10 +37,9 @@ from harness.mesh import (
     StreamFollower,
     get,
     quietly,
-    source_folder,
 )
 from harness.models import Deployment, Object
-from harness.platforms import Platform, detect, forget_command, image_commands, stage
+from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
 
 Json = dict[str, Any]
@@ -120,7 +119,8 @@ class ClusterMesh(Mesh):
         platform = self.platform(facts)
         if not facts.namespace:
             self._apply([_namespace(self.namespace)])
-        self._build(platform)
+        for name in services():
+            self.bring(name, platform)
         if not facts.namespace or is_ours(facts.namespace):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
@@ -145,25 +145,25 @@ class ClusterMesh(Mesh):
             raise MeshError("\n       ".join(found))
         return facts
 
-    def _build(self, platform: Platform) -> None:
-        kubectl = self.kubectl.command()
-        for service in sorted({source_folder(d) for d in of_kind(read(*WORKLOADS), Deployment)}):
-            image = f"{service.replace('/', '-')}:{version()}"
-            scratch = ROOT / ".mesh"  # not /tmp: a Docker from a snap does not see it
-            scratch.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="image-", dir=scratch) as folder:
-                stage(service, Path(folder), version(), base_image())
-                for command in image_commands(
-                    platform, image, folder, kubectl, os.environ.get("REGISTRY", "")
-                ):
-                    self.progress(f"bringing {image} to the cluster: minutes, the first time")
-                    ran = subprocess.run(
-                        ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL,
-                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                    )  # fmt: skip
-                    if ran.returncode:
-                        last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
-                        raise MeshError(f"{image} does not get to the cluster: {command}\n{last}")
+    def bring(self, name: str, platform: Platform) -> None:
+        """Build an image and bring it to the cluster.
+
+        :raises MeshError: it does not build, or does not get there.
+        """
+        tag, scratch = image(name).tag, ROOT / ".mesh"  # not /tmp: a Docker from a snap does not see it
+        scratch.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="image-", dir=scratch) as folder:
+            image(name).stage(Path(folder))
+            kubectl, registry = self.kubectl.command(), os.environ.get("REGISTRY", "")
+            for command in image_commands(platform, tag, folder, kubectl, registry):
+                self.progress(f"bringing {tag} to the cluster: minutes, the first time")
+                ran = subprocess.run(
+                    ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                )  # fmt: skip
+                if ran.returncode:
+                    last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
+                    raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
 
     def _gateway_principal(self) -> str:
         """Return the identity of the ingress gateway, whichever way it was installed."""
@@ -248,7 +248,7 @@ class ClusterMesh(Mesh):
             self.kubectl.run("delete", "namespace", self.namespace, "--wait=true", timeout=300)
         elif facts.namespace:
             self.kubectl.run("delete", kinds, ours, "--ignore-not-found", "--wait=true", timeout=300)
-        images = [f"{d.container.image}:{version()}" for d in of_kind(read(*WORKLOADS), Deployment)]
+        images = [image(name).tag for name in (*services(), "loadtest")]
         if command := forget_command(self.platform(facts), images):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(
@@ -526,6 +526,11 @@ class _PortForward:
         self._thread.join(timeout=5)
 
 
+def services() -> list[str]:
+    """Return the images that the workshop's pods run."""
+    return sorted({d.container.image for d in of_kind(read(*WORKLOADS), Deployment)})
+
+
 def render(paths: Iterable[Path], namespace: str, registry: str, gateway: str) -> list[Json]:
     """Return the documents of manifests as they are applied to a cluster.
 
@@ -540,10 +545,10 @@ def render(paths: Iterable[Path], namespace: str, registry: str, gateway: str) -
             template["metadata"]["labels"][OURS] = PROJECT
             for container in template["spec"]["containers"]:
                 # The tag stays when the code changes; this makes new pods of the new image all the same.
-                source = digest(container["image"].replace("-", "/"))
+                source = image(container["image"]).digest()
                 template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source
-                image = f"{container['image']}:{version()}"
-                container["image"] = f"{registry.rstrip('/')}/{image}" if registry else image
+                tag = image(container["image"]).tag
+                container["image"] = f"{registry.rstrip('/')}/{tag}" if registry else tag
         if document["kind"] == "AuthorizationPolicy":
             for rule in document["spec"].get("rules", []):
                 for origin in rule["from"]:

@@ -24,7 +24,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness import envoy
 from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
-from harness.images import ENVOY, base_image, digest, dockerfile, version
+from harness.images import image
 from harness.mesh import (
     GATEWAY,
     LOOPBACK,
@@ -36,7 +36,6 @@ from harness.mesh import (
     StreamFollower,
     get,
     quietly,
-    source_folder,
 )
 
 # The mesh outlives the command that starts it, so testcontainers' reaper must not end it with the command.
@@ -81,26 +80,24 @@ class ContainerMesh(EnvoyMesh):
 
     # --- images ---------------------------------------------------------------------------------------
 
-    def _image(self, service: str) -> str:
-        """Return the id of the image of a service's folder, or of 'envoy'; build it if it is not there."""
-        arguments = {"BASE": base_image(), "SERVICE": service, "VERSION": version()}
-        label, value = f"{LABEL}.source", digest(service)
+    def _image(self, name: str) -> str:
+        """Return the id of an image; build it if it is not there."""
+        wanted = image(name)
+        label, value = f"{LABEL}.source", wanted.digest()
         source = f"{label}={value}"
         for built in self.engine.images.list(filters={"label": source}):
             return str(built.id)
-        tag = f"{service.replace('/', '-')}:{version()}"
         lines: list[str] = []
         for event in self.engine.api.build(
-            path=str(ROOT), dockerfile=dockerfile(service), tag=tag, buildargs=arguments,
-            labels={label: value},
-            rm=True, forcerm=True, decode=True,
+            path=str(ROOT), dockerfile=str(wanted.dockerfile.relative_to(ROOT)), tag=wanted.tag,
+            buildargs=wanted.arguments(), labels={label: value}, rm=True, forcerm=True, decode=True,
         ):  # fmt: skip
             lines += event.get("stream", "").strip().splitlines()
             if lines:
-                self.progress(f"building {tag}: {lines[-1]}"[:100])
+                self.progress(f"building {wanted.tag}: {lines[-1]}"[:100])
             if "error" in event:
                 last = "\n".join(f"  {line}" for line in lines[-10:])
-                raise MeshError(f"the image {tag} does not build: {event['error']}\n{last}")
+                raise MeshError(f"the image {wanted.tag} does not build: {event['error']}\n{last}")
         return str(self.engine.images.list(filters={"label": source})[0].id)
 
     # --- pods -----------------------------------------------------------------------------------------
@@ -121,8 +118,8 @@ class ContainerMesh(EnvoyMesh):
     def start_pods(self, pods: list[Pod]) -> None:
         if not pods:
             return
-        proxy_image = self._image(ENVOY)
-        images = {p.name: self._image(source_folder(p.deployment)) for p in pods if p.deployment}
+        proxy_image = self._image("envoy")
+        images = {p.name: self._image(p.deployment.container.image) for p in pods if p.deployment}
         self._make_network()
 
         def start(pod: Pod) -> None:

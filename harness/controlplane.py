@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import envoy
+from harness.images import image
 from harness.manifests import ManifestError, check, of_kind, parse, read
 from harness.mesh import (
     GATEWAY,
@@ -27,7 +28,6 @@ from harness.mesh import (
     PodStatus,
     Progress,
     quietly,
-    source_folder,
 )
 from harness.models import Deployment, Object
 
@@ -251,7 +251,7 @@ class EnvoyMesh(Mesh):
         objects = [found for _, found in stored.values()]
         check(objects, source)
         for workload in of_kind(objects, Deployment):
-            folder = ROOT / source_folder(workload)
+            folder = ROOT / image(workload.container.image).folder
             if not (folder / "app.py").exists():
                 field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
                 raise ManifestError(f"{source}: {field}: no app.py in {_relative(folder)}/")

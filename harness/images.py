@@ -1,9 +1,12 @@
-"""What all images have in common: what they are built on, and their one tag."""
+"""Images: what each is called, and what it is built from."""
 
 import hashlib
 import os
 import re
+import shutil
 import tomllib
+from dataclasses import dataclass
+from pathlib import Path
 
 from harness.mesh import ROOT
 
@@ -15,28 +18,64 @@ def base_image() -> str:
     return os.environ.get("BASE_IMAGE") or default[1]
 
 
-ENVOY = "envoy"
-"""The sidecar's image, which no service's folder holds."""
-
-
-def dockerfile(service: str) -> str:
-    """Return what an image is built by."""
-    return "harness/Dockerfile" if service == ENVOY else "Dockerfile"
-
-
-def digest(service: str) -> str:
-    """Return what tells one state of an image from another: a hash of all that it is built from."""
-    lock = "envoy" if service == ENVOY else "services"
-    files = [ROOT / dockerfile(service), ROOT / "requirements" / f"{lock}.txt"]
-    if service != ENVOY:
-        files += [*sorted(ROOT.glob("common/*.py")), ROOT / service / "app.py"]
-    found = hashlib.sha256(f"{base_image()} {service} {version()}".encode())
-    for path in files:
-        found.update(path.read_bytes())
-    return found.hexdigest()[:12]
-
-
 def version() -> str:
     """Return the project's version, which is the images' tag."""
     project: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     return project
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the project's; the paths are those of files in the project."""
+
+    name: str
+    folder: str
+    dockerfile: Path
+    lock: Path
+    sources: tuple[Path, ...]
+
+    @property
+    def tag(self) -> str:
+        """Name and tag, as in ``customer:0.1.0``."""
+        return f"{self.name}:{version()}"
+
+    def arguments(self) -> dict[str, str]:
+        """Return the build's arguments."""
+        return {"BASE": base_image(), "SERVICE": self.folder, "VERSION": version()}
+
+    def digest(self) -> str:
+        """Return what tells one state of the image from another: a hash of all that it is built from."""
+        found = hashlib.sha256(" ".join(self.arguments().values()).encode())
+        for path in (self.dockerfile, self.lock, *self.sources):
+            found.update(path.read_bytes())
+        return found.hexdigest()[:12]
+
+    def stage(self, target: Path) -> None:
+        """Copy what it is built from into a folder, with the build's arguments filled in.
+
+        Then every builder needs only a folder: their ways to pass build arguments differ.
+        """
+        dockerfile = self.dockerfile.read_text()
+        for name, value in self.arguments().items():
+            dockerfile = re.sub(rf"^ARG {name}(=.*)?$", f"ARG {name}={value}", dockerfile, flags=re.MULTILINE)
+        for path in (self.lock, *self.sources):
+            copy = target / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        (target / "Dockerfile").write_text(dockerfile)
+
+
+def image(name: str) -> Image:
+    """Return the image of that name: ``envoy``, ``loadtest``, or a service's, which its folder names.
+
+    ``recommendation-v2`` is built from recommendation/v2.
+    """
+    locks = ROOT / "requirements"
+    if name == "envoy":
+        return Image(name, "harness", ROOT / "harness" / "Dockerfile", locks / "envoy.txt", ())
+    if name == "loadtest":
+        code = sorted([*(ROOT / "harness").glob("*.py"), *(ROOT / name).glob("*.py")])
+        return Image(name, name, ROOT / name / "Dockerfile", locks / "loadtest.txt", tuple(code))
+    folder = name.replace("-", "/")
+    code = [*sorted((ROOT / "common").glob("*.py")), ROOT / folder / "app.py"]
+    return Image(name, folder, ROOT / "Dockerfile", locks / "services.txt", tuple(code))

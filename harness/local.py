@@ -15,6 +15,7 @@ import psutil
 
 from harness import envoy
 from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
+from harness.images import image
 from harness.mesh import (
     GATEWAY,
     LOOPBACK,
@@ -24,7 +25,6 @@ from harness.mesh import (
     Progress,
     get,
     quietly,
-    source_folder,
 )
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
@@ -117,7 +117,7 @@ class LocalMesh(EnvoyMesh):
             "BIND": f"fd://{listener.fileno()}",
             "http_proxy": f"http://{outbound.ip}:{outbound.port}",
         }
-        module = source_folder(pod.deployment).replace("/", ".")
+        module = image(pod.deployment.container.image).folder.replace("/", ".")
         command = [
             sys.executable,
             "-m",

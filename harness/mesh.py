@@ -205,8 +205,3 @@ def get(url: str, timeout: float = 30) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
         return session.get(url, timeout=timeout, headers={"accept": "text/plain"})
-
-
-def source_folder(workload: Deployment) -> str:
-    """Return the folder that a workload's image is built from: ``recommendation-v2`` → recommendation/v2."""
-    return workload.container.image.replace("-", "/")

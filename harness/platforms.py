@@ -1,14 +1,13 @@
-"""Where a cluster runs: how to tell, and how images get there. Pure, but for staging files."""
+"""Where a cluster runs: how to tell, and how images get there. Pure."""
 
 import re
 import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from harness.mesh import ROOT, MeshError
+from harness.mesh import MeshError
 
 Json = dict[str, Any]
 
@@ -63,25 +62,6 @@ def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[J
         if found := re.match(r"k3s://k3d-(.+)-(?:server|agent)-\d+$", provider):
             return Platform("k3d", found[1], local=True)
     return Platform("other", context, local=False)
-
-
-def stage(service: str, folder: Path, version: str, base: str) -> None:
-    """Copy what a service's image is built from into ``folder``, with the build's arguments filled in.
-
-    Then every builder needs only a folder: their ways to pass build arguments differ.
-    """
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    for name, value in {"BASE": base, "SERVICE": service, "VERSION": version}.items():
-        dockerfile = re.sub(rf"^ARG {name}(=.*)?$", f"ARG {name}={value}", dockerfile, flags=re.MULTILINE)
-    (folder / "Dockerfile").write_text(dockerfile)
-    for path in [
-        ROOT / "requirements" / "services.txt",
-        ROOT / service / "app.py",
-        *(ROOT / "common").glob("*.py"),
-    ]:
-        target = folder / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
 
 
 def image_commands(

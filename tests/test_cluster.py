@@ -14,13 +14,13 @@ from conftest import run
 
 from harness import envoy
 from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary
-from harness.images import version
+from harness.images import image, version
 from harness.kubectl import Kubectl
 from harness.local import LocalMesh
 from harness.manifests import of_kind, read
 from harness.mesh import ISTIO, ROOT, WORKLOADS, MeshError
 from harness.models import Deployment
-from harness.platforms import Platform, detect, forget_command, image_commands, stage
+from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import Facts, injection_label, istio_version, problems
 from harness.verify import verify
 
@@ -163,11 +163,16 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Kubectl.find("tutorial")
 
 
-def test_a_staged_folder_holds_what_an_image_needs_and_its_arguments(tmp_path: Path) -> None:
-    stage("recommendation/v2", tmp_path, "1.2.3", "python:x")
+@pytest.mark.parametrize("name", ["recommendation-v2", "loadtest", "envoy"])
+def test_a_staged_folder_holds_what_an_image_needs_and_its_arguments(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASE_IMAGE", "python:x")
+    image(name).stage(tmp_path)
     dockerfile = (tmp_path / "Dockerfile").read_text()
-    for line in ("ARG BASE=python:x\n", "ARG SERVICE=recommendation/v2\n", "ARG VERSION=1.2.3\n"):
+    for line in ("ARG BASE=python:x\n", f"ARG VERSION={version()}\n"):
         assert dockerfile.count(line) == 1
+    assert ("ARG SERVICE=recommendation/v2\n" in dockerfile) == (name == "recommendation-v2")
     for copied in re.findall(r"^COPY (\S+) ", dockerfile, re.MULTILINE):
         assert (tmp_path / copied.replace("${SERVICE}", "recommendation/v2")).exists()
 
@@ -185,7 +190,7 @@ def labelled(**labels: str | None) -> Callable[[dict[str, Any]], object]:
     return change
 
 
-def image(tag: str) -> Callable[[dict[str, Any]], object]:
+def istiod(tag: str) -> Callable[[dict[str, Any]], object]:
     def change(recorded: dict[str, Any]) -> None:
         pod = recorded["control_planes"][0]["spec"]["template"]["spec"]
         pod["containers"][0]["image"] = f"docker.io/istio/pilot:{tag}"
@@ -217,8 +222,8 @@ def test_a_cluster_that_has_everything_has_no_problem() -> None:
             "control plane is not ready: kubectl get pods -n istio-system",
         ),
         (lambda f: f["control_planes"][0].update(status={}), "Istio's control plane is not ready"),
-        (image("1.27.4"), "Istio 1.27 is not supported (only 1.28 to 1.31): istioctl upgrade"),
-        (image("2.0.0"), "Istio 2.0 is not supported"),
+        (istiod("1.27.4"), "Istio 1.27 is not supported (only 1.28 to 1.31): istioctl upgrade"),
+        (istiod("2.0.0"), "Istio 2.0 is not supported"),
         (lambda f: f.update(injectors=[]), "Istio injects no sidecars"),
         (lambda f: f.update(gateways=[]), "there is no ingress gateway"),
         (
@@ -250,7 +255,7 @@ def test_each_thing_that_is_missing_is_one_line_with_its_remedy(
 
 @pytest.mark.parametrize("tag", ["1.28.0", "1.31.3-distroless", "1.31-alpha", "latest", "1.32.0"])
 def test_a_supported_newer_or_nameless_version_is_no_problem(tag: str) -> None:
-    assert list(problems(facts(image(tag)), "tutorial", "kubectl")) == []
+    assert list(problems(facts(istiod(tag)), "tutorial", "kubectl")) == []
 
 
 def test_a_cluster_with_revisions_is_labelled_for_one() -> None:

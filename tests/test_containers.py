@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import run, start, wait_for
 
-from harness.containers import LABEL, ContainerMesh, quantity, version
+from harness.containers import LABEL, ContainerMesh, quantity
 from harness.controlplane import EnvoyMesh
+from harness.images import version
 from harness.mesh import ROOT
 from harness.verify import verify
 
