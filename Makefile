@@ -7,6 +7,7 @@ W       ?= recommendation-v2
 USERS   ?= 50
 RATE    ?= 10
 TIME    ?= 30s
+WORKERS ?= 1
 PYTHON  ?= python3
 
 VENV    ?= .venv
@@ -83,8 +84,12 @@ dashboard: $(VENV)/harness ## open an addon of Istio's: D=kiali, grafana, jaeger
 
 ##@ Load
 
-load: $(VENV)/dev ## load the mesh, judge every request (USERS=50, RATE=10 more each second, TIME=30s, PROCESSES=2)
+load: $(VENV)/dev ## load the mesh, judge every request (USERS=50, RATE=10 more each second, TIME=30s, PROCESSES=2, or WORKERS=2 in a cluster)
+ifeq ($(MESH),cluster)
+	@$(VENV)/bin/python -m loadtest.job --users $(USERS) --spawn-rate $(RATE) --run-time $(TIME) --workers $(WORKERS)
+else
 	@$(LOCUST) --headless --run-time $(TIME) --html .load/report.html --csv .load/requests
+endif
 
 load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the ledger live (USERS=50, RATE=10, PROCESSES=2)
 	@$(LOCUST) --web-host 127.0.0.1

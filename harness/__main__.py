@@ -2,10 +2,7 @@
 
 import contextlib
 import json
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,15 +13,12 @@ from harness import HarnessError
 from harness.cluster import DASHBOARDS, ClusterMesh
 from harness.demo import demo
 from harness.expectation import HOST, promise_for, promises
-from harness.local import LocalMesh
 from harness.manifests import of_kind, short_host
-from harness.mesh import ROOT, Mesh, Progress, get, quietly
+from harness.mesh import STATE, get
+from harness.meshes import MESHES, make_mesh
 from harness.models import VirtualService
-from harness.verdict import Verdict
+from harness.terminal import echo, progress, render, run
 from harness.verify import verify
-
-STATE = ROOT / ".mesh"
-MESHES = ["local", "containers", "cluster"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,35 +47,6 @@ def with_traffic(default: int) -> Callable[[Command], Command]:
     )(command)  # fmt: skip
 
 
-def make_mesh(name: str, port: int | None = None) -> Mesh:
-    """Return the mesh called ``name``."""
-    if name == "containers":
-        # Here, since only this mesh needs testcontainers, which takes a while to import.
-        from harness.containers import ContainerMesh
-
-        return ContainerMesh(STATE / name, port, _progress())
-    if name == "cluster":
-        return ClusterMesh(_progress())
-    return LocalMesh(STATE / name, port, _progress())
-
-
-def _progress() -> Progress:
-    """Return what shows progress: on a terminal one line that the next output replaces, else nothing."""
-    if not sys.stderr.isatty():
-        return quietly
-    return lambda line: print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
-
-
-def _echo(text: str) -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-    click.echo(text)
-
-
-def _render(verdict: Verdict) -> str:
-    return verdict.render(lambda word, good: click.style(word, fg="green" if good else "red", bold=True))
-
-
 def _examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  python -m harness {line}" for line in lines)
 
@@ -104,7 +69,7 @@ def up(context: click.Context, mesh_name: str, port: int) -> None:
         return
     mesh = make_mesh(mesh_name, port)
     mesh.up()
-    _echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
+    echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
 
 
 @cli.command()
@@ -119,15 +84,15 @@ def down(context: click.Context, mesh_name: str) -> None:
     (STATE / "error.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         STATE.rmdir()
-    _echo(f"the {mesh_name} mesh is down")
+    echo(f"the {mesh_name} mesh is down")
 
 
 def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
-    mesh = ClusterMesh(_progress())
+    mesh = ClusterMesh(progress())
     platform = mesh.platform(mesh.facts())
     where = f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"
-    _echo(where)
+    echo(where)
     if not platform.local and not yes:
         if not sys.stdin.isatty():
             raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
@@ -146,7 +111,7 @@ def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
     with contextlib.closing(_found_cluster(yes, "deploy")) as mesh:
         mesh.up()
-        _echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
+        echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
 
 
 @cli.command(epilog=_examples("undeploy"))
@@ -155,15 +120,15 @@ def undeploy(yes: bool) -> None:
     """Remove exactly what deploy made."""
     with contextlib.closing(_found_cluster(yes, "undeploy")) as mesh:
         mesh.down()
-    _echo("the workshop is gone from the cluster")
+    echo("the workshop is gone from the cluster")
 
 
 @cli.command(epilog=_examples("url"))
 def url() -> None:
     """Print how callers reach customer on the cluster. Exit 1 if only a port-forward leads there."""
-    mesh = ClusterMesh(_progress())
+    mesh = ClusterMesh(progress())
     address = mesh.reachable_address()
-    _echo(f"http://{address}/customer" if address else mesh.way_in())
+    echo(f"http://{address}/customer" if address else mesh.way_in())
     click.get_current_context().exit(0 if address else 1)
 
 
@@ -171,7 +136,7 @@ def url() -> None:
 @click.argument("name", type=click.Choice(list(DASHBOARDS)))
 def dashboard(name: str) -> None:
     """Open one of Istio's addons, and stay until Ctrl-C."""
-    ClusterMesh(_progress()).dashboard(name)
+    ClusterMesh(progress()).dashboard(name)
 
 
 @cli.command()
@@ -181,19 +146,19 @@ def status(mesh_name: str) -> None:
     mesh = make_mesh(mesh_name)
     rows = [("POD", "STATE", "ADDRESS"), *((p.name, p.state, p.address) for p in mesh.pods())]
     for row in rows:
-        _echo("  ".join(f"{cell:<{max(len(r[i]) for r in rows)}}" for i, cell in enumerate(row)).rstrip())
-    _echo("")
-    _echo(mesh.way_in())
+        echo("  ".join(f"{cell:<{max(len(r[i]) for r in rows)}}" for i, cell in enumerate(row)).rstrip())
+    echo("")
+    echo(mesh.way_in())
     rules = promises(mesh.routes())
     for source, route in mesh.objects().values():
         if isinstance(route, VirtualService):
             words = ""
             if HOST in map(short_host, route.spec.hosts):
                 words = ": " + " | ".join(expectation.describe() for _, expectation in rules)
-            _echo(f"{route.key}{words} ({source})")
+            echo(f"{route.key}{words} ({source})")
     routes = of_kind(mesh.routes(), VirtualService)
     if not any(HOST in map(short_host, route.spec.hosts) for route in routes):
-        _echo(f"no route for {HOST}: {promise_for(rules, 'GET', '/', {}).describe()}")
+        echo(f"no route for {HOST}: {promise_for(rules, 'GET', '/', {}).describe()}")
 
 
 @cli.command(epilog=_examples("apply istio/mirror.yaml"))
@@ -202,7 +167,7 @@ def status(mesh_name: str) -> None:
 def apply(mesh_name: str, file: Path) -> None:
     """Apply a manifest, as kubectl apply would."""
     for line in make_mesh(mesh_name).apply(file):
-        _echo(line)
+        echo(line)
 
 
 @cli.command(epilog=_examples("delete istio/mirror.yaml"))
@@ -211,7 +176,7 @@ def apply(mesh_name: str, file: Path) -> None:
 def delete(mesh_name: str, file: Path) -> None:
     """Delete a manifest's objects, as kubectl delete would."""
     for line in make_mesh(mesh_name).delete(file):
-        _echo(line)
+        echo(line)
 
 
 @cli.command()
@@ -226,7 +191,7 @@ def curl(context: click.Context, mesh_name: str) -> None:
         except OSError as error:
             problem = f"nobody answers at {where} ({type(error).__name__})"
             raise HarnessError(f"{problem}: see 'make status'") from None
-    _echo(answer.text.rstrip("\n") or f"{answer.status_code} {answer.reason}")
+    echo(answer.text.rstrip("\n") or f"{answer.status_code} {answer.reason}")
     context.exit(0 if answer.ok else 1)
 
 
@@ -251,8 +216,8 @@ def verify_command(
     Exit 0: every claim holds. 1: a claim failed. 2: could not run.
     """
     with contextlib.closing(make_mesh(mesh_name)) as mesh:
-        verdict = verify(mesh, size, concurrency, _progress())
-    _echo(json.dumps(verdict.to_dict(), indent=2) if as_json else _render(verdict))
+        verdict = verify(mesh, size, concurrency, progress())
+    echo(json.dumps(verdict.to_dict(), indent=2) if as_json else render(verdict))
     context.exit(0 if verdict.passed else 1)
 
 
@@ -262,7 +227,7 @@ def verify_command(
 def logs(mesh_name: str, workload: str) -> None:
     """Print what a workload and its sidecar logged."""
     for container, line in make_mesh(mesh_name).logs(workload):
-        _echo(f"{container:<11} | {line}")
+        echo(f"{container:<11} | {line}")
 
 
 @cli.command(epilog=_examples("stop recommendation-v2"))
@@ -271,7 +236,7 @@ def logs(mesh_name: str, workload: str) -> None:
 def stop(mesh_name: str, workload: str) -> None:
     """Scale a workload to 0."""
     make_mesh(mesh_name).scale(workload, 0)
-    _echo(f"{workload} is stopped")
+    echo(f"{workload} is stopped")
 
 
 @cli.command(epilog=_examples("start recommendation-v2"))
@@ -280,7 +245,7 @@ def stop(mesh_name: str, workload: str) -> None:
 def start(mesh_name: str, workload: str) -> None:
     """Scale a workload back to 1."""
     make_mesh(mesh_name).scale(workload, 1)
-    _echo(f"{workload} runs")
+    echo(f"{workload} runs")
 
 
 @cli.command("demo", epilog=_examples("demo", "demo --requests 1000"))
@@ -291,8 +256,8 @@ def start(mesh_name: str, workload: str) -> None:
 def demo_command(context: click.Context, mesh_name: str, port: int, size: int) -> None:
     """Tell the whole story, proving each step. Exit 0 only if every claim held."""
     with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
-        held = demo(mesh, size, _echo, _render, _progress())
-    _echo(
+        held = demo(mesh, size, echo, render, progress())
+    echo(
         "\nEvery claim held: v2 saw production, and no caller saw v2."
         if held
         else "\nA claim failed: see above."
@@ -300,33 +265,5 @@ def demo_command(context: click.Context, mesh_name: str, port: int, size: int) -
     context.exit(0 if held else 1)
 
 
-def main() -> int:
-    """Run the command line; every failure is one line, and the rest of what is known goes to a log."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        code = cli.main(prog_name="python -m harness", standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.UsageError as error:
-        error.show()
-        return 2
-    except (HarnessError, click.ClickException) as error:
-        click.echo(f"Error: {error}", err=True)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted.", err=True)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        log = STATE / "error.log"
-        with contextlib.suppress(OSError):
-            STATE.mkdir(exist_ok=True)
-            log.write_text(traceback.format_exc())
-        line = " ".join(str(error).split())
-        click.echo(f"Error: {type(error).__name__}: {line} (details: {log})", err=True)
-        return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(cli, "python -m harness"))

@@ -27,6 +27,7 @@ from harness.mesh import (
     ISTIO,
     LOOPBACK,
     ROOT,
+    STATE,
     WORKLOADS,
     LogFollower,
     Mesh,
@@ -51,7 +52,7 @@ ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
 )
 ALL_KINDS = (
-    f"deployments,services,serviceaccounts,{ISTIO_KINDS},telemetries.telemetry.istio.io,"
+    f"jobs.batch,deployments,services,serviceaccounts,{ISTIO_KINDS},telemetries.telemetry.istio.io,"
     "authorizationpolicies.security.istio.io,peerauthentications.security.istio.io"
 )
 
@@ -118,7 +119,7 @@ class ClusterMesh(Mesh):
         facts = self._checked_facts()
         platform = self.platform(facts)
         if not facts.namespace:
-            self._apply([_namespace(self.namespace)])
+            self.create([_namespace(self.namespace)])
         for name in services():
             self.bring(name, platform)
         if not facts.namespace or is_ours(facts.namespace):
@@ -128,7 +129,7 @@ class ClusterMesh(Mesh):
         route = self.kubectl.get("virtualservices.networking.istio.io", HOST)
         paths = [path for path in (*WORKLOADS, *ISTIO, *CLUSTER_ONLY) if not (route and path == FIRST_STATE)]
         self.progress("applying the manifests")
-        self._apply(render(paths, self.namespace, os.environ.get("REGISTRY", ""), self._gateway_principal()))
+        self.create(self.render(paths))
         if "route.openshift.io/v1" in facts.api_versions:
             self._make_openshift_route(facts.gateways[0])
         for workload in of_kind(read(*WORKLOADS), Deployment):
@@ -150,7 +151,7 @@ class ClusterMesh(Mesh):
 
         :raises MeshError: it does not build, or does not get there.
         """
-        tag, scratch = image(name).tag, ROOT / ".mesh"  # not /tmp: a Docker from a snap does not see it
+        tag, scratch = image(name).tag, STATE  # not /tmp: a Docker from a snap does not see it
         scratch.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="image-", dir=scratch) as folder:
             image(name).stage(Path(folder))
@@ -175,7 +176,12 @@ class ClusterMesh(Mesh):
         namespace, account = pods[0]["metadata"]["namespace"], pods[0]["spec"]["serviceAccountName"]
         return f"*/ns/{namespace}/sa/{account}"
 
-    def _apply(self, documents: list[Json]) -> list[str]:
+    def render(self, paths: Iterable[Path]) -> list[Json]:
+        """Return the documents of manifests as this cluster needs them."""
+        return render(paths, self.namespace, os.environ.get("REGISTRY", ""), self._gateway_principal())
+
+    def create(self, documents: list[Json]) -> list[str]:
+        """Apply documents; return what kubectl says of each."""
         return self.kubectl.run("apply", "--filename=-", given=yaml.safe_dump_all(documents)).splitlines()
 
     def _make_openshift_route(self, gateway: Json) -> None:
@@ -200,12 +206,12 @@ class ClusterMesh(Mesh):
             for line in process.stdout:
                 self.progress(line.decode().strip())
         if process.returncode:
-            raise MeshError(f"{workload} does not become ready\n{self._why(workload)}")
+            raise MeshError(f"{workload} does not become ready\n{self.why(self._pods_of(workload))}")
 
-    def _why(self, workload: str) -> str:
+    def why(self, pods: list[Json]) -> str:
         """Return what the cluster knows of pods that do not become ready: events, and their last words."""
         lines = []
-        for pod in self._pods_of(workload):
+        for pod in pods:
             name = pod["metadata"]["name"]
             chosen = f"--field-selector=involvedObject.name={name}"
             events = self.kubectl.items("events", chosen, "--sort-by=.lastTimestamp")
@@ -259,10 +265,9 @@ class ClusterMesh(Mesh):
 
     def apply(self, path: Path) -> list[str]:
         applied = read(path)
-        live = {key: found for key, (_, found) in self._must_run().items()}
+        live = {key: found for key, (_, found) in self.must_run().items()}
         check(list((live | {o.key: o for o in applied}).values()), str(path))
-        documents = render([path], self.namespace, os.environ.get("REGISTRY", ""), "")
-        lines = self._apply(documents)
+        lines = self.create(self.render([path]))
         for workload in of_kind(applied, Deployment):
             self._wait_for_rollout(workload.metadata.name)
         self._wait_for_routes()
@@ -270,7 +275,7 @@ class ClusterMesh(Mesh):
 
     def delete(self, path: Path) -> list[str]:
         doomed = read(path)
-        live = self._must_run()
+        live = self.must_run()
         for found in doomed:
             if found.key not in live:
                 raise MeshError(f"{path}: {found.key} is not applied")
@@ -295,7 +300,7 @@ class ClusterMesh(Mesh):
             )
 
     def pods(self) -> list[PodStatus]:
-        self._must_run()
+        self.must_run()
         everywhere = self.kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
         found = [(GATEWAY, pod) for pod in everywhere]
         found += [(w, pod) for w in self._workloads() for pod in self._pods_of(w)]
@@ -330,7 +335,14 @@ class ClusterMesh(Mesh):
             stored[live.key] = (source, live)
         return stored
 
-    def _must_run(self) -> dict[str, tuple[str, Object]]:
+    def routes(self) -> list[Object]:
+        return [found for _, found in self.must_run().values()]
+
+    def must_run(self) -> dict[str, tuple[str, Object]]:
+        """Return the applied objects, as ``objects`` does.
+
+        :raises MeshError: there are none.
+        """
         stored = self.objects()
         if not stored:
             raise MeshError(
@@ -387,6 +399,11 @@ class ClusterMesh(Mesh):
             return f"http://{address}/customer"
         self._forward = _PortForward(self.kubectl, self._gateway())
         return f"http://{self._forward.address}/customer"
+
+    def inner_url(self) -> str:
+        """Return the URL at which callers inside the cluster reach customer, by the gateway too."""
+        metadata = self._gateway()["metadata"]
+        return f"http://{metadata['name']}.{metadata['namespace']}.svc/customer"
 
     def way_in(self) -> str:
         if address := self.reachable_address():
@@ -445,7 +462,7 @@ class ClusterMesh(Mesh):
     # --- logs -----------------------------------------------------------------------------------------
 
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
-        self._must_run()
+        self.must_run()
         self.workload(workload)
         for pod in self._pods_of(workload):
             names = [container["name"] for container in pod["spec"]["containers"]]
@@ -540,7 +557,7 @@ def render(paths: Iterable[Path], namespace: str, registry: str, gateway: str) -
     documents = [d for path in paths for d in yaml.safe_load_all(path.read_text()) if d]
     for document in documents:
         document["metadata"].setdefault("labels", {})[OURS] = PROJECT
-        if document["kind"] == "Deployment":
+        if document["kind"] in ("Deployment", "Job"):
             template = document["spec"]["template"]
             template["metadata"]["labels"][OURS] = PROJECT
             for container in template["spec"]["containers"]:

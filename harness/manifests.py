@@ -85,6 +85,11 @@ def parse(text: str, source: str) -> list[Object]:
     return [_object(document, source) for document in documents]
 
 
+def dump(objects: Iterable[Object]) -> str:
+    """Return objects as a YAML text, from which ``parse`` makes the same again."""
+    return yaml.safe_dump_all(o.model_dump(mode="json", by_alias=True, exclude_unset=True) for o in objects)
+
+
 def _object(document: Any, source: str) -> Object:
     if not isinstance(document, dict):
         raise ManifestError(f"{source}: holds a {type(document).__name__} where an object should be")

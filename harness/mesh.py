@@ -17,6 +17,7 @@ from harness.manifests import of_kind
 from harness.models import Deployment, Object
 
 ROOT = Path(__file__).resolve().parent.parent
+STATE = ROOT / ".mesh"
 WORKLOADS = [ROOT / name / "kubernetes.yaml" for name in ("customer", "preference", "recommendation")]
 ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.yaml", "v1-only.yaml")]
 

@@ -124,8 +124,8 @@ def judge(ledger: Ledger, expect: Callable[[int], Expectation]) -> Verdict:
         routes=" | ".join(promise.describe() for promise in streams),
         claims=tuple(claims),
         sides=tuple(_side(version, found) for version, found in ledger.arrivals.items()),
-        median=_quantile(latencies, 0.5),
-        p99=_quantile(latencies, 0.99),
+        median=quantile(latencies, 0.5),
+        p99=quantile(latencies, 0.99),
     )
 
 
@@ -294,11 +294,12 @@ def _faithful(ledger: Ledger, promise: Expectation, numbers: list[int], version:
 def _side(version: str, found: Arrivals) -> Side:
     durations = list(found.durations)
     return Side(
-        version, len(durations), dict(found.status), _quantile(durations, 0.5), _quantile(durations, 0.99)
+        version, len(durations), dict(found.status), quantile(durations, 0.5), quantile(durations, 0.99)
     )
 
 
-def _quantile(values: list[float] | list[int], q: float) -> float | None:
+def quantile(values: list[float] | list[int], q: float) -> float | None:
+    """Return the ``q``-th quantile (0.99: the 99th percentile) of values; None if there are none."""
     if len(values) < 2:
         return float(values[0]) if values else None
     return statistics.quantiles(values, n=100, method="inclusive")[round(q * 100) - 1]

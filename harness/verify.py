@@ -29,6 +29,19 @@ HEADERS = {"accept": "text/plain"}
 _VERSION = re.compile(r"recommendation (\S+) from ")
 
 
+class Promise:
+    """What routes promise each ticket of a run."""
+
+    def __init__(self, objects: Iterable[Object], run: str) -> None:
+        self._rules = promises(objects)
+        self._run = run
+
+    def __call__(self, number: int) -> Expectation:
+        """Return what must happen to ticket ``number``."""
+        headers = {"user-agent": str(Ticket(self._run, number)), **HEADERS}
+        return promise_for(self._rules, probe(number).method, "/", headers)
+
+
 class Proof:
     """A run that is to be judged: its ledger, the proxies' logs, and what the applied routes promise."""
 
@@ -39,14 +52,9 @@ class Proof:
         self._mesh = mesh
         self._applied = mesh.routes()
         self._workloads = versions(self._applied)
-        self._rules = promises(list(promised or self._applied))
         self._follower: LogFollower | None = None
         self.ledger = Ledger(new_run(), size, self._workloads.values(), limit)
-
-    def promise(self, number: int) -> Expectation:
-        """Return what must happen to ticket ``number``."""
-        headers = {"user-agent": str(Ticket(self.ledger.run, number)), **HEADERS}
-        return promise_for(self._rules, probe(number).method, "/", headers)
+        self.promise = Promise(promised or self._applied, self.ledger.run)
 
     def must_be_enough(self, numbers: Collection[int]) -> None:
         """Check that the tickets ``numbers`` are enough to judge every share.

@@ -1,15 +1,16 @@
 """Callers as Locust plays them, every reply checked, and the whole run judged as by ``verify``.
 
-The master, or the only process, keeps the ledger and follows the proxies' logs. With ``--processes``, workers
-send what their callers saw together with Locust's own statistics.
+The master, or the only process, keeps the ledger and follows the proxies' logs. Workers send what their
+callers saw together with Locust's own statistics. Inside a cluster the master prints that, and job.py keeps
+the ledger.
 """
 
 import itertools
+import json
 import logging
 import random
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -21,91 +22,50 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from harness import HarnessError
-from harness.__main__ import MESHES, make_mesh
+from harness.manifests import dump, parse
+from harness.meshes import MESHES, make_mesh
+from harness.terminal import render
 from harness.tickets import Ticket, probe
-from harness.verdict import ANSWERED, Claim, Verdict
-from harness.verify import HEADERS, TIMEOUT, Proof, version_in
-from loadtest.ledger_tab import Tally, add_tab
-
-LIMIT = 10_000_000
-"""What a ledger can hold: no ticket has this number."""
+from harness.verify import HEADERS, TIMEOUT, Promise, version_in
+from loadtest.ledger_tab import add_tab
+from loadtest.run import LIMIT, SEEN, Run
 
 # Longer than a caller waits: no caller may be cut off, since what it would have seen could not be judged.
 STOP_TIMEOUT = TIMEOUT + 5
 
+Sight = tuple[int, int, str | None, float]
+"""What a caller saw: its ticket's number, status, the version that answered, seconds."""
 
-class Run:
-    """One load test, from start to stop, as one process sees it."""
+
+class Callers:
+    """What a process knows that plays callers."""
 
     def __init__(self, environment: Environment) -> None:
-        """Begin: the master names the run, and Locust hands the name to workers among the options."""
+        """Take over what the master says among the options: the run's name, and the routes."""
         runner, options = environment.runner, environment.parsed_options
-        assert runner is not None
-        assert options is not None
-        self.mesh = mesh = make_mesh(options.mesh)
-        self.proof = Proof(mesh, 0, limit=LIMIT)
+        assert options
+        self.run: str = options.run
+        self.promise = Promise(parse(options.routes, "the routes"), self.run)
         index, workers = 0, 1
         if isinstance(runner, WorkerRunner):
-            self.proof.ledger.run = options.run
             index, workers = runner.worker_index, options.expect_workers
-        else:
-            options.run = self.proof.ledger.run
-            environment.host = mesh.url()
-            environment.stop_timeout = STOP_TIMEOUT
         # probe() makes a GET of every even number and a POST of every odd one; no two workers share any.
         self.numbers = {
             method: itertools.count(2 * index + odd, 2 * workers)
             for odd, method in enumerate(("GET", "POST"))
         }
-        self.tally = Tally(self.proof)
-        self.unreported: list[tuple[int, int, str | None, float]] = []
+        self.unreported: list[Sight] = []
         """What callers of this worker saw since its last report."""
-        for count in range(2):
-            self.proof.promise(count)  # what cannot be told is better said now than after the run
-
-    def saw(self, number: int, status: int, version: str | None, seconds: float) -> None:
-        """Enter what a caller saw."""
-        self.proof.ledger.saw(number, status, version, seconds)
-        self.tally.add(number)
-
-    def follow(self) -> None:
-        """Read the proxies' logs from now on."""
-        self.proof.follow()
-        self._reader = gevent.spawn(self._read)
-
-    def _read(self) -> None:
-        while True:
-            self.proof.read()
-            gevent.sleep(0.1)
-
-    def end(self, environment: Environment) -> Verdict:
-        """Return the verdict, with a claim for each threshold."""
-        self._reader.kill()
-        try:
-            self.proof.settle()
-        finally:
-            self.proof.close()
-            self.mesh.close()
-        self.proof.must_be_enough(self.proof.ledger.numbers())
-        verdict, options, total = self.proof.verdict(), environment.parsed_options, environment.stats.total
-        assert options
-        claims = list(verdict.claims)
-        if options.max_failures:
-            statement = f"at most {options.max_failures:.2%} of requests failed"
-            claims = [claim for claim in claims if claim.statement != ANSWERED]
-            claims.insert(
-                0, Claim(statement, total.fail_ratio <= options.max_failures, f"{total.fail_ratio:.2%}")
-            )
-        p95 = total.get_response_time_percentile(0.95) or 0
-        statement = f"95 % of callers waited at most {options.max_p95} ms"
-        claims.append(Claim(statement, p95 <= options.max_p95, f"{p95:.0f} ms"))
-        return replace(verdict, claims=tuple(claims))
 
 
 class State:
     """What event listeners share."""
 
+    inside = False
+    """Whether this is the master of a load test inside a cluster, whose ledger is kept outside."""
     run: Run | None = None
+    reader: gevent.Greenlet
+    callers: Callers | None = None
     verdict: str = ""
 
 
@@ -124,14 +84,20 @@ def options(parser: LocustArgumentParser) -> None:
         "--max-p95", type=int, default=1000, env_var="MAX_P95", metavar="MS",
         help="fail if more than 5 %% of callers wait longer than this many milliseconds", **hidden,
     )  # fmt: skip
+    parser.add_argument(
+        "--run", default="", env_var="RUN", help="the name of a run whose ledger is kept elsewhere", **hidden
+    )
+    parser.add_argument("--routes", default="", env_var="ROUTES", help="what is applied then", **hidden)
 
 
 @events.init.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
     """Check that there is something to load, and add the ledger to the web page."""
-    if not isinstance(environment.runner, WorkerRunner):
+    assert environment.parsed_options
+    State.inside = bool(environment.parsed_options.run)
+    if not isinstance(environment.runner, WorkerRunner) and not State.inside:
         try:
-            Run(environment).mesh.close()
+            new_run(environment).mesh.close()
         except HarnessError as error:
             print(f"Error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -139,16 +105,38 @@ def prepare(environment: Environment, **_: Any) -> None:
         add_tab(environment.web_ui, lambda: State.run.tally if State.run else None)
 
 
+def new_run(environment: Environment) -> Run:
+    """Open a ledger, and set the options that tell callers of it."""
+    options = environment.parsed_options
+    assert options
+    run = Run(make_mesh(options.mesh), options.max_failures, options.max_p95)
+    environment.host = run.mesh.url()
+    options.run, options.routes = run.proof.ledger.run, dump(run.mesh.routes())
+    return run
+
+
 @events.test_start.add_listener
 def begin(environment: Environment, **_: Any) -> None:
     """Open a ledger; the process that keeps it follows the logs."""
-    State.run, State.verdict = None, ""
+    State.run, State.callers, State.verdict = None, None, ""
     try:
-        State.run = Run(environment)
         if not isinstance(environment.runner, WorkerRunner):
-            State.run.follow()
+            environment.stop_timeout = STOP_TIMEOUT
+            if not State.inside:
+                State.run = new_run(environment)
+                State.run.proof.follow()
+                State.reader = gevent.spawn(read, State.run)
+        if not isinstance(environment.runner, MasterRunner):
+            State.callers = Callers(environment)
     except HarnessError as error:
         give_up(environment, error)
+
+
+def read(run: Run) -> None:
+    """Enter what the proxies log."""
+    while True:
+        run.proof.read()
+        gevent.sleep(0.1)
 
 
 def give_up(environment: Environment, error: HarnessError) -> None:
@@ -161,15 +149,19 @@ def give_up(environment: Environment, error: HarnessError) -> None:
 @events.report_to_master.add_listener
 def report(data: dict[str, Any], **_: Any) -> None:
     """Send what callers saw along with a worker's statistics."""
-    if State.run:
-        data["seen"], State.run.unreported = State.run.unreported, []
+    if State.callers:
+        data["seen"], State.callers.unreported = State.callers.unreported, []
 
 
 @events.worker_report.add_listener
 def receive(data: dict[str, Any], **_: Any) -> None:
-    """Enter what a worker's callers saw."""
-    if State.run:
-        for sight in data.get("seen", ()):
+    """Enter what a worker's callers saw, or tell whoever keeps the ledger."""
+    seen = data.get("seen", ())
+    if State.inside:
+        for start in range(0, len(seen), 300):  # container engines split lines of more than 16 KiB
+            print(SEEN + json.dumps(seen[start : start + 300]), flush=True)
+    elif State.run:
+        for sight in seen:
             State.run.saw(*sight)
 
 
@@ -194,13 +186,14 @@ def end(environment: Environment, **_: Any) -> None:
     if not run or State.verdict:
         return
     assert environment.runner
+    State.reader.kill()
     try:
-        verdict = run.end(environment)
+        verdict = run.end()
     except HarnessError as error:
         give_up(environment, error)
     else:
         environment.process_exit_code = 0 if verdict.passed and not environment.runner.exceptions else 1
-        State.verdict = verdict.render(lambda word, good: click.style(word, fg="green" if good else "red"))
+        State.verdict = render(verdict)
     if environment.web_ui:
         show()
 
@@ -208,7 +201,7 @@ def end(environment: Environment, **_: Any) -> None:
 @events.quitting.add_listener
 def stop(environment: Environment, **_: Any) -> None:
     """End a run that was interrupted, while the exit code can still be set."""
-    if State.run and environment.runner and not isinstance(environment.runner, WorkerRunner):
+    if (State.run or State.inside) and environment.runner:
         environment.runner.stop()
 
 
@@ -234,17 +227,17 @@ class Caller(FastHttpUser):
 
     def ask(self, method: str) -> None:
         """Send the next request of a kind, with its ticket."""
-        run = State.run
-        if not run or (number := next(run.numbers[method])) >= LIMIT:
+        callers = State.callers
+        if not callers or (number := next(callers.numbers[method])) >= LIMIT:
             raise StopUser
         # Locust may end a caller just as it begins to ask; its request must be heard out all the same.
-        asking = gevent.spawn(self._ask, run, number)
+        asking = gevent.spawn(self._ask, callers, number)
         try:
             asking.get()
         finally:
             asking.join()
 
-    def _ask(self, run: Run, number: int) -> None:
+    def _ask(self, callers: Callers, number: int) -> None:
         """Enter what the reply was; one from a version that no route allows is a leak."""
         request = probe(number)
         status, version, start = 0, None, time.perf_counter()
@@ -254,18 +247,18 @@ class Caller(FastHttpUser):
                 f"{self.host}?{request.query}",
                 name="/customer",
                 data=request.body.decode(),
-                headers={"user-agent": str(Ticket(run.proof.ledger.run, number)), **HEADERS},
+                headers={"user-agent": str(Ticket(callers.run, number)), **HEADERS},
                 catch_response=True,
             ) as reply:
                 status, version = reply.status_code, version_in(reply.text or "")
-                if 200 <= status < 300 and version not in dict(run.proof.promise(number).answers):
+                if 200 <= status < 300 and version not in dict(callers.promise(number).answers):
                     reply.failure(Leak())
         finally:
             sight = number, status, version, time.perf_counter() - start
-            if isinstance(self.environment.runner, WorkerRunner):
-                run.unreported.append(sight)
+            if State.run:
+                State.run.saw(*sight)
             else:
-                run.saw(*sight)
+                callers.unreported.append(sight)
 
 
 class Browser(Caller):

@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from harness.cluster import ClusterMesh
 from harness.containers import ContainerMesh
 from harness.controlplane import EnvoyMesh, workload_of
 from harness.local import LocalMesh
@@ -79,6 +81,32 @@ def mesh(running_mesh: EnvoyMesh) -> EnvoyMesh:
     """Return the running mesh in its first state: everything runs, and v1 answers."""
     running_mesh.reset()
     return running_mesh
+
+
+@pytest.fixture(scope="module")
+def underneath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
+    """Yield the local mesh that stands in for the cluster."""
+    mesh = LocalMesh(tmp_path_factory.mktemp("cluster") / "mesh", port=0)
+    try:
+        mesh.up()
+        yield mesh
+    finally:
+        mesh.down()
+
+
+@pytest.fixture
+def cluster(underneath: LocalMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterMesh]:
+    """Yield a cluster to which everything was deployed."""
+    underneath.reset()
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/kubectl_double.py "$@"\n')
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(kubectl))
+    monkeypatch.setenv("MESH_STATE", str(underneath.state))
+    monkeypatch.setattr(ClusterMesh, "quiet", 0.5)
+    mesh = ClusterMesh()
+    yield mesh
+    mesh.close()
 
 
 @pytest.fixture
@@ -165,6 +193,12 @@ def run(checkout: Path, *command: str, **environment: str) -> subprocess.Complet
         command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
         env={**inherited, **environment},
     )  # fmt: skip
+
+
+def claims(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Return the claims that were printed: statement → "ok" or "FAIL"."""
+    lines = [line.split("  ") for line in ran.stdout.splitlines() if line.startswith(("  ok  ", "  FAIL  "))]
+    return {line[3] if line[2] == "" else line[2]: line[1] for line in lines}
 
 
 def kill(mesh: EnvoyMesh, workload: str) -> None:

@@ -2,10 +2,16 @@
 
 What the API server says of itself was recorded from a real one (recorded/cluster.json). MESH_STATE names the
 local mesh's folder. ISTIO_IS_SLOW=yes makes the proxies' configuration look as if mirrors never arrived.
+A Job's pods are processes on this machine.
 """
 
+import contextlib
 import json
 import os
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import psutil  # noqa: E402
 import yaml  # noqa: E402
 
 from harness.controlplane import workload_of  # noqa: E402
@@ -48,6 +55,8 @@ def main(words: list[str]) -> None:
                     path = Path(os.environ["MESH_STATE"]) / "applied.yaml"
                     path.write_text(yaml.safe_dump(document))
                     print("\n".join(mesh.apply(path)))
+                elif document["kind"] == "Job":
+                    start_job(mesh, document)
                 else:
                     print(f"{document['kind'].lower()}/{document['metadata']['name']} unchanged")
         case ["delete", kind, name]:
@@ -55,6 +64,8 @@ def main(words: list[str]) -> None:
             path = Path(os.environ["MESH_STATE"]) / "deleted.yaml"
             path.write_text(yaml.safe_dump(kept.model_dump(by_alias=True, exclude_unset=True)))
             print("\n".join(mesh.delete(path)))
+        case ["delete", "jobs.batch,services,serviceaccounts,authorizationpolicies.security.istio.io"]:
+            delete_job(mesh)
         case ["scale", target]:
             [replicas] = [o.partition("=")[2] for o in options if o.startswith("--replicas=")]
             mesh.scale(target.partition("/")[2], int(replicas))
@@ -92,6 +103,10 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
         return list(RECORDED[recorded[kinds]])
     if kinds == "namespace":
         return [RECORDED["namespace"]]
+    if kinds == "pods" and "app=loadtest" in selector:
+        return [
+            pod for pod in job_pods(mesh) if "index" not in selector or pod["metadata"]["name"] == "job-0"
+        ]
     objects = mesh.routes()
     if kinds == "deployments":
         return [as_json(o) for o in of_kind(objects, Deployment)]
@@ -135,11 +150,67 @@ def pod_json(name: str, labels: dict[str, str]) -> dict[str, Any]:
 
 
 def logs(mesh: LocalMesh, pod: str, options: list[str]) -> None:
-    folder = mesh.state / "pods" / pod
+    folder, ending = mesh.state / "pods" / pod, ["-F"]
     log = folder / ("access.log" if "--container=istio-proxy" in options else "app.log")
+    if pod.startswith("job-"):
+        pid = (mesh.state / pod / "pid").read_text()
+        log, ending = mesh.state / pod / "log", ["-f", f"--pid={pid}"]
     if "--follow" in options:
-        os.execvp("tail", ["tail", "-n", "+1", "-F", str(log)])  # noqa: S606
+        os.execvp("tail", ["tail", "-n", "+1", *ending, str(log)])  # noqa: S606
     print(log.read_text(), end="")
+
+
+def start_job(mesh: LocalMesh, job: dict[str, Any]) -> None:
+    """Run each pod's command here: the gateway is at its address, and /tmp is the pod's own."""
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    for index in range(job["spec"]["completions"]):
+        folder = mesh.state / f"job-{index}"
+        folder.mkdir()
+        [*words, script] = container["command"]
+        script = script.replace("/tmp", str(folder)).replace(  # noqa: S108
+            "--master-host loadtest", "--master-host 127.0.0.1"
+        )
+        environment = {
+            **os.environ, **{v["name"]: v["value"] for v in container["env"]},
+            "JOB_COMPLETION_INDEX": str(index), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "LOCUST_HOST": f"{mesh.url()}", "LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port,
+        }  # fmt: skip
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                ["sh", "-c", '"$@"; echo $? >"$0"', str(folder / "code"), *words, script], cwd=ROOT,
+                env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        (folder / "pid").write_text(str(process.pid))
+
+
+def job_pods(mesh: LocalMesh) -> list[dict[str, Any]]:
+    pods = []
+    for folder in sorted(mesh.state.glob("job-*")):
+        state: dict[str, Any] = {"running": {}}
+        if (folder / "code").exists():
+            state = {"terminated": {"exitCode": int((folder / "code").read_text()), "reason": "Error"}}
+        elif not runs(int((folder / "pid").read_text())):
+            state = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+        pods.append(
+            {
+                "metadata": {"name": folder.name},
+                "status": {"containerStatuses": [{"name": "locust", "state": state}]},
+            }
+        )
+    return pods
+
+
+def runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def delete_job(mesh: LocalMesh) -> None:
+    for folder in mesh.state.glob("job-*"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int((folder / "pid").read_text()), signal.SIGKILL)
+        shutil.rmtree(folder)
 
 
 def config_dump(mesh: LocalMesh, pod: str, path: str) -> str:

@@ -4,7 +4,7 @@ import copy
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from harness import envoy
 from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary
 from harness.images import image, version
 from harness.kubectl import Kubectl
-from harness.local import LocalMesh
 from harness.manifests import of_kind, read
 from harness.mesh import ISTIO, ROOT, WORKLOADS, MeshError
 from harness.models import Deployment
@@ -438,32 +437,6 @@ def test_a_configuration_without_the_host_is_none() -> None:
 
 
 # --- the workshop's steps, on the double --------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def underneath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
-    """Yield the local mesh that stands in for the cluster."""
-    mesh = LocalMesh(tmp_path_factory.mktemp("cluster") / "mesh", port=0)
-    try:
-        mesh.up()
-        yield mesh
-    finally:
-        mesh.down()
-
-
-@pytest.fixture
-def cluster(underneath: LocalMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterMesh]:
-    """Yield a cluster to which everything was deployed."""
-    underneath.reset()
-    kubectl = tmp_path / "kubectl"
-    kubectl.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/kubectl_double.py "$@"\n')
-    kubectl.chmod(0o755)
-    monkeypatch.setenv("KUBECTL", str(kubectl))
-    monkeypatch.setenv("MESH_STATE", str(underneath.state))
-    monkeypatch.setattr(ClusterMesh, "quiet", 0.5)
-    mesh = ClusterMesh()
-    yield mesh
-    mesh.close()
 
 
 def test_the_proof_is_the_same_on_a_cluster(cluster: ClusterMesh) -> None:

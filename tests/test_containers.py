@@ -11,7 +11,7 @@ from conftest import run, start, wait_for
 
 from harness.containers import LABEL, ContainerMesh, quantity
 from harness.controlplane import EnvoyMesh
-from harness.images import version
+from harness.images import image, version
 from harness.mesh import ROOT
 from harness.verify import verify
 
@@ -80,6 +80,16 @@ def test_images_name_what_they_are_and_whom_they_run_as(own: ContainerMesh) -> N
         assert title == ("envoy" if name == "istio-proxy" else title)
         if pod.startswith("recommendation-v2") and name == "app":
             assert title == "recommendation/v2"
+
+
+def test_locusts_image_runs_locked_in_as_a_cluster_would_run_it(own: ContainerMesh, tmp_path: Path) -> None:
+    image("loadtest").stage(tmp_path)
+    built, _ = own.engine.images.build(path=str(tmp_path), tag=image("loadtest").tag, forcerm=True)
+    output = own.engine.containers.run(
+        built.id, ["python", "-m", "locust", "--locustfile", "loadtest/locustfile.py", "--list"], remove=True,
+        read_only=True, cap_drop=["ALL"], network_mode="none", user="54321:0", tmpfs={"/tmp": ""},  # noqa: S108
+    )  # fmt: skip
+    assert {"Browser", "Sender"} <= set(output.decode().split())
 
 
 def test_ports_are_published_on_loopback_alone(own: ContainerMesh) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import kill, run, shadow, wait_for
+from conftest import claims, kill, run, shadow, wait_for
 from test_local import free_port
 
 from harness.local import LocalMesh
@@ -85,16 +85,10 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def verdict(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """Return the claims that were printed: statement → "ok" or "FAIL"."""
-    lines = [line.split("  ") for line in ran.stdout.splitlines() if line.startswith(("  ok  ", "  FAIL  "))]
-    return {line[3] if line[2] == "" else line[2]: line[1] for line in lines}
-
-
 def test_a_load_is_judged_request_by_request(load: Load, checkout: Path) -> None:
     ran = load()
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert verdict(ran) == dict.fromkeys(
+    assert claims(ran) == dict.fromkeys(
         [
             "every caller was answered",
             "the proxies logged every answer",
@@ -117,7 +111,7 @@ def test_a_load_is_judged_request_by_request(load: Load, checkout: Path) -> None
 def test_workers_share_no_ticket_and_report_every_one(load: Load) -> None:
     ran = load(PROCESSES="2")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert set(verdict(ran).values()) == {"ok"}
+    assert set(claims(ran).values()) == {"ok"}
     assert "0 missing, 0 duplicate, 0 phantom" in ran.stdout
     assert "2 workers connected" in ran.stderr
 
@@ -129,7 +123,7 @@ def test_a_reply_that_no_route_allows_is_a_leak(
     own.apply(manifest(shadow("v1", VERSION="v2")))  # v2 answers in v1's place
     ran = load(PROCESSES=processes)
     assert ran.returncode != 0
-    assert verdict(ran)["callers saw only v1"] == "FAIL"
+    assert claims(ran)["callers saw only v1"] == "FAIL"
     failures = rows(checkout / ".load" / "requests_failures.csv")
     assert {failure["Error"] for failure in failures} == {"leak"}
 
@@ -138,14 +132,14 @@ def test_a_mirror_without_v2_fails_though_callers_notice_nothing(load: Load, own
     own.scale("recommendation-v2", 0)
     ran = load()
     assert ran.returncode != 0
-    failed = [statement for statement, word in verdict(ran).items() if word == "FAIL"]
+    failed = [statement for statement, word in claims(ran).items() if word == "FAIL"]
     assert failed == ["v2 received every request exactly once"]
 
 
 def test_slow_callers_fail(load: Load) -> None:
     ran = load(MAX_P95="1")
     assert ran.returncode != 0
-    failed = [statement for statement, word in verdict(ran).items() if word == "FAIL"]
+    failed = [statement for statement, word in claims(ran).items() if word == "FAIL"]
     assert failed == ["95 % of callers waited at most 1 ms"]
 
 
@@ -153,7 +147,7 @@ def test_failures_count_against_their_threshold(load: Load, own: LocalMesh) -> N
     own.scale("recommendation-v1", 0)
     ran = load(MAX_FAILURES="0.5")
     assert ran.returncode != 0
-    assert verdict(ran)["at most 50.00% of requests failed"] == "FAIL"
+    assert claims(ran)["at most 50.00% of requests failed"] == "FAIL"
 
 
 def test_a_share_is_judged_only_with_enough_requests(load: Load, own: LocalMesh, checkout: Path) -> None:

@@ -36,9 +36,8 @@ def schema_for(document: dict[str, Any], path: Path) -> dict[str, Any] | None:
 
 def applied() -> list[dict[str, Any]]:
     states = [path for path in (ROOT / "istio").glob("*.yaml") if path not in ISTIO]
-    documents = render(
-        [*WORKLOADS, *ISTIO, *CLUSTER_ONLY, *sorted(states)], "tutorial", "", "*/ns/gw/sa/door"
-    )
+    paths = [*WORKLOADS, *ISTIO, *CLUSTER_ONLY, *sorted(states), ROOT / "loadtest" / "kubernetes.yaml"]
+    documents = render(paths, "tutorial", "", "*/ns/gw/sa/door")
     documents += [
         d for p in (ROOT / "istio" / "gateway-api").glob("*.yaml") for d in yaml.safe_load_all(p.read_text())
     ]

@@ -1,0 +1,60 @@
+"""How commands run, and what they print: a failure is one line; progress and colours are for terminals."""
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+
+import click
+
+from harness import HarnessError
+from harness.mesh import STATE, Progress, quietly
+from harness.verdict import Verdict
+
+
+def progress() -> Progress:
+    """Return what shows progress: on a terminal one line that the next output replaces, else nothing."""
+    if not sys.stderr.isatty():
+        return quietly
+    return lambda line: print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print ``text`` in place of the last line of progress."""
+    if sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    click.echo(text, err=err)
+
+
+def render(verdict: Verdict) -> str:
+    """Return a verdict as a table, in colours; ``echo`` drops them where there is no terminal."""
+    return verdict.render(lambda word, good: click.style(word, fg="green" if good else "red", bold=True))
+
+
+def run(command: click.Command, name: str) -> int:
+    """Run a command line; every failure is one line, and the rest of what is known goes to a log."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except (HarnessError, click.ClickException) as error:
+        click.echo(f"Error: {error}", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nInterrupted.", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        log = STATE / "error.log"
+        with contextlib.suppress(OSError):
+            STATE.mkdir(exist_ok=True)
+            log.write_text(traceback.format_exc())
+        line = " ".join(str(error).split())
+        click.echo(f"Error: {type(error).__name__}: {line} (details: {log})", err=True)
+        return 2

@@ -1,0 +1,65 @@
+"""A load test as whoever keeps its ledger sees it, and the verdict on it."""
+
+from dataclasses import replace
+
+from harness.mesh import Mesh
+from harness.verdict import ANSWERED, Claim, Verdict, quantile
+from harness.verify import Proof
+from loadtest.ledger_tab import Tally
+
+LIMIT = 10_000_000
+"""What a ledger can hold: no ticket has this number."""
+
+SEEN = "seen: "
+"""How a line begins by which a master inside a cluster tells what callers saw."""
+
+
+class Run:
+    """One load test, from start to stop."""
+
+    def __init__(self, mesh: Mesh, max_failures: float, max_p95: float) -> None:
+        """Open the ledger.
+
+        :param max_failures: the part of all requests (0 to 1) that may fail.
+        :param max_p95: for how many milliseconds 95 % of callers may wait at most.
+        :raises HarnessError: the mesh does not run, or of its routes nothing can be told.
+        """
+        self.mesh, self.max_failures, self.max_p95 = mesh, max_failures, max_p95
+        self.proof = Proof(mesh, 0, limit=LIMIT)
+        self.tally = Tally(self.proof)
+        for number in range(2):
+            self.proof.promise(number)  # what cannot be told is better said now than after the run
+
+    def saw(self, number: int, status: int, version: str | None, seconds: float) -> None:
+        """Enter what the caller of a ticket saw."""
+        self.proof.ledger.saw(number, status, version, seconds)
+        self.tally.add(number)
+
+    def end(self) -> Verdict:
+        """Return the verdict, with a claim for each threshold; then let go of the mesh.
+
+        :raises HarnessError: there can be none.
+        """
+        try:
+            self.proof.settle()
+        finally:
+            self.proof.close()
+            self.mesh.close()
+        ledger = self.proof.ledger
+        sent = ledger.numbers()
+        self.proof.must_be_enough(sent)
+        verdict = self.proof.verdict()
+        claims = list(verdict.claims)
+        if self.max_failures:
+            failed = sum(not self._well_answered(number) for number in sent) / max(len(sent), 1)
+            statement = f"at most {self.max_failures:.2%} of requests failed"
+            claims = [claim for claim in claims if claim.statement != ANSWERED]
+            claims.insert(0, Claim(statement, failed <= self.max_failures, f"{failed:.2%}"))
+        p95 = 1000 * (quantile([ledger.latency[number] for number in sent], 0.95) or 0)
+        statement = f"95 % of callers waited at most {self.max_p95:g} ms"
+        claims.append(Claim(statement, p95 <= self.max_p95, f"{p95:.0f} ms"))
+        return replace(verdict, claims=tuple(claims))
+
+    def _well_answered(self, number: int) -> bool:
+        ledger = self.proof.ledger
+        return ledger.answered(number) and ledger.version(number) in dict(self.proof.promise(number).answers)

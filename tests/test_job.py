@@ -1,0 +1,131 @@
+"""Locust as a Job inside a cluster. A double stands in for kubectl; Locust, proxies and logs are real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import claims, run, wait_for
+
+from harness.cluster import ClusterMesh
+from harness.images import version
+from harness.local import LocalMesh
+from harness.mesh import ROOT
+
+Load = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def minikube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a minikube on the PATH that claims to build all it is asked to; return what it was asked."""
+    asked = tmp_path / "bin" / "asked"
+    asked.parent.mkdir()
+    program = asked.parent / "minikube"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{asked}\necho docker.io/library/loadtest:{version()}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{asked.parent}:{os.environ['PATH']}")
+    return asked
+
+
+@pytest.fixture
+def load(cluster: ClusterMesh, checkout: Path, minikube: Path) -> Load:
+    """Return a function that runs a short ``make load`` inside the cluster, where v2 gets a copy of all."""
+    cluster.apply(ROOT / "istio" / "mirror.yaml")
+
+    def make(**settings: str) -> subprocess.CompletedProcess[str]:
+        environment = {"VENV": sys.prefix, "USERS": "6", "RATE": "6", "TIME": "3s", **settings}
+        return run(checkout, "make", "load", "MESH=cluster", **environment)
+
+    return make
+
+
+def test_a_load_inside_a_cluster_is_judged_request_by_request(
+    load: Load, underneath: LocalMesh, checkout: Path, minikube: Path
+) -> None:
+    ran = load(WORKERS="2")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert len(claims(ran)) == 6
+    assert set(claims(ran).values()) == {"ok"}
+    assert "2 workers connected" in ran.stderr
+    assert "seen: " not in ran.stderr
+    assert "<html" in (checkout / ".load" / "report.html").read_text()
+    assert "Aggregated" in (checkout / ".load" / "requests_stats.csv").read_text()
+    assert f"image build --tag loadtest:{version()}" in minikube.read_text()
+    assert not list(underneath.state.glob("job-*"))
+
+
+def test_a_missing_copy_fails_the_load(load: Load, underneath: LocalMesh) -> None:
+    underneath.scale("recommendation-v2", 0)
+    ran = load()
+    assert ran.returncode != 0
+    assert [c for c, word in claims(ran).items() if word == "FAIL"] == [
+        "v2 received every request exactly once"
+    ]
+
+
+def test_an_interrupted_load_leaves_nothing_in_the_cluster(
+    load: Load, underneath: LocalMesh, checkout: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadtest.job", "--run-time", "10m"],
+        cwd=checkout,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        assert job.stderr
+        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load")
+        job.send_signal(signal.SIGINT)
+        job.stderr.read()
+    assert job.returncode == 130
+    assert not list(underneath.state.glob("job-*"))
+
+
+def test_a_master_that_dies_is_an_error_and_no_verdict(
+    load: Load, underneath: LocalMesh, checkout: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadtest.job"],
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        assert job.stderr
+        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load")
+        os.killpg(int((underneath.state / "job-0" / "pid").read_text()), signal.SIGKILL)
+        output, complaint = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert "Error: Locust ended early in the cluster (OOMKilled)" in complaint
+    assert "Traceback" not in complaint
+    assert "claims hold" not in output
+    assert not list(underneath.state.glob("job-*"))
+
+
+def test_a_time_that_is_none_is_refused_before_anything_starts(load: Load, minikube: Path) -> None:
+    ran = load(TIME="soon")
+    assert ran.returncode != 0
+    assert "'soon' is not a time such as 30s or 1h30m" in ran.stderr
+    assert not minikube.exists()
+
+
+def test_an_image_that_the_cluster_cannot_pull_is_an_error(
+    load: Load, cluster: ClusterMesh, tmp_path: Path
+) -> None:
+    status = {"name": "locust", "state": {"waiting": {"reason": "ErrImagePull"}}}
+    pods = {"items": [{"metadata": {"name": "loadtest-0"}, "status": {"containerStatuses": [status]}}]}
+    events = {"items": [{"reason": "Failed", "message": "no such image"}]}
+    failing = tmp_path / "failing"
+    failing.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f"*'get events'*) echo '{json.dumps(events)}';;\n"
+        f"*'get pods'*app=loadtest*) echo '{json.dumps(pods)}';;\n"
+        f'*) exec {cluster.kubectl.program} "$@";;\nesac\n'
+    )
+    failing.chmod(0o755)
+    ran = load(KUBECTL=str(failing))
+    assert ran.returncode != 0
+    assert "Error: Locust does not start in the cluster\n  loadtest-0: Failed: no such image" in ran.stderr
