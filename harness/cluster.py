@@ -103,6 +103,11 @@ class ClusterMesh(Mesh):
             control_planes=items("deployments", "--all-namespaces", "--selector=app=istiod"),
             injectors=items("mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
             gateways=items("services", "--all-namespaces", "--selector=istio=ingressgateway"),
+            workshops=(
+                items("gateways.networking.istio.io", "--all-namespaces", f"--selector={OURS}={PROJECT}")
+                if any(version.startswith("networking.istio.io/") for version in api_versions)
+                else []
+            ),
             namespace=self.kubectl.get("namespace", self.namespace),
             pods=items("pods"),
         )

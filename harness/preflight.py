@@ -27,6 +27,8 @@ class Facts:
     """MutatingWebhookConfigurations with the label ``app=sidecar-injector``."""
     gateways: list[Json]
     """Services with the label ``istio=ingressgateway``."""
+    workshops: list[Json]
+    """Istio Gateways with the label OURS, in whatever namespace."""
     namespace: Json
     """The workshop's Namespace, or nothing."""
     pods: list[Json]
@@ -88,6 +90,12 @@ def problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
         return
     if not facts.gateways:
         yield "there is no ingress gateway (a Service with the label istio=ingressgateway): istioctl install"
+    for workshop in facts.workshops:
+        if (other := workshop["metadata"]["namespace"]) != namespace:
+            yield (
+                f"the ingress gateway leads to the workshop in namespace {other}: use that one "
+                f"(NAMESPACE={other}), or remove it (NAMESPACE={other} make undeploy)"
+            )
     yield from _namespace_problems(facts, namespace, kubectl)
 
 

@@ -22,6 +22,7 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from harness import HarnessError
+from harness.cluster import ClusterMesh
 from harness.manifests import dump, parse
 from harness.meshes import MESHES, make_mesh
 from harness.terminal import render
@@ -109,8 +110,11 @@ def new_run(environment: Environment) -> Run:
     """Open a ledger, and set the options that tell callers of it."""
     options = environment.parsed_options
     assert options
-    run = Run(make_mesh(options.mesh), options.max_failures, options.max_p95)
-    environment.host = run.mesh.url()
+    mesh = make_mesh(options.mesh)
+    if isinstance(mesh, ClusterMesh) and not mesh.reachable_address():
+        raise HarnessError("only a port-forward leads there, too narrow for a load: make load MESH=cluster")
+    run = Run(mesh, options.max_failures, options.max_p95)
+    environment.host = mesh.url()
     options.run, options.routes = run.proof.ledger.run, dump(run.mesh.routes())
     return run
 

@@ -226,6 +226,10 @@ def test_a_cluster_that_has_everything_has_no_problem() -> None:
         (lambda f: f.update(injectors=[]), "Istio injects no sidecars"),
         (lambda f: f.update(gateways=[]), "there is no ingress gateway"),
         (
+            lambda f: f["workshops"][0]["metadata"].update(namespace="room-2"),
+            "the ingress gateway leads to the workshop in namespace room-2: use that one (NAMESPACE=room-2)",
+        ),
+        (
             labelled(part_of="somebody"),
             "is not labelled for injection: kubectl label --overwrite namespace tutorial istio-injection=en",
         ),

@@ -129,3 +129,11 @@ def test_an_image_that_the_cluster_cannot_pull_is_an_error(
     ran = load(KUBECTL=str(failing))
     assert ran.returncode != 0
     assert "Error: Locust does not start in the cluster\n  loadtest-0: Failed: no such image" in ran.stderr
+
+
+def test_the_web_page_does_not_load_a_cluster_through_a_port_forward(load: Load, checkout: Path) -> None:
+    ran = run(checkout, "make", "load-ui", "MESH=cluster", VENV=sys.prefix)
+    assert ran.returncode != 0
+    assert (
+        "Error: only a port-forward leads there, too narrow for a load: make load MESH=cluster" in ran.stderr
+    )
