@@ -1,7 +1,6 @@
 """The call from one service to the next."""
 
 import os
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -51,14 +50,10 @@ class Upstream:
         """Call ``url``; give up after CONNECT_TIMEOUT or ``read_timeout`` seconds."""
         self.url = url.rstrip("/") + "/"
         self.timeout = (float(os.environ.get("CONNECT_TIMEOUT", "1")), float(read_timeout))
-        self.session = requests.Session()
-        self.session.headers.clear()
-        # What one caller's answer sets is not sent along for the next caller.
-        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self.session.mount("http://", _Adapter(pool_maxsize=256))
-        # Looked up once: requests would read the environment and ~/.netrc for every call.
-        self.session.proxies = get_environ_proxies(self.url)
-        self.session.trust_env = False
+        # An adapter without a Session: that would keep one caller's cookies for the next, follow redirects,
+        # and read the environment and ~/.netrc for every call.
+        self.adapter = _Adapter(pool_maxsize=256)
+        self.proxies = get_environ_proxies(self.url)
 
     def ask(self, name: str) -> Response:
         """Pass the current request on and return the answer in the name of service ``name``."""
@@ -66,22 +61,19 @@ class Upstream:
         query = request.query_string.decode("latin-1")
         headers = {h: request.headers[h] for h in FORWARDED_HEADERS if h in request.headers}
         headers.setdefault("user-agent", SKIP_HEADER)  # else urllib3 would name itself
+        method = "GET" if request.method == "HEAD" else request.method
+        url = f"{self.url}?{query}" if query else self.url
+        call = requests.Request(method, url, headers, data=body).prepare()
         try:
-            answer = self.session.request(
-                "GET" if request.method == "HEAD" else request.method,
-                f"{self.url}?{query}" if query else self.url,
-                data=body,
-                headers=headers,
-                timeout=self.timeout,
-                allow_redirects=False,
-            )
+            answer = self.adapter.send(call, timeout=self.timeout, proxies=self.proxies)
+            text = answer.text
         except requests.Timeout:
             return failure(name, 504, f"no answer from {self.url} in time")
         except requests.RequestException:
             return failure(name, 503, f"cannot reach {self.url}")
 
         if answer.status_code >= 400 and FAILED_HOP not in answer.headers:
-            reason = (answer.text.strip() or answer.reason).splitlines()[0][:200]
+            reason = (text.strip() or answer.reason).splitlines()[0][:200]
             return failure(name, status_for_caller(answer.status_code), reason)
         if answer.headers.get("content-type", "").startswith("application/json"):
             try:
@@ -89,7 +81,7 @@ class Upstream:
             except requests.JSONDecodeError:
                 return failure(name, 503, f"{self.url} answered what is not JSON")
         else:
-            response = reply(f"{name} => {answer.text.strip()}", service=name, upstream=answer.text)
+            response = reply(f"{name} => {text.strip()}", service=name, upstream=text)
         response.status_code = answer.status_code
         if FAILED_HOP in answer.headers:
             response.headers[FAILED_HOP] = answer.headers[FAILED_HOP]
