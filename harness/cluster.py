@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from harness import envoy
+from harness import Json, envoy
 from harness.expectation import HOST, versions
 from harness.images import image
 from harness.kubectl import Kubectl, ProcessStream
@@ -42,8 +41,6 @@ from harness.mesh import (
 from harness.models import Deployment, Object
 from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
-
-Json = dict[str, Any]
 
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import envoy
+from harness import Json, envoy
 from harness.images import image
 from harness.manifests import ManifestError, check, of_kind, parse, read
 from harness.mesh import (
@@ -297,14 +297,14 @@ class EnvoyMesh(Mesh):
             self._write_clusters(new)
             self._wait_for_proxies(pods, rejected)
 
-    def _write_clusters(self, clusters: list[envoy.Json]) -> None:
+    def _write_clusters(self, clusters: list[Json]) -> None:
         self._write_resources("clusters.json", envoy.CLUSTER, clusters)
 
     def _write_routes(self, objects: list[Object]) -> None:
         self._write_resources("sidecar.json", envoy.ROUTES, [envoy.sidecar_routes(objects)])
         self._write_resources("gateway.json", envoy.ROUTES, [envoy.gateway_routes(objects)])
 
-    def _write_resources(self, name: str, resource_type: str, resources: list[envoy.Json]) -> None:
+    def _write_resources(self, name: str, resource_type: str, resources: list[Json]) -> None:
         version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
         response = envoy.discovery_response(version, resource_type, resources)
         self.write(name, json.dumps(response, indent=1))

@@ -7,8 +7,8 @@ load balancing, no ``-shadow`` on a mirrored request's Host.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from harness import Json
 from harness.manifests import DOMAIN, NAMESPACE, find_service, host_names, of_kind, short_host, subsets
 from harness.models import (
     Destination,
@@ -50,8 +50,6 @@ FLAGS = [
     "--file-flush-interval-msec",
     "100",
 ]
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
+from harness import Json
 from harness.mesh import MeshError
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from harness import Json
 from harness.mesh import MeshError
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

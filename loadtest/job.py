@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 from locust.util.timespan import parse_timespan
 
+from harness import Json
 from harness.cluster import ClusterMesh
 from harness.kubectl import ProcessStream
 from harness.manifests import dump
@@ -23,8 +23,6 @@ from harness.mesh import ROOT, MeshError
 from harness.terminal import echo, progress, render
 from harness.terminal import run as run_command
 from loadtest.run import SEEN, Run
-
-Json = dict[str, Any]
 
 MANIFEST = ROOT / "loadtest" / "kubernetes.yaml"
 LABEL = "app=loadtest"
