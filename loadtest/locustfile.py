@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 import gevent
-from locust import FastHttpUser, between, constant_pacing, events, task
+from locust import FastHttpUser, between, events, poisson, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
@@ -290,9 +290,9 @@ class Browser(Caller):
 
 
 class Sender(Caller):
-    """A program that sends something each second."""
+    """A program that sends something once a second, on average: at even intervals all would send at once."""
 
-    wait_time = constant_pacing(1)
+    wait_time = poisson(1)
 
     @task
     def send(self) -> None:
