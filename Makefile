@@ -20,7 +20,7 @@ LOCUST  := MESH=$(MESH) $(VENV)/bin/python -m locust --locustfile loadtest/locus
   --users $(USERS) --spawn-rate $(RATE) $(if $(PROCESSES),--processes $(PROCESSES) --master-bind-host 127.0.0.1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load load-ui bench test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -93,6 +93,10 @@ endif
 
 load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the ledger live (USERS=50, RATE=10, PROCESSES=2)
 	@$(LOCUST) --web-host 127.0.0.1
+
+soak: TIME = 30m
+soak: $(VENV)/dev ## load the local mesh for long: do memory and open files stay flat? (USERS=50, TIME=30m)
+	@$(VENV)/bin/python -m loadtest.soak --users $(USERS) --run-time $(TIME)
 
 bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost; takes some ten minutes
 	@$(VENV)/bin/python -m loadtest.bench

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import math
 import queue
 import sys
 import tarfile
@@ -13,16 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from locust.util.timespan import parse_timespan
 
 from harness import Json
 from harness.cluster import ClusterMesh
 from harness.kubectl import ProcessStream
 from harness.manifests import dump
 from harness.mesh import ROOT, MeshError
+from harness.models import seconds
 from harness.terminal import echo, progress, render
 from harness.terminal import run as run_command
-from loadtest.run import SEEN, Run
+from loadtest.run import SEEN, Run, time_span
 
 MANIFEST = ROOT / "loadtest" / "kubernetes.yaml"
 LABEL = "app=loadtest"
@@ -42,9 +43,10 @@ class Job:
         self._mesh = mesh
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def start(self, environment: dict[str, str], workers: int, seconds: int) -> None:
-        """Start Locust with ``workers`` beside its master, for ``seconds``, and wait until the master runs.
+    def start(self, environment: dict[str, str], workers: int, duration: float) -> None:
+        """Start Locust with ``workers`` beside its master, and wait until the master runs.
 
+        :param duration: seconds for which it is to send.
         :raises MeshError: it does not.
         """
         self._mesh.bring("loadtest", self._mesh.platform(self._mesh.facts()))
@@ -52,7 +54,7 @@ class Job:
         documents = self._mesh.render([MANIFEST])
         [job] = [document for document in documents if document["kind"] == "Job"]
         job["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
-        job["spec"]["activeDeadlineSeconds"] += seconds
+        job["spec"]["activeDeadlineSeconds"] += math.ceil(duration)
         for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
             variable["value"] = environment[variable["name"]]
         self._mesh.create(documents)
@@ -150,18 +152,10 @@ def follow(job: Job, run: Run, report: Path) -> None:
         raise MeshError(f"Locust's report did not arrive whole ({error})") from None
 
 
-def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    try:
-        parse_timespan(value)
-    except ValueError:
-        raise click.BadParameter(f"'{value}' is not a time such as 30s or 1h30m") from None
-    return value
-
-
 @click.command(epilog="\b\nExample:\n  make load MESH=cluster USERS=100 WORKERS=4 TIME=5m")
 @click.option("--users", type=click.IntRange(1), default=50, show_default=True, help="How many callers.")
 @click.option("--spawn-rate", default=10.0, show_default=True, help="How many more start each second.")
-@click.option("--run-time", default="30s", callback=_seconds, show_default=True, help="For how long.")
+@click.option("--run-time", default="30s", callback=time_span, show_default=True, help="For how long.")
 @click.option(
     "--workers", type=click.IntRange(1, 100), default=1, show_default=True, help="How many pods send."
 )
@@ -195,7 +189,7 @@ def load(
             "ROUTES": dump(mesh.routes()),
         }
         run.proof.follow()
-        job.start(environment, workers, parse_timespan(run_time))
+        job.start(environment, workers, seconds(run_time))
         follow(job, run, ROOT / ".load")
         verdict = run.end()
     finally:

@@ -2,16 +2,51 @@
 
 from dataclasses import replace
 
+import click
+
 from harness.mesh import Mesh
+from harness.models import seconds
 from harness.verdict import ANSWERED, Claim, Verdict, quantile
 from harness.verify import Proof
-from loadtest.ledger_tab import Tally
 
 LIMIT = 10_000_000
 """What a ledger can hold: no ticket has this number."""
 
 SEEN = "seen: "
 """How a line begins by which a master inside a cluster tells what callers saw."""
+
+
+COLUMNS = ("Requests", "Mirrored", "Missing", "Leaks")
+"""What a tally counts."""
+
+
+class Tally:
+    """Counts tickets as their callers are answered, and looks again only at those without a copy."""
+
+    def __init__(self, proof: Proof) -> None:
+        self._proof = proof
+        self._requests = self._mirrored = self._leaks = 0
+        self._without_copy: dict[int, bool] = {}
+        """Number → whether there must be one."""
+
+    def add(self, number: int) -> None:
+        """Count a ticket whose caller knows the outcome."""
+        ledger, promise = self._proof.ledger, self._proof.promise(number)
+        answered = ledger.answered(number)
+        self._requests += 1
+        self._leaks += answered and ledger.version(number) not in dict(promise.answers)
+        self._without_copy[number] = answered and any(100 in percents for _, percents in promise.copies)
+
+    def figures(self) -> dict[str, int]:
+        """Return the figures of now; copies that are on their way are missing."""
+        ledger = self._proof.ledger
+        for number in list(self._without_copy):
+            version = ledger.version(number)
+            if any(found.counts[number] for name, found in ledger.arrivals.items() if name != version):
+                del self._without_copy[number]
+                self._mirrored += 1
+        missing = sum(self._without_copy.values())
+        return dict(zip(COLUMNS, (self._requests, self._mirrored, missing, self._leaks), strict=True))
 
 
 class Run:
@@ -63,3 +98,12 @@ class Run:
     def _well_answered(self, number: int) -> bool:
         ledger = self.proof.ledger
         return ledger.answered(number) and ledger.version(number) in dict(self.proof.promise(number).answers)
+
+
+def time_span(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Check that an option is a time that Locust takes."""
+    try:
+        seconds(value)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a time such as 30s or 1h30m") from None
+    return value

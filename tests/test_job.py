@@ -71,13 +71,13 @@ def test_an_interrupted_load_leaves_nothing_in_the_cluster(
     load: Load, underneath: LocalMesh, checkout: Path
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.job", "--run-time", "10m"],
+        [sys.executable, "-m", "loadtest.job", "--users", "4", "--run-time", "10m"],
         cwd=checkout,
         stderr=subprocess.PIPE,
         text=True,
     ) as job:
         assert job.stderr
-        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load")
+        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load", 90)
         job.send_signal(signal.SIGINT)
         job.stderr.read()
     assert job.returncode == 130
@@ -88,14 +88,14 @@ def test_a_master_that_dies_is_an_error_and_no_verdict(
     load: Load, underneath: LocalMesh, checkout: Path
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.job"],
+        [sys.executable, "-m", "loadtest.job", "--users", "4", "--run-time", "10m"],
         cwd=checkout,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as job:
         assert job.stderr
-        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load")
+        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load", 90)
         os.killpg(int((underneath.state / "job-0" / "pid").read_text()), signal.SIGKILL)
         output, complaint = job.communicate(timeout=60)
     assert job.returncode == 2

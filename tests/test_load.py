@@ -18,6 +18,7 @@ from conftest import claims, kill, run, shadow, wait_for
 from test_local import free_port
 
 from harness.local import LocalMesh
+from loadtest.soak import MIB, Sample, is_flat
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -214,6 +215,31 @@ def test_the_web_page_shows_the_ledger_live(
         requests.post(f"{url}/stop", timeout=90)
         wait_for(lambda: "claims hold" in (checkout / "locust.log").read_text(), "the verdict")
     assert "FAIL  v2 received every request exactly once" in (checkout / "locust.log").read_text()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("own")
+def test_a_minute_of_load_leaves_every_process_as_it_was(checkout: Path) -> None:
+    ran = run(checkout, "make", "soak", "TIME=1m", VENV=sys.prefix)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "0 missing, 0 duplicate, 0 phantom" in ran.stdout
+    judged = re.findall(r"^  ok    (\S+) (istio-proxy|app) \d+ ", ran.stdout, re.MULTILINE)
+    assert len(judged) == 5 + 4 * 2  # an application is gunicorn's arbiter and its worker
+
+
+def test_what_grows_is_not_flat() -> None:
+    flat = [Sample(50 * MIB, 100)] * 100
+    assert is_flat(flat)
+    assert is_flat([Sample(10 * MIB, 10)] * 25 + flat[25:])  # warm only after a while
+    assert not is_flat([Sample((50 + i) * MIB, 100) for i in range(100)])
+    assert not is_flat([Sample(50 * MIB, 100 + i) for i in range(100)])
+
+
+def test_a_soak_without_a_mesh_is_an_error(checkout: Path) -> None:
+    ran = run(checkout, "make", "soak", "TIME=1m", VENV=sys.prefix)
+    assert ran.returncode != 0
+    assert "Error: the local mesh is not running: start it with 'make up'" in ran.stderr
+    assert "FAIL" not in ran.stdout
 
 
 def test_the_benchmark_measures_all_it_should(checkout: Path, tmp_path: Path) -> None:
