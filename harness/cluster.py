@@ -283,9 +283,10 @@ class ClusterMesh(Mesh):
                 raise MeshError(f"{path}: {found.key} is not applied")
         keys = {found.key for found in doomed}
         check([found for key, (_, found) in live.items() if key not in keys], str(path))
-        lines = [self.kubectl.run("delete", o.kind, o.metadata.name).strip() for o in doomed]
+        # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
+        lines = self.kubectl.run("delete", "--filename=-", given=path.read_text())
         self._wait_for_routes()
-        return lines
+        return lines.splitlines()
 
     def scale(self, workload: str, replicas: int) -> None:
         labels = self.workload(workload).labels

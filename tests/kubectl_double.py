@@ -59,11 +59,12 @@ def main(words: list[str]) -> None:
                     start_job(mesh, document)
                 else:
                     print(f"{document['kind'].lower()}/{document['metadata']['name']} unchanged")
-        case ["delete", kind, name]:
-            kept = mesh.objects()[f"{kind.lower()}/{name}"][1]
+        case ["delete"]:
             path = Path(os.environ["MESH_STATE"]) / "deleted.yaml"
-            path.write_text(yaml.safe_dump(kept.model_dump(by_alias=True, exclude_unset=True)))
+            path.write_text(sys.stdin.read())
             print("\n".join(mesh.delete(path)))
+        case ["delete", "gateway" | "Gateway", name]:  # with the Gateway API installed, its Gateway is meant
+            sys.exit(f'Error from server (NotFound): gateways.gateway.networking.k8s.io "{name}" not found')
         case ["delete", "jobs.batch,services,serviceaccounts,authorizationpolicies.security.istio.io"]:
             delete_job(mesh)
         case ["scale", target]:

@@ -463,6 +463,11 @@ def test_routes_on_a_cluster_are_told_by_the_file_they_came_from(cluster: Cluste
     assert "virtualservice/recommendation" not in cluster.objects()
 
 
+def test_istios_gateway_is_deleted_though_the_gateway_api_has_one_too(cluster: ClusterMesh) -> None:
+    path = ROOT / "istio" / "gateway.yaml"
+    assert cluster.delete(path) == ["gateway/ingress deleted", "virtualservice/customer deleted"]
+
+
 def test_apply_waits_until_the_proxies_have_the_route(
     cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
