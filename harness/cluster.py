@@ -363,8 +363,26 @@ class ClusterMesh(Mesh):
         pods = self.kubectl.items("pods", f"--selector={chosen}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
+    def _must_rule(self) -> None:
+        """Check that VirtualServices alone lead to the Services.
+
+        :raises MeshError: an HTTPRoute does, which Istio prefers to them.
+        """
+        if not any(
+            v.startswith("gateway.networking.k8s.io/") for v in self.kubectl.run("api-versions").split()
+        ):
+            return
+        for route in self.kubectl.items("httproutes.gateway.networking.k8s.io"):
+            if any(parent.get("kind") == "Service" for parent in route["spec"].get("parentRefs", [])):
+                name = f"httproute/{route['metadata']['name']}"
+                raise MeshError(
+                    f"{name} overrules the VirtualServices, and only these are judged: "
+                    f"{self.kubectl.program} delete {name} -n {self.namespace}"
+                )
+
     def _wait_for_routes(self) -> None:
         """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
+        self._must_rule()
         wanted = summary(envoy.sidecar_routes(self.routes()), self.namespace)
 
         def there(said: str) -> bool:
@@ -479,6 +497,7 @@ class ClusterMesh(Mesh):
                 )
 
     def follow(self, workloads: Iterable[str]) -> LogFollower:
+        self._must_rule()
         wanted = list(workloads)
 
         def streams(new: bool) -> Iterator[Stream]:

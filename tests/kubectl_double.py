@@ -2,6 +2,7 @@
 
 What the API server says of itself was recorded from a real one (recorded/cluster.json). MESH_STATE names the
 local mesh's folder. ISTIO_IS_SLOW=yes makes the proxies' configuration look as if mirrors never arrived.
+HTTP_ROUTE=mirror makes it look as if istio/gateway-api/mirror.yaml were applied too.
 A Job's pods are processes on this machine.
 """
 
@@ -43,7 +44,8 @@ def main(words: list[str]) -> None:
         case ["config", "view"]:
             print("https://192.168.49.2:8443")
         case ["api-versions"]:
-            print("\n".join(RECORDED["api_versions"]))
+            also = ["gateway.networking.k8s.io/v1"] if os.environ.get("HTTP_ROUTE") else []
+            print("\n".join([*RECORDED["api_versions"], *also]))
         case ["get", kinds, *names]:
             found = get(mesh, kinds, options)
             chosen = [item for item in found if not names or item["metadata"]["name"] in names]
@@ -93,6 +95,9 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
     recorded = {
         "nodes": "nodes", "mutatingwebhookconfigurations": "injectors", "services": "gateways",
     }  # fmt: skip
+    if kinds == "httproutes.gateway.networking.k8s.io":
+        path = ROOT / "istio" / "gateway-api" / f"{os.environ['HTTP_ROUTE']}.yaml"
+        return [yaml.safe_load(path.read_text())]
     if any(o.startswith("--field-selector=") for o in options):
         return []
     if selector == "app=istiod":

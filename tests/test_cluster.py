@@ -477,6 +477,17 @@ def test_apply_waits_until_the_proxies_have_the_route(
         cluster.apply(ROOT / "istio" / "mirror.yaml")
 
 
+def test_what_an_http_route_overrules_is_not_judged(
+    cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_ROUTE", "mirror")
+    remedy = "httproute/recommendation overrules .*kubectl delete httproute/recommendation -n tutorial"
+    with pytest.raises(MeshError, match=remedy):
+        verify(cluster, 10)
+    with pytest.raises(MeshError, match=remedy):
+        cluster.apply(ROOT / "istio" / "mirror.yaml")
+
+
 def test_a_wrong_manifest_is_refused_before_kubectl_sees_it(cluster: ClusterMesh, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text((ROOT / "istio" / "mirror.yaml").read_text().replace("subset: v2", "subset: v3"))
