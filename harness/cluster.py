@@ -230,7 +230,7 @@ class ClusterMesh(Mesh):
         end, answer = time.monotonic() + deadline, "no answer"
         while True:
             self.progress("waiting for the gateway to answer")
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, MeshError):
                 found = get(self.url(), timeout=5)
                 if found.ok:
                     return
@@ -426,8 +426,17 @@ class ClusterMesh(Mesh):
             return f"http://{self._forward.address}/customer"
         if address := self.reachable_address():
             return f"http://{address}/customer"
-        self._forward = _PortForward(self.kubectl, self._gateway())
-        return f"http://{self._forward.address}/customer"
+        forward = _PortForward(self.kubectl, self._gateway())
+        try:
+            # One at a time: of several calls that the gateway refuses at once, kubectl lets some hang.
+            get(f"http://{forward.address}", timeout=5)
+        except OSError:
+            forward.close()
+            raise MeshError(
+                "the ingress gateway takes no calls: make apply F=istio/gateway.yaml MESH=cluster"
+            ) from None
+        self._forward = forward
+        return f"http://{forward.address}/customer"
 
     def inner_url(self) -> str:
         """Return the URL at which callers inside the cluster reach customer, by the gateway too."""

@@ -2,7 +2,8 @@
 
 What the API server says of itself was recorded from a real one (recorded/cluster.json). MESH_STATE names the
 local mesh's folder. ISTIO_IS_SLOW=yes makes the proxies' configuration look as if mirrors never arrived.
-HTTP_ROUTE=mirror makes it look as if istio/gateway-api/mirror.yaml were applied too.
+HTTP_ROUTE=mirror makes it look as if istio/gateway-api/mirror.yaml were applied too,
+GATEWAY_PORT=1 as if the ingress gateway listened nowhere.
 A Job's pods are processes on this machine.
 """
 
@@ -83,8 +84,8 @@ def main(words: list[str]) -> None:
         case ["exec", pod, "pilot-agent", "request", "GET", path]:
             print(config_dump(mesh, pod, path))
         case ["port-forward", _, _]:
-            address = mesh.listener(GATEWAY, "ingress")
-            print(f"Forwarding from 127.0.0.1:{address.port} -> 8080", flush=True)
+            port = os.environ.get("GATEWAY_PORT") or mesh.listener(GATEWAY, "ingress").port
+            print(f"Forwarding from 127.0.0.1:{port} -> 8080", flush=True)
             time.sleep(3600)
         case _:
             sys.exit(f"error: the double does not know: {' '.join(words)}")

@@ -488,6 +488,14 @@ def test_what_an_http_route_overrules_is_not_judged(
         cluster.apply(ROOT / "istio" / "mirror.yaml")
 
 
+def test_a_gateway_that_takes_no_calls_is_not_called_again_and_again(
+    cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", "1")
+    with pytest.raises(MeshError, match="the ingress gateway takes no calls: make apply"):
+        verify(cluster, 10)
+
+
 def test_a_wrong_manifest_is_refused_before_kubectl_sees_it(cluster: ClusterMesh, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text((ROOT / "istio" / "mirror.yaml").read_text().replace("subset: v2", "subset: v3"))
