@@ -255,15 +255,8 @@ class ClusterMesh(Mesh):
         if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", self.namespace, "--wait=true", timeout=300)
         elif facts.namespace:
-            self.kubectl.run(
-                "delete",
-                kinds,
-                ours,
-                "--ignore-not-found",
-                "--cascade=foreground",
-                "--wait=true",
-                timeout=300,
-            )
+            words = ["delete", kinds, ours, "--ignore-not-found", "--cascade=foreground", "--wait=true"]
+            self.kubectl.run(*words, timeout=300)
         images = [image(name).tag for name in (*services(), "loadtest")]
         if command := forget_command(self.platform(facts), images):
             with contextlib.suppress(subprocess.TimeoutExpired):
