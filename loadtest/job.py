@@ -32,6 +32,9 @@ KINDS = "jobs.batch,services,serviceaccounts,authorizationpolicies.security.isti
 START_DEADLINE = 180.0
 """Seconds in which the master must run, its image pulled."""
 
+RETRIES = 30
+"""How often in a row the API server may fail to answer, a second apart."""
+
 REPORT = "report:"
 """The line before the report, which is a compressed archive in Base64."""
 
@@ -59,8 +62,8 @@ class Job:
             variable["value"] = environment[variable["name"]]
         self._mesh.create(documents)
         end = time.monotonic() + START_DEADLINE
-        while not {"running", "terminated"} & self._state().keys():
-            waiting = self._state().get("waiting", {}).get("reason", "")
+        while not {"running", "terminated"} & (state := self._state()).keys():
+            waiting = state.get("waiting", {}).get("reason", "")
             if time.monotonic() > end or waiting.startswith(("Err", "ImagePull", "CreateContainer")):
                 raise MeshError(f"Locust does not start in the cluster\n{self._mesh.why(self._pods())}")
             self._mesh.progress("waiting for Locust to start in the cluster")
@@ -83,18 +86,25 @@ class Job:
 
     def _follow(self) -> None:
         """Read what the master prints, from where it broke off if it does; None is the end of it."""
-        read, state = 0, self._state()
-        while state:
-            name = self._master()["metadata"]["name"]
+        read = failures = 0
+        while failures < RETRIES:
+            try:
+                state = self._state()
+                if not state:
+                    break
+                name = self._master()["metadata"]["name"]
+            except (MeshError, KeyError):
+                failures += 1
+                time.sleep(1)
+                continue
             stream = self._mesh.kubectl.start("logs", "--follow", name, "--container=locust")
             for number, line in enumerate(ProcessStream(stream)):
                 if number >= read:
                     self._lines.put(line.decode(errors="replace").rstrip("\n"))
                     read += 1
-            stream.wait()
+            failures = failures + 1 if stream.wait() else 0
             if "terminated" in state:
                 break
-            state = self._state()
         self._lines.put(None)
 
     def lines(self) -> Iterator[str]:
@@ -135,7 +145,7 @@ def follow(job: Job, run: Run, report: Path) -> None:
     for line in job.lines():
         if line.startswith(SEEN):
             for sight in json.loads(line.removeprefix(SEEN)):
-                run.saw(*sight)
+                run.proof.ledger.saw(*sight)
         elif line == REPORT:
             encoded = []
         elif encoded is not None:

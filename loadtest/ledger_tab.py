@@ -6,7 +6,39 @@ from collections.abc import Callable
 from flask import Response, request
 from locust.web import WebUI
 
-from loadtest.run import COLUMNS, Tally
+from harness.verify import Proof
+
+COLUMNS = ("Requests", "Mirrored", "Missing", "Leaks")
+"""What a tally counts."""
+
+
+class Tally:
+    """Counts tickets as their callers are answered, and looks again only at those without a copy."""
+
+    def __init__(self, proof: Proof) -> None:
+        self._proof = proof
+        self._requests = self._mirrored = self._leaks = 0
+        self._without_copy: dict[int, bool] = {}
+        """Number → whether there must be one."""
+
+    def add(self, number: int) -> None:
+        """Count a ticket whose caller knows the outcome."""
+        ledger, promise = self._proof.ledger, self._proof.promise(number)
+        answered = ledger.answered(number)
+        self._requests += 1
+        self._leaks += answered and ledger.version(number) not in dict(promise.answers)
+        self._without_copy[number] = answered and any(100 in percents for _, percents in promise.copies)
+
+    def figures(self) -> dict[str, int]:
+        """Return the figures of now; copies that are on their way are missing."""
+        ledger = self._proof.ledger
+        for number in list(self._without_copy):
+            version = ledger.version(number)
+            if any(found.counts[number] for name, found in ledger.arrivals.items() if name != version):
+                del self._without_copy[number]
+                self._mirrored += 1
+        missing = sum(self._without_copy.values())
+        return dict(zip(COLUMNS, (self._requests, self._mirrored, missing, self._leaks), strict=True))
 
 
 def add_tab(web_ui: WebUI, tally: Callable[[], Tally | None]) -> None:

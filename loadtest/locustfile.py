@@ -28,7 +28,7 @@ from harness.meshes import MESHES, make_mesh
 from harness.terminal import render
 from harness.tickets import Ticket, probe
 from harness.verify import HEADERS, TIMEOUT, Promise, version_in
-from loadtest.ledger_tab import add_tab
+from loadtest.ledger_tab import Tally, add_tab
 from loadtest.run import LIMIT, SEEN, Run
 
 # Longer than a caller waits: no caller may be cut off, since what it would have seen could not be judged.
@@ -66,6 +66,8 @@ class State:
     """Whether this is the master of a load test inside a cluster, whose ledger is kept outside."""
     run: Run | None = None
     reader: gevent.Greenlet
+    tally: Tally | None = None
+    """What the web page shows, if there is one."""
     callers: Callers | None = None
     verdict: str = ""
 
@@ -103,7 +105,7 @@ def prepare(environment: Environment, **_: Any) -> None:
             print(f"Error: {error}", file=sys.stderr)
             sys.exit(2)
     if environment.web_ui:
-        add_tab(environment.web_ui, lambda: State.run.tally if State.run else None)
+        add_tab(environment.web_ui, lambda: State.tally)
 
 
 def new_run(environment: Environment) -> Run:
@@ -128,6 +130,7 @@ def begin(environment: Environment, **_: Any) -> None:
             environment.stop_timeout = STOP_TIMEOUT
             if not State.inside:
                 State.run = new_run(environment)
+                State.tally = Tally(State.run.proof) if environment.web_ui else None
                 State.run.proof.follow()
                 State.reader = gevent.spawn(read, State.run)
         if not isinstance(environment.runner, MasterRunner):
@@ -166,7 +169,15 @@ def receive(data: dict[str, Any], **_: Any) -> None:
             print(SEEN + json.dumps(seen[start : start + 300]), flush=True)
     elif State.run:
         for sight in seen:
-            State.run.saw(*sight)
+            enter(sight)
+
+
+def enter(sight: Sight) -> None:
+    """Enter into the ledger what a caller saw."""
+    assert State.run
+    State.run.proof.ledger.saw(*sight)
+    if State.tally:
+        State.tally.add(sight[0])
 
 
 @events.test_stopping.add_listener
@@ -260,7 +271,7 @@ class Caller(FastHttpUser):
         finally:
             sight = number, status, version, time.perf_counter() - start
             if State.run:
-                State.run.saw(*sight)
+                enter(sight)
             else:
                 callers.unreported.append(sight)
 

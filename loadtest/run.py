@@ -16,39 +16,6 @@ SEEN = "seen: "
 """How a line begins by which a master inside a cluster tells what callers saw."""
 
 
-COLUMNS = ("Requests", "Mirrored", "Missing", "Leaks")
-"""What a tally counts."""
-
-
-class Tally:
-    """Counts tickets as their callers are answered, and looks again only at those without a copy."""
-
-    def __init__(self, proof: Proof) -> None:
-        self._proof = proof
-        self._requests = self._mirrored = self._leaks = 0
-        self._without_copy: dict[int, bool] = {}
-        """Number → whether there must be one."""
-
-    def add(self, number: int) -> None:
-        """Count a ticket whose caller knows the outcome."""
-        ledger, promise = self._proof.ledger, self._proof.promise(number)
-        answered = ledger.answered(number)
-        self._requests += 1
-        self._leaks += answered and ledger.version(number) not in dict(promise.answers)
-        self._without_copy[number] = answered and any(100 in percents for _, percents in promise.copies)
-
-    def figures(self) -> dict[str, int]:
-        """Return the figures of now; copies that are on their way are missing."""
-        ledger = self._proof.ledger
-        for number in list(self._without_copy):
-            version = ledger.version(number)
-            if any(found.counts[number] for name, found in ledger.arrivals.items() if name != version):
-                del self._without_copy[number]
-                self._mirrored += 1
-        missing = sum(self._without_copy.values())
-        return dict(zip(COLUMNS, (self._requests, self._mirrored, missing, self._leaks), strict=True))
-
-
 class Run:
     """One load test, from start to stop."""
 
@@ -61,14 +28,8 @@ class Run:
         """
         self.mesh, self.max_failures, self.max_p95 = mesh, max_failures, max_p95
         self.proof = Proof(mesh, 0, limit=LIMIT)
-        self.tally = Tally(self.proof)
         for number in range(2):
             self.proof.promise(number)  # what cannot be told is better said now than after the run
-
-    def saw(self, number: int, status: int, version: str | None, seconds: float) -> None:
-        """Enter what the caller of a ticket saw."""
-        self.proof.ledger.saw(number, status, version, seconds)
-        self.tally.add(number)
 
     def end(self) -> Verdict:
         """Return the verdict, with a claim for each threshold; then let go of the mesh.

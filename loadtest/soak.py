@@ -1,5 +1,6 @@
 """A soak test: what a long load does to memory and open files of every process of the local mesh."""
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -80,12 +81,17 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
     with subprocess.Popen(
         [*command, "--run-time", run_time], cwd=ROOT, env={**os.environ, "MESH": "local"}
     ) as locust:
-        while (left := end - time.monotonic()) > 0 and locust.poll() is None:
-            progress()(f"{left:.0f} s to go")
-            processes = [(f"{pod} {container}", process) for pod, container, process in mesh.processes()]
-            for name, process in [*processes, ("locust", psutil.Process(locust.pid))]:
-                samples.setdefault(f"{name} {process.pid}", []).append(measure(process))
-            time.sleep(seconds(run_time) / SAMPLES)
+        try:
+            while (left := end - time.monotonic()) > 0 and locust.poll() is None:
+                progress()(f"{left:.0f} s to go")
+                processes = [(f"{pod} {container}", process) for pod, container, process in mesh.processes()]
+                for name, process in [*processes, ("locust", psutil.Process(locust.pid))]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        samples.setdefault(f"{name} {process.pid}", []).append(measure(process))
+                time.sleep(seconds(run_time) / SAMPLES)
+        except BaseException:
+            locust.terminate()
+            raise
     if locust.returncode == 2:  # it has said why
         context.exit(2)
     echo("\n" + report(samples))
