@@ -44,6 +44,12 @@ def is_flat(samples: list[Sample]) -> bool:
     return after <= 1.1 * before + 8 * MIB and files_after <= 1.1 * files_before + 16
 
 
+def steady(samples: dict[str, list[Sample]]) -> dict[str, bool]:
+    """Say of each process whether it was there all the time, and stayed as it was."""
+    rounds = max(map(len, samples.values()))
+    return {name: len(found) == rounds and is_flat(found) for name, found in samples.items()}
+
+
 def measure(process: psutil.Process) -> Sample:
     """Return what a process holds now."""
     with process.oneshot():
@@ -52,11 +58,12 @@ def measure(process: psutil.Process) -> Sample:
 
 def report(samples: dict[str, list[Sample]]) -> str:
     """Return a table: what each process held when it was warm, and at the end."""
+    good = steady(samples)
     rows = [["", "process", "MiB", "", "files", ""]]
     for name, found in samples.items():
         memory = [f"{value / MIB:.1f}" for value in growth([sample.memory for sample in found])]
         files = [f"{value:.0f}" for value in growth([sample.files for sample in found])]
-        rows.append(["ok" if is_flat(found) else "FAIL", name, *memory, *files])
+        rows.append(["ok" if good[name] else "FAIL", name, *memory, *files])
     width = max(len(name) for _, name, *_ in rows)
     return "\n".join(
         f"  {mark:<4}  {name:<{width}}" + "".join(f"{cell:>7}" for cell in cells)
@@ -88,15 +95,15 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
                 for name, process in [*processes, ("locust", psutil.Process(locust.pid))]:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         samples.setdefault(f"{name} {process.pid}", []).append(measure(process))
-                time.sleep(seconds(run_time) / SAMPLES)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    locust.wait(seconds(run_time) / SAMPLES)
         except BaseException:
             locust.terminate()
             raise
     if locust.returncode == 2:  # it has said why
         context.exit(2)
     echo("\n" + report(samples))
-    flat = all(is_flat(found) for found in samples.values())
-    context.exit(0 if flat and locust.returncode == 0 else 1)
+    context.exit(0 if all(steady(samples).values()) and locust.returncode == 0 else 1)
 
 
 if __name__ == "__main__":

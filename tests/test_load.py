@@ -18,7 +18,7 @@ from conftest import claims, kill, run, shadow, wait_for
 from test_local import free_port
 
 from harness.local import LocalMesh
-from loadtest.soak import MIB, Sample, is_flat
+from loadtest.soak import MIB, Sample, is_flat, steady
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -233,6 +233,12 @@ def test_what_grows_is_not_flat() -> None:
     assert is_flat([Sample(10 * MIB, 10)] * 25 + flat[25:])  # warm only after a while
     assert not is_flat([Sample((50 + i) * MIB, 100) for i in range(100)])
     assert not is_flat([Sample(50 * MIB, 100 + i) for i in range(100)])
+
+
+def test_a_process_that_died_meanwhile_is_not_steady() -> None:
+    there, gone = [Sample(MIB, 5)] * 40, [Sample(MIB, 5)] * 39
+    assert steady({"locust": there, "customer": there}) == {"locust": True, "customer": True}
+    assert steady({"locust": there, "customer": gone}) == {"locust": True, "customer": False}
 
 
 def test_a_soak_without_a_mesh_is_an_error(checkout: Path) -> None:
