@@ -53,8 +53,14 @@ ALL_KINDS = (
     "authorizationpolicies.security.istio.io,peerauthentications.security.istio.io"
 )
 
+SIDECAR = "istio-proxy"
+"""The sidecar's container, native or classic."""
+
 ROUTE_DEADLINE = 60.0
 """Seconds in which Istio must bring a route to the proxies."""
+
+BUILD_DEADLINE = 1800.0
+"""Seconds in which an image must be built and in the cluster."""
 
 DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger": ("tracing", 80),
               "prometheus": ("prometheus", 9090)}  # fmt: skip
@@ -153,17 +159,21 @@ class ClusterMesh(Mesh):
 
         :raises MeshError: it does not build, or does not get there.
         """
-        tag, scratch = image(name).tag, STATE  # not /tmp: a Docker from a snap does not see it
-        scratch.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="image-", dir=scratch) as folder:
+        registry = os.environ.get("REGISTRY", "")
+        tag = image(name).reference(registry)
+        STATE.mkdir(exist_ok=True)
+        # Not in /tmp: a Docker from a snap does not see it.
+        with tempfile.TemporaryDirectory(prefix="image-", dir=STATE) as folder:
             image(name).stage(Path(folder))
-            kubectl, registry = self.kubectl.command(), os.environ.get("REGISTRY", "")
-            for command in image_commands(platform, tag, folder, kubectl, registry):
+            for command in image_commands(platform, tag, folder, self.kubectl.command(), bool(registry)):
                 self.progress(f"bringing {tag} to the cluster: minutes, the first time")
-                ran = subprocess.run(
-                    ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                )  # fmt: skip
+                try:
+                    ran = subprocess.run(
+                        ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, text=True,
+                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BUILD_DEADLINE,
+                    )  # fmt: skip
+                except subprocess.TimeoutExpired:
+                    raise MeshError(f"{tag} is not in the cluster in time: {command}") from None
                 if ran.returncode:
                     last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
@@ -594,10 +604,9 @@ def render(paths: Iterable[Path], namespace: str, registry: str, gateway: str) -
             template["metadata"]["labels"][OURS] = PROJECT
             for container in template["spec"]["containers"]:
                 # The tag stays when the code changes; this makes new pods of the new image all the same.
-                source = image(container["image"]).digest()
-                template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source
-                tag = image(container["image"]).tag
-                container["image"] = f"{registry.rstrip('/')}/{tag}" if registry else tag
+                source = image(container["image"])
+                template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source.digest()
+                container["image"] = source.reference(registry)
         if document["kind"] == "AuthorizationPolicy":
             for rule in document["spec"].get("rules", []):
                 for origin in rule["from"]:

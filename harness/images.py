@@ -39,6 +39,13 @@ class Image:
         """Name and tag, as in ``customer:0.1.0``."""
         return f"{self.name}:{version()}"
 
+    def reference(self, registry: str) -> str:
+        """Return what pods call it: its tag, or a name in a registry, of which nodes keep what they pulled.
+
+        There the tag must change whenever the image does.
+        """
+        return f"{registry.rstrip('/')}/{self.tag}-{self.digest()}" if registry else self.tag
+
     def arguments(self) -> dict[str, str]:
         """Return the build's arguments."""
         return {"BASE": base_image(), "SERVICE": self.folder, "VERSION": version()}

@@ -63,11 +63,11 @@ def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[J
 
 
 def image_commands(
-    platform: Platform, image: str, folder: str, kubectl: list[str], registry: str
+    platform: Platform, image: str, folder: str, kubectl: list[str], registry: bool
 ) -> list[str]:
     """Return the shell commands that build an image from ``folder`` and bring it to the cluster.
 
-    :param image: its name and tag.
+    :param image: its name and tag, with that of the ``registry`` if it is to be pushed.
     :param kubectl: the words that start kubectl or oc, with context and namespace.
     :raises MeshError: this platform needs a registry, or a tool that is not installed.
     """
@@ -75,8 +75,8 @@ def image_commands(
     name, _, _ = image.partition(":")
     if registry:
         engine = _tool("docker", "podman")
-        pushed = shlex.quote(f"{registry.rstrip('/')}/{image}")
-        return [f"{engine} build --tag {pushed} {folder}", f"{engine} push {pushed}"]
+        image = shlex.quote(image)
+        return [f"{engine} build --tag {image} {folder}", f"{engine} push {image}"]
     if platform.kind == "minikube":
         minikube = f"{_tool('minikube')} --profile {shlex.quote(platform.name)}"
         # A build that failed exits with 0 (minikube's issue 16576), so look whether the image is there.

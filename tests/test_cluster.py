@@ -111,13 +111,14 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_images_reach_each_platform(kind: str, registry: str, expected: list[str]) -> None:
     platform = Platform(kind, "p", local=True)
-    assert image_commands(platform, "customer:1", "/ctx", ["kubectl"], registry) == expected
+    image = f"{registry}customer:1"
+    assert image_commands(platform, image, "/ctx", ["kubectl"], bool(registry)) == expected
 
 
 @pytest.mark.usefixtures("tools")
 def test_kind_on_podman_loads_an_archive() -> None:
     platform = detect("ctx", "https://127.0.0.1:4", API, [node("kind://podman/lab/lab-control-plane")])
-    build, save, load = image_commands(platform, "customer:1", "/ctx", ["kubectl"], "")
+    build, save, load = image_commands(platform, "customer:1", "/ctx", ["kubectl"], False)
     assert build == "podman build --tag docker.io/library/customer:1 /ctx"
     assert save == "podman save --output /ctx/image.tar docker.io/library/customer:1"
     assert load.endswith("kind load image-archive /ctx/image.tar --name lab")
@@ -133,7 +134,7 @@ def test_minikube_forgets_images() -> None:
 @pytest.mark.usefixtures("tools")
 def test_openshift_builds_in_the_cluster_and_looks_images_up_by_bare_name() -> None:
     kubectl = ["kubectl", "--context=c", "--namespace=n"]
-    commands = image_commands(Platform("openshift", "c", local=True), "customer:1", "/ctx", kubectl, "")
+    commands = image_commands(Platform("openshift", "c", local=True), "customer:1", "/ctx", kubectl, False)
     assert all("oc --context=c --namespace=n" in command for command in commands)
     assert "new-build --binary --strategy=docker --name=customer --to=customer:1" in commands[0]
     assert commands[1].endswith("start-build customer --from-dir=/ctx --follow --wait")
@@ -142,7 +143,7 @@ def test_openshift_builds_in_the_cluster_and_looks_images_up_by_bare_name() -> N
 
 @pytest.mark.usefixtures("tools")
 def test_microshift_loads_what_podman_saved() -> None:
-    commands = image_commands(Platform("microshift", "c", local=True), "customer:1", "/ctx", ["oc"], "")
+    commands = image_commands(Platform("microshift", "c", local=True), "customer:1", "/ctx", ["oc"], False)
     assert "; podman save docker.io/library/customer:1 | ssh " in commands[1]
     assert commands[1].endswith(" sudo podman load")
 
@@ -150,13 +151,13 @@ def test_microshift_loads_what_podman_saved() -> None:
 @pytest.mark.usefixtures("tools")
 def test_a_cluster_that_is_not_known_needs_a_registry() -> None:
     with pytest.raises(MeshError, match=r"make deploy REGISTRY="):
-        image_commands(Platform("other", "p", local=False), "customer:1", "/ctx", ["kubectl"], "")
+        image_commands(Platform("other", "p", local=False), "customer:1", "/ctx", ["kubectl"], False)
 
 
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MeshError, match=r"^minikube is not installed"):
-        image_commands(Platform("minikube", "p", local=True), "customer:1", "/ctx", ["kubectl"], "")
+        image_commands(Platform("minikube", "p", local=True), "customer:1", "/ctx", ["kubectl"], False)
     monkeypatch.delenv("KUBECTL", raising=False)
     with pytest.raises(MeshError, match=r"^kubectl is not installed: see https://"):
         Kubectl.find("tutorial")
@@ -301,15 +302,18 @@ def test_everything_that_is_applied_bears_the_label_it_is_removed_by() -> None:
         assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "dark-launch", document
 
 
-def test_images_bear_one_tag_and_the_registry_if_there_is_one() -> None:
-    for registry, prefix in (("", ""), ("r.test/me/", "r.test/me/")):
-        images = {
-            d["spec"]["template"]["spec"]["containers"][0]["image"]
-            for d in documents(registry=registry)
-            if d["kind"] == "Deployment"
-        }
-        names = ("customer", "preference", "recommendation-v1", "recommendation-v2")
-        assert images == {f"{prefix}{name}:{version()}" for name in names}
+def images(registry: str) -> set[str]:
+    deployments = [d for d in documents(registry=registry) if d["kind"] == "Deployment"]
+    return {d["spec"]["template"]["spec"]["containers"][0]["image"] for d in deployments}
+
+
+SERVICES = ("customer", "preference", "recommendation-v1", "recommendation-v2")
+
+
+def test_images_bear_one_tag_and_in_a_registry_one_for_each_state() -> None:
+    assert images("") == {f"{name}:{version()}" for name in SERVICES}
+    pushed = {f"r.test/me/{name}:{version()}-{image(name).digest()}" for name in SERVICES}
+    assert images("r.test/me/") == pushed
 
 
 def test_only_the_chain_may_talk() -> None:
