@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import json
-import math
 import queue
 import sys
 import tarfile
@@ -20,10 +19,9 @@ from harness.cluster import ClusterMesh
 from harness.kubectl import ProcessStream
 from harness.manifests import dump
 from harness.mesh import ROOT, MeshError
-from harness.models import seconds
 from harness.terminal import echo, progress, render
 from harness.terminal import run as run_command
-from loadtest.run import SEEN, Run, time_span
+from loadtest.run import SEEN, Run, check_time, time_span
 
 MANIFEST = ROOT / "loadtest" / "kubernetes.yaml"
 LABEL = "app=loadtest"
@@ -46,7 +44,7 @@ class Job:
         self._mesh = mesh
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def start(self, environment: dict[str, str], workers: int, duration: float) -> None:
+    def start(self, environment: dict[str, str], workers: int, duration: int) -> None:
         """Start Locust with ``workers`` beside its master, and wait until the master runs.
 
         :param duration: seconds for which it is to send.
@@ -57,7 +55,7 @@ class Job:
         documents = self._mesh.render([MANIFEST])
         [job] = [document for document in documents if document["kind"] == "Job"]
         job["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
-        job["spec"]["activeDeadlineSeconds"] += math.ceil(duration)
+        job["spec"]["activeDeadlineSeconds"] += duration
         for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
             variable["value"] = environment[variable["name"]]
         self._mesh.create(documents)
@@ -165,7 +163,7 @@ def follow(job: Job, run: Run, report: Path) -> None:
 @click.command(epilog="\b\nExample:\n  make load MESH=cluster USERS=100 WORKERS=4 TIME=5m")
 @click.option("--users", type=click.IntRange(1), default=50, show_default=True, help="How many callers.")
 @click.option("--spawn-rate", default=10.0, show_default=True, help="How many more start each second.")
-@click.option("--run-time", default="30s", callback=time_span, show_default=True, help="For how long.")
+@click.option("--run-time", default="30s", callback=check_time, show_default=True, help="For how long.")
 @click.option(
     "--workers", type=click.IntRange(1, 100), default=1, show_default=True, help="How many pods send."
 )
@@ -195,11 +193,11 @@ def load(
             "LOCUST_SPAWN_RATE": str(spawn_rate),
             "LOCUST_RUN_TIME": run_time,
             "LOCUST_EXPECT_WORKERS": str(workers),
-            "RUN": run.proof.ledger.run,
-            "ROUTES": dump(mesh.routes()),
+            "DARK_LAUNCH_RUN": run.proof.ledger.run,
+            "DARK_LAUNCH_ROUTES": dump(mesh.routes()),
         }
         run.proof.follow()
-        job.start(environment, workers, seconds(run_time))
+        job.start(environment, workers, time_span(run_time))
         follow(job, run, ROOT / ".load")
         verdict = run.end()
     finally:

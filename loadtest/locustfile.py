@@ -72,6 +72,13 @@ class State:
     verdict: str = ""
 
 
+def ratio(text: str) -> float:
+    """Read a number from 0 to 1."""
+    if not 0 <= (value := float(text)) <= 1:
+        raise ValueError
+    return value
+
+
 @events.init_command_line_parser.add_listener
 def options(parser: LocustArgumentParser) -> None:
     """Add the choice of the mesh, and the thresholds; leaks and missing mirrors are never forgiven."""
@@ -80,17 +87,23 @@ def options(parser: LocustArgumentParser) -> None:
         "--mesh", choices=MESHES, default="local", env_var="MESH", help="where to run", **hidden
     )
     parser.add_argument(
-        "--max-failures", type=float, default=0, env_var="MAX_FAILURES", metavar="RATIO",
+        "--max-failures", type=ratio, default=0, env_var="MAX_FAILURES", metavar="RATIO",
         help="fail if more than this part of all requests fails", **hidden,
     )  # fmt: skip
     parser.add_argument(
-        "--max-p95", type=int, default=1000, env_var="MAX_P95", metavar="MS",
+        "--max-p95", type=float, default=1000, env_var="MAX_P95", metavar="MS",
         help="fail if more than 5 %% of callers wait longer than this many milliseconds", **hidden,
     )  # fmt: skip
     parser.add_argument(
-        "--run", default="", env_var="RUN", help="the name of a run whose ledger is kept elsewhere", **hidden
+        "--run",
+        default="",
+        env_var="DARK_LAUNCH_RUN",
+        help="the name of a run whose ledger is kept elsewhere",
+        **hidden,
     )
-    parser.add_argument("--routes", default="", env_var="ROUTES", help="what is applied then", **hidden)
+    parser.add_argument(
+        "--routes", default="", env_var="DARK_LAUNCH_ROUTES", help="what is applied then", **hidden
+    )
 
 
 @events.init.add_listener
@@ -109,7 +122,10 @@ def prepare(environment: Environment, **_: Any) -> None:
 
 
 def new_run(environment: Environment) -> Run:
-    """Open a ledger, and set the options that tell callers of it."""
+    """Open a ledger, and set the options that tell callers of it.
+
+    :raises HarnessError: there is nothing to load, or no way there.
+    """
     options = environment.parsed_options
     assert options
     mesh = make_mesh(options.mesh)
@@ -187,8 +203,10 @@ def await_workers(environment: Environment, **_: Any) -> None:
     if isinstance(runner, MasterRunner) and not environment.web_ui:
         runner.send_message("quit")
         deadline = time.monotonic() + STOP_TIMEOUT
-        while runner.user_count and time.monotonic() < deadline:
+        while runner.clients and time.monotonic() < deadline:
             gevent.sleep(0.05)
+        for worker in runner.clients:
+            logging.error("worker %s did not report what its last callers saw", worker)
 
 
 @events.test_stop.add_listener
@@ -197,10 +215,12 @@ def end(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner):
         environment.stop_timeout = 0  # all have ended; a worker would sleep so long before it can start anew
         return
+    assert environment.runner
     run = State.run
+    if State.inside and environment.runner.exceptions:
+        environment.process_exit_code = 1
     if not run or State.verdict:
         return
-    assert environment.runner
     State.reader.kill()
     try:
         verdict = run.end()

@@ -15,6 +15,7 @@ from harness.cluster import ClusterMesh
 from harness.images import version
 from harness.local import LocalMesh
 from harness.mesh import ROOT
+from loadtest.run import time_span
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -103,6 +104,17 @@ def test_a_master_that_dies_is_an_error_and_no_verdict(
     assert "Traceback" not in complaint
     assert "claims hold" not in output
     assert not list(underneath.state.glob("job-*"))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1m30s", 90), ("2h", 7200)])
+def test_a_time_is_read_as_locust_reads_it(text: str, seconds: int) -> None:
+    assert time_span(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1.5m", "250ms", "30s1m", "-5s"])
+def test_what_locust_would_refuse_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        time_span(text)
 
 
 def test_a_time_that_is_none_is_refused_before_anything_starts(load: Load, minikube: Path) -> None:
