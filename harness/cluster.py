@@ -19,7 +19,7 @@ import yaml
 from harness import Json, envoy
 from harness.expectation import HOST, versions
 from harness.images import image
-from harness.kubectl import Kubectl, ProcessStream
+from harness.kubectl import ContainerLog, Kubectl, ProcessStream, container_status
 from harness.manifests import DOMAIN, check, of_kind, parse, read
 from harness.mesh import (
     GATEWAY,
@@ -507,8 +507,8 @@ class ClusterMesh(Mesh):
         self.workload(workload)
         for pod in self._pods_of(workload):
             names = [container["name"] for container in pod["spec"]["containers"]]
-            application = next(name for name in names if name != "istio-proxy")
-            for container in (application, "istio-proxy"):
+            application = next(name for name in names if name != SIDECAR)
+            for container in (application, SIDECAR):
                 said = self.kubectl.run(
                     "logs", pod["metadata"]["name"], f"--container={container}", "--tail=-1"
                 )
@@ -525,16 +525,13 @@ class ClusterMesh(Mesh):
             since = [] if new else ["--since=30s"]
             for workload in wanted:
                 for pod in self._pods_of(workload):
-                    name, proxy = pod["metadata"]["name"], _proxy_status(pod)
+                    name, proxy = pod["metadata"]["name"], container_status(pod, SIDECAR)
                     if "running" in proxy.get("state", {}):  # else there is no log to follow yet
-                        words = ["logs", "--follow", name, "--container=istio-proxy", "--tail=-1", *since]
                         key = f"{name}/{proxy.get('restartCount', 0)}"
-                        yield Stream(key, workload, partial(self._stream, *words))
+                        opened = partial(ContainerLog, self.kubectl, name, SIDECAR, *since)
+                        yield Stream(key, workload, opened)
 
         return StreamFollower(streams, again=5)
-
-    def _stream(self, *words: str) -> ProcessStream:
-        return ProcessStream(self.kubectl.start(*words))
 
 
 class _PortForward:
@@ -625,16 +622,9 @@ def _namespace(name: str) -> Json:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {OURS: PROJECT}}}
 
 
-def _proxy_status(pod: Json) -> Json:
-    """Return the status of a pod's sidecar, be it native or classic."""
-    status = pod["status"]
-    found = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-    return next((s for s in found if s["name"] == "istio-proxy"), {})
-
-
 def _state(pod: Json) -> str:
     statuses = pod["status"].get("containerStatuses", []) + [
-        s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == "istio-proxy"
+        s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == SIDECAR
     ]
     for status in statuses:
         if reason := status.get("state", {}).get("waiting", {}).get("reason"):

@@ -1,15 +1,21 @@
 """Run kubectl (or oc), and turn what it complains of into one line."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
 from harness import Json
 from harness.mesh import MeshError
+
+RETRIES = 30
+"""How often in a row a log may break off within 10 seconds."""
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,62 @@ class ProcessStream:
         """End the process."""
         self._process.terminate()
         self._process.wait()
+
+
+class ContainerLog:
+    """What one container logs, as it comes. A stream that breaks off is opened again where it ended."""
+
+    def __init__(self, kubectl: Kubectl, pod: str, container: str, *since: str) -> None:
+        """Follow the log of a pod's container, from the start or from what ``since`` says to kubectl.
+
+        :raises MeshError: the API server does not answer.
+        """
+        self._kubectl, self._pod, self._container = kubectl, pod, container
+        self._closed = threading.Event()
+        self._id = container_status(kubectl.get("pod", pod), container).get("containerID")
+        self._stream = self._open(*since)
+
+    def _open(self, *since: str) -> ProcessStream:
+        words = ["logs", "--follow", "--timestamps", self._pod, f"--container={self._container}", "--tail=-1"]
+        return ProcessStream(self._kubectl.start(*words, *since))
+
+    def __iter__(self) -> Iterator[bytes]:
+        last, count = b"", 0  # the time of the last line, and how many bore it: runtimes log in batches
+        failures, runs = 0, True
+        while True:
+            opened, resumed, known = time.monotonic(), last, count
+            for line in self._stream:
+                if not line.endswith(b"\n"):
+                    break  # cut off: it will come whole
+                stamp, _, text = line.partition(b" ")
+                if resumed and stamp <= resumed and (stamp < resumed or known):
+                    known -= stamp == resumed
+                    continue
+                last, count = stamp, count + 1 if stamp == last else 1
+                yield text
+            self._stream.close()
+            failures = 0 if time.monotonic() - opened > 10 else failures + 1
+            if self._closed.is_set() or not runs or failures > RETRIES:
+                return
+            with contextlib.suppress(MeshError):  # else another try
+                status = container_status(self._kubectl.get("pod", self._pod), self._container)
+                if status.get("containerID") != self._id:
+                    return  # it is gone, or another one runs in its place
+                runs = "running" in status.get("state", {})  # else a last look
+            self._closed.wait(0.5)
+            # Of that second all is sent again: the API server knows no fractions.
+            self._stream = self._open(*[f"--since-time={last.decode()}"] if last else [])
+            if self._closed.is_set():
+                self._stream.close()
+
+    def close(self) -> None:
+        """Follow it no longer."""
+        self._closed.set()
+        self._stream.close()
+
+
+def container_status(pod: Json, container: str) -> Json:
+    """Return the status of a pod's container, be it an init container or not; nothing if there is none."""
+    status = pod.get("status", {})
+    found = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return next((s for s in found if s["name"] == container), {})

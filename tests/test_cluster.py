@@ -459,6 +459,17 @@ def test_the_proof_is_the_same_on_a_cluster(cluster: ClusterMesh) -> None:
     assert verify(cluster, 100).passed
 
 
+def test_a_log_that_breaks_off_is_read_on_from_there(
+    cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGS_BREAK_OFF", "150")
+    monkeypatch.setattr(ClusterMesh, "quiet", 2.0)
+    cluster.apply(ROOT / "istio" / "mirror.yaml")
+    verdict = verify(cluster, 200)
+    assert verdict.passed, verdict.render()
+    assert [side.requests for side in verdict.sides] == [200, 200]
+
+
 def test_routes_on_a_cluster_are_told_by_the_file_they_came_from(cluster: ClusterMesh) -> None:
     assert cluster.objects()["virtualservice/recommendation"][0] == "istio/v1-only.yaml"
     cluster.apply(ROOT / "istio" / "canary.yaml")

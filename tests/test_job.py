@@ -100,7 +100,7 @@ def test_a_master_that_dies_is_an_error_and_no_verdict(
         os.killpg(int((underneath.state / "job-0" / "pid").read_text()), signal.SIGKILL)
         output, complaint = job.communicate(timeout=60)
     assert job.returncode == 2
-    assert "Error: Locust ended early in the cluster (OOMKilled)" in complaint
+    assert "Error: Locust did not end well in the cluster (OOMKilled)" in complaint
     assert "Traceback" not in complaint
     assert "claims hold" not in output
     assert not list(underneath.state.glob("job-*"))
