@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -195,11 +196,15 @@ def test_the_web_page_shows_the_ledger_live(
 ) -> None:
     with web_page(checkout, PROCESSES=processes) as url:
 
+        def page() -> Any:
+            return requests.get(f"{url}/stats/requests", timeout=5).json()
+
         def ledger() -> dict[str, str]:
-            [extended] = requests.get(f"{url}/stats/requests", timeout=5).json().get("extended_stats", [{}])
+            [extended] = page().get("extended_stats", [{}])
             return dict(*extended.get("data", []))
 
         swarm = {"user_count": "4", "spawn_rate": "4"}
+        wait_for(lambda: len(page().get("workers", ())) == int(processes or 0), "the workers")
         wait_for(lambda: requests.post(f"{url}/swarm", data=swarm, timeout=30).json()["success"], "the start")
         wait_for(lambda: int(ledger().get("mirrored", "0")) > 5, "a mirrored request", 60)
         kill(own, "recommendation-v2")
