@@ -209,7 +209,7 @@ class ContainerMesh(EnvoyMesh):
             ended = container.status != "running"
             if ended or time.monotonic() > end:
                 name = container.labels[f"{LABEL}.container"]
-                raise not_ready(name, pod.name, ended, container.logs(tail=1).decode(errors="replace"))
+                raise not_ready(name, pod.name, ended, container.logs(tail=20).decode(errors="replace"))
             time.sleep(0.05)
 
     def stop_pods(self, names: Iterable[str]) -> None:

@@ -411,7 +411,8 @@ def is_whole(pod: str, containers: set[str]) -> bool:
 
 def not_ready(container: str, pod: str, ended: bool, log: str) -> MeshError:
     """Return what to raise when a container has ended, or takes too long to become ready."""
-    last = (log.strip().splitlines() or ["(nothing)"])[-1]
+    said = [line for line in log.splitlines() if any(map(str.isalnum, line))]
+    last = said[-1].strip() if said else "(nothing)"
     return MeshError(f"{container} of {pod} {'ended' if ended else 'is not ready'}; its last words: {last}")
 
 
