@@ -2,11 +2,14 @@
 
 import os
 
+from gevent import monkey
+
+monkey.patch_all()  # before anything else is imported: sockets must not block the one thread
+
 bind = os.environ.get("BIND", "127.0.0.1:8080")
-# One process that scales by pods, as Kubernetes does; the threads mostly wait for an upstream.
+# One process that scales by pods, as Kubernetes does; requests mostly wait for an upstream.
 workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
-worker_class = "gthread"
-threads = int(os.environ.get("THREADS", "32"))
+worker_class = "common.worker.Worker"
 preload_app = True  # before the fork: workers share what app.py creates, the counter above all
 
 # Envoy keeps idle connections for an hour. The server must not be the first to close one: a request

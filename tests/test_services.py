@@ -349,6 +349,13 @@ def test_a_kept_alive_connection_is_not_cut_at_sigterm() -> None:
         assert server.process.wait(20) == 0
 
 
+def test_a_connection_that_nobody_uses_does_not_keep_a_server_from_ending() -> None:
+    with gunicorn("recommendation/v1", GRACEFUL_TIMEOUT="60") as server, requests.Session() as session:
+        assert session.get(server.url, timeout=5).ok
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
 def test_gunicorn_logs_one_line_a_request_on_stdout() -> None:
     with gunicorn("recommendation/v1") as server:
         requests.get(server.url + "?a=1", timeout=5, headers={"user-agent": "dark-launch/run/1"})
