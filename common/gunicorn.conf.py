@@ -15,6 +15,8 @@ preload_app = True  # before the fork: workers share what app.py creates, the co
 # Envoy keeps idle connections for an hour. The server must not be the first to close one: a request
 # that is already on its way would be lost, and Envoy would answer 503.
 keepalive = int(os.environ.get("KEEP_ALIVE", "3700"))
+# Nor may idle ones use up what it accepts, once a sidecar opened many: others would wait that hour.
+worker_connections = 10_000
 graceful_timeout = int(os.environ.get("GRACEFUL_TIMEOUT", "20"))
 
 # The heartbeat file must not wait for a disk; the root file system may be read-only.

@@ -232,7 +232,9 @@ def shadow_in(mesh: LocalMesh, state: str) -> Iterator[None]:
         for process in hanging:
             process.resume()
         mesh.scale(SHADOW, 1)
+        end = time.monotonic() + 60
         while mesh.in_flight([SHADOW]):
+            assert time.monotonic() < end, "v2 does not answer what it was sent"
             time.sleep(0.05)
 
 

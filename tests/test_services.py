@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -354,6 +356,16 @@ def test_a_connection_that_nobody_uses_does_not_keep_a_server_from_ending() -> N
         assert session.get(server.url, timeout=5).ok
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
+
+
+def test_a_thousand_connections_that_nobody_uses_keep_nobody_out() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    with gunicorn("recommendation/v1") as server, contextlib.ExitStack() as idle:
+        address = ("127.0.0.1", urlsplit(server.url).port)
+        for _ in range(1200):
+            idle.enter_context(socket.create_connection(address, timeout=20))
+        assert requests.get(server.url, timeout=20).ok
 
 
 def test_gunicorn_logs_one_line_a_request_on_stdout() -> None:
