@@ -10,11 +10,16 @@ from gunicorn.workers.ggevent import GeventWorker
 LINGER = 2.0
 """Seconds that idle connections stay open at SIGTERM: a request may be on its way already."""
 
+LEFTOVER = 2**20
+"""Bytes of a refused body that are read, so that who sent it hears why."""
+
 
 class Worker(GeventWorker):  # type: ignore[misc]  # it has no types
-    """gunicorn's gevent worker, which at SIGTERM also lets go of connections that nobody uses.
+    """gunicorn's gevent worker, mindful of its connections.
 
-    Of itself it waits graceful_timeout for them, and a proxy keeps them open for an hour.
+    At SIGTERM it lets go of those that nobody uses. Of itself it waits graceful_timeout for them, and a
+    proxy keeps them open for an hour. And it closes one that sends a refused body on and on. Of itself it
+    reads all of that, and nobody else is heard meanwhile.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -23,18 +28,29 @@ class Worker(GeventWorker):  # type: ignore[misc]  # it has no types
 
     @contextlib.contextmanager
     def timeout_ctx(self) -> Iterator[None]:
-        """Wait for the next request on a connection: as long as ``keepalive`` says."""
+        """Wait for the next request on a connection: as long as ``keepalive`` says, but not at the end."""
         greenlet = gevent.getcurrent()
-        with gevent.Timeout(self.cfg.keepalive, False) as self._idle[greenlet]:
+        seconds = self.cfg.keepalive if self.alive else min(LINGER, self.cfg.keepalive)
+        with gevent.Timeout(seconds, False) as self._idle[greenlet]:
             try:
                 yield
             finally:
                 del self._idle[greenlet]
 
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Answer a request.
+
+        :raises StopIteration: the connection must be closed.
+        """
+        super().handle_request(listener_name, req, sock, addr)
+        if len(req.body.read(LEFTOVER)) == LEFTOVER:
+            raise StopIteration
+
     def handle_exit(self, *signal: Any) -> None:
         """Begin to stop."""
         super().handle_exit(*signal)
-        self._linger = gevent.get_hub().loop.timer(LINGER)
+        # Below the priority of input: what has arrived by then is answered.
+        self._linger = gevent.get_hub().loop.timer(LINGER, priority=-1)
         self._linger.start(self._let_go)
 
     def _let_go(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -12,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -273,7 +273,8 @@ class Server:
 
     def __init__(self, service: str, environment: dict[str, str]) -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+            self.port = listener.getsockname()[1]
+            self.url = f"http://127.0.0.1:{self.port}/"
             module = service.replace("/", ".")
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "common/gunicorn.conf.py", f"{module}.app:app"],
@@ -286,6 +287,10 @@ class Server:
         with contextlib.suppress(requests.ConnectionError):
             return requests.get(self.url + "health/ready", timeout=5).ok
         return False
+
+    def connect(self) -> socket.socket:
+        """Open a connection to it."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def stop(self) -> str:
         """Stop it gracefully, and return all that it logged."""
@@ -358,13 +363,49 @@ def test_a_connection_that_nobody_uses_does_not_keep_a_server_from_ending() -> N
         assert server.process.wait(20) == 0
 
 
+def test_nor_does_one_whose_last_answer_comes_late(upstream: Upstream) -> None:
+    with (
+        gunicorn("preference", RECOMMENDATION_URL=upstream.url, GRACEFUL_TIMEOUT="60") as server,
+        server.connect() as idle,
+        requests.Session() as session,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        upstream.go_on.clear()
+        answer = pool.submit(session.get, server.url, timeout=20)
+        wait_for(lambda: upstream.asked, "the request")
+        server.process.send_signal(signal.SIGTERM)
+        assert idle.recv(1) == b""  # the end of what is idle
+        upstream.go_on.set()
+        assert answer.result().ok
+        assert server.process.wait(20) == 0
+
+
+def test_an_upload_without_end_is_refused_and_keeps_nobody_waiting() -> None:
+    with gunicorn("recommendation/v1") as server, ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(upload_without_end, server)
+        while not refused.done():
+            assert requests.get(server.url, timeout=20).ok
+        assert refused.result().startswith(b"HTTP/1.1 413 ")
+
+
+def upload_without_end(server: Server) -> bytes:
+    """Send until the server closes the connection; return what it said."""
+    said = b""
+    with server.connect() as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+            if select.select([connection], [], [], 0)[0]:
+                said += connection.recv(4096)
+    return said
+
+
 def test_a_thousand_connections_that_nobody_uses_keep_nobody_out() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     with gunicorn("recommendation/v1") as server, contextlib.ExitStack() as idle:
-        address = ("127.0.0.1", urlsplit(server.url).port)
         for _ in range(1200):
-            idle.enter_context(socket.create_connection(address, timeout=20))
+            idle.enter_context(server.connect())
         assert requests.get(server.url, timeout=20).ok
 
 
