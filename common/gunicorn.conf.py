@@ -4,7 +4,7 @@ import os
 
 from gevent import monkey
 
-monkey.patch_all()  # before anything else is imported: sockets must not block the one thread
+monkey.patch_all()  # before app.py is imported: sockets must not block the one thread
 
 bind = os.environ.get("BIND", "127.0.0.1:8080")
 # One process that scales by pods, as Kubernetes does; requests mostly wait for an upstream.
@@ -16,7 +16,8 @@ preload_app = True  # before the fork: workers share what app.py creates, the co
 # that is already on its way would be lost, and Envoy would answer 503.
 keepalive = int(os.environ.get("KEEP_ALIVE", "3700"))
 # Nor may idle ones use up what it accepts, once a sidecar opened many: others would wait that hour.
-worker_connections = 10_000
+# An idle one takes some 12 KiB.
+worker_connections = 5000
 graceful_timeout = int(os.environ.get("GRACEFUL_TIMEOUT", "20"))
 
 # The heartbeat file must not wait for a disk; the root file system may be read-only.

@@ -53,7 +53,7 @@ class Upstream:
         self.timeout = (float(os.environ.get("CONNECT_TIMEOUT", "1")), float(read_timeout))
         # An adapter without a Session: that would keep one caller's cookies for the next, follow redirects,
         # and read the environment and ~/.netrc for every call.
-        self.adapter = _Adapter(pool_maxsize=256)
+        self.adapter = _Adapter(pool_maxsize=5000)  # as many as gunicorn lets in at once
         self.proxies = get_environ_proxies(self.url)
 
     def ask(self, name: str) -> Response:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -134,6 +135,9 @@ class LocalMesh(EnvoyMesh):
         """Start a process as a container would be: with no environment but its own."""
         inherited = {k: os.environ[k] for k in ("PATH", "TMPDIR") if k in os.environ}
         mark = {MARK: f"{self.state}|{pod.name}/{container}"}
+        # Proxies and servers hold a file for each connection; a shell may allow them 256 in all.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 20_000)), hard))
         if old := self._children.get((pod.name, container)):
             old.wait()  # it was killed
         with (self._pod_folder(pod.name) / f"{container}.log").open("ab") as log:

@@ -1,6 +1,7 @@
 """What the local mesh does with processes, ports and files."""
 
 import contextlib
+import resource
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from conftest import kill, wait_for
@@ -212,6 +214,19 @@ def test_processes_get_no_environment_but_their_own(own: LocalMesh, monkeypatch:
     environments = [process.environ() for _, container, process in own.processes() if container == "app"]
     assert all("GUNICORN_CMD_ARGS" not in environment for environment in environments)
     assert requests.get(own.url(), timeout=30).ok
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="only Linux tells a process's limits")
+def test_a_shell_that_allows_few_open_files_does_not_limit_processes(own: LocalMesh) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        own.up()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {process.rlimit(psutil.RLIMIT_NOFILE)[0] for _, _, process in own.processes()} == {
+        min(hard, 20_000)
+    }
 
 
 def test_the_gateway_replaces_a_callers_request_id(own: LocalMesh) -> None:
