@@ -1,6 +1,7 @@
 """Load a cluster from inside: Locust runs there as a Job (kubernetes.yaml), and the ledger is kept here."""
 
 import base64
+import gzip
 import io
 import json
 import queue
@@ -154,7 +155,7 @@ def follow(job: Job, run: Run, report: Path) -> None:
             for member in archive:
                 if content := archive.extractfile(member):
                     (report / Path(member.name).name).write_bytes(content.read())
-    except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
         echo(f"Locust's report did not arrive whole, which does not change the verdict: {error}", err=True)
 
 

@@ -62,15 +62,15 @@ class Run:
 
 
 def time_span(text: str) -> int:
-    """Return the seconds of a time as Locust takes it: 90, 90s, 1m30s.
+    """Return the seconds of a time as Locust takes it: 90, 90s, 1m30s. With 0 it would never end.
 
     :raises ValueError: it is none.
     """
     found = re.fullmatch(r"(\d+)|(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    if not found:
+    bare, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
+    if not (span := bare + 3600 * hours + 60 * minutes + seconds):
         raise ValueError(f"'{text}' is not a time such as 30s or 1h30m")
-    bare, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return bare + 3600 * hours + 60 * minutes + seconds
+    return span
 
 
 def check_time(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -1,12 +1,18 @@
 """Locust as a Job inside a cluster. A double stands in for kubectl; Locust, proxies and logs are real."""
 
+import base64
+import gzip
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from conftest import claims, run, wait_for
@@ -15,7 +21,8 @@ from harness.cluster import ClusterMesh
 from harness.images import version
 from harness.local import LocalMesh
 from harness.mesh import ROOT
-from loadtest.run import time_span
+from loadtest.job import REPORT, Job, follow
+from loadtest.run import Run, time_span
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -111,10 +118,32 @@ def test_a_time_is_read_as_locust_reads_it(text: str, seconds: int) -> None:
     assert time_span(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "1.5m", "250ms", "30s1m", "-5s"])
-def test_what_locust_would_refuse_is_no_time(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "soon", "1.5m", "250ms", "30s1m", "-5s", "0", "0m0s"])
+def test_what_locust_would_refuse_or_never_end_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         time_span(text)
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "a letter lost", "short"])
+def test_a_damaged_report_does_not_change_the_verdict(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        tar.add(__file__, "report.html")
+    whole = archive.getvalue()
+    encoded = base64.b64encode(whole).decode()
+    short = gzip.compress(gzip.decompress(whole)[:2000])
+    report = {
+        "lost": "",
+        "cut": encoded[: len(encoded) // 8 * 4],
+        "a letter lost": encoded[1:],
+        "short": base64.b64encode(short[:-8] + whole[-8:]).decode(),  # with the checksum of all
+    }[damage]
+    job = SimpleNamespace(lines=lambda: iter([REPORT, report]), must_have_ended_well=lambda: None)
+    kept = SimpleNamespace(proof=SimpleNamespace(read=lambda: None))
+    follow(cast(Job, job), cast(Run, kept), tmp_path / "report")
+    assert "report did not arrive whole, which does not change the verdict: " in capsys.readouterr().err
 
 
 def test_a_time_that_is_none_is_refused_before_anything_starts(load: Load, minikube: Path) -> None:

