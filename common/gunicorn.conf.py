@@ -1,6 +1,8 @@
 """gunicorn's settings for every service. GUNICORN_CMD_ARGS overrides any of them."""
 
+import gc
 import os
+from typing import Any
 
 from gevent import monkey
 
@@ -36,3 +38,8 @@ logconfig_dict = {
     "root": {"handlers": ["stdout"], "level": loglevel.upper()},
     "loggers": {"gunicorn.error": _console, "gunicorn.access": _console},
 }
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Keep the garbage collector from what is loaded already: by looking at it, a worker would copy it."""
+    gc.freeze()
