@@ -65,7 +65,7 @@ def measure(process: psutil.Process) -> Sample:
 def report(samples: dict[str, list[Sample]]) -> str:
     """Return a table: what each process held when it was warm, and at the end."""
     good = steady(samples)
-    rows = [["", "process", "MiB", "", "files", ""]]
+    rows = [["", "process", "MiB", "at end", "files", "at end"]]
     for name, found in samples.items():
         memory = [f"{value / MIB:.1f}" for value in growth([sample.memory for sample in found])]
         files = [f"{value:.0f}" for value in growth([sample.files for sample in found])]
