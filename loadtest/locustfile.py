@@ -9,6 +9,8 @@ import itertools
 import json
 import logging
 import random
+import signal
+import socket
 import sys
 import time
 from typing import Any
@@ -24,6 +26,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from harness import HarnessError
 from harness.cluster import ClusterMesh
 from harness.manifests import dump, parse
+from harness.mesh import LOOPBACK
 from harness.meshes import MESHES, make_mesh
 from harness.terminal import render
 from harness.tickets import Ticket, probe
@@ -109,16 +112,38 @@ def options(parser: LocustArgumentParser) -> None:
 @events.init.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
     """Check that there is something to load, and add the ledger to the web page."""
-    assert environment.parsed_options
-    State.inside = bool(environment.parsed_options.run)
-    if not isinstance(environment.runner, WorkerRunner) and not State.inside:
-        try:
+    options = environment.parsed_options
+    assert options
+    State.inside = bool(options.run)
+    if isinstance(environment.runner, WorkerRunner):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, who tells workers
+        return
+    try:
+        if not environment.web_ui and options.num_users is not None and options.num_users < 1:
+            raise HarnessError("a load needs callers: USERS=1 or more")
+        if not environment.web_ui and options.run_time == 0:
+            raise HarnessError("a load needs time: TIME=30s, for example")
+        if environment.web_ui:
+            must_be_free(options.web_host or LOOPBACK, options.web_port)
+        if not State.inside:
             new_run(environment).mesh.close()
-        except HarnessError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            sys.exit(2)
+    except HarnessError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
     if environment.web_ui:
         add_tab(environment.web_ui, lambda: State.tally)
+
+
+def must_be_free(host: str, port: int) -> None:
+    """Check that the web page can be served there.
+
+    :raises HarnessError: it cannot.
+    """
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = error.strerror
+        raise HarnessError(f"port {port} on {host} cannot be used ({reason}): set LOCUST_WEB_PORT") from None
 
 
 def new_run(environment: Environment) -> Run:
@@ -226,6 +251,8 @@ def end(environment: Environment, **_: Any) -> None:
         verdict = run.end()
     except HarnessError as error:
         give_up(environment, error)
+    except KeyboardInterrupt:
+        give_up(environment, HarnessError("interrupted before the proxies' logs were complete"))
     else:
         environment.process_exit_code = 0 if verdict.passed and not environment.runner.exceptions else 1
         State.verdict = render(verdict)

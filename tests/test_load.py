@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -159,6 +160,46 @@ def test_a_share_is_judged_only_with_enough_requests(load: Load, own: LocalMesh,
     assert ran.returncode != 0
     assert "requests are too few to judge 10 %" in ran.stderr
     assert "claims hold" not in ran.stdout
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("processes", ["", "2"])
+def test_a_load_that_is_interrupted_is_judged_as_far_as_it_got(checkout: Path, processes: str) -> None:
+    port = str(free_port())
+    environment = {
+        **os.environ, "LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port,
+        "VENV": sys.prefix, "USERS": "8", "RATE": "8", "TIME": "5m", "PROCESSES": processes,
+    }  # fmt: skip
+    log = checkout / "locust.log"
+    with log.open("w") as output, subprocess.Popen(
+        ["make", "load"], cwd=checkout, env=environment, stdout=output, stderr=output,
+        stdin=subprocess.DEVNULL, start_new_session=True,
+    ) as make:  # fmt: skip
+        try:
+            wait_for(lambda: "All users spawned" in log.read_text(), "callers", 60)
+        finally:
+            os.killpg(make.pid, signal.SIGINT)
+    assert re.search(r"^PASS  6 of 6 claims hold$", log.read_text(), re.MULTILINE), log.read_text()
+
+
+@pytest.mark.parametrize("nothing", ["USERS=0", "USERS=-1", "TIME=0"])
+def test_a_load_without_callers_or_time_is_an_error(load: Load, nothing: str) -> None:
+    name, _, value = nothing.partition("=")
+    ran = load(**{name: value})
+    assert ran.returncode != 0
+    assert "Error: a load needs " in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.mark.usefixtures("own")
+def test_a_busy_port_of_the_web_page_is_named(checkout: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = run(checkout, "make", "load-ui", VENV=sys.prefix, LOCUST_WEB_PORT=str(port))
+    assert ran.returncode != 0
+    assert f"Error: port {port} on 127.0.0.1 cannot be used" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_without_a_mesh_nothing_is_sent(checkout: Path) -> None:
