@@ -176,7 +176,7 @@ def test_a_load_that_is_interrupted_is_judged_as_far_as_it_got(checkout: Path, p
         stdin=subprocess.DEVNULL, start_new_session=True,
     ) as make:  # fmt: skip
         try:
-            wait_for(lambda: "All users spawned" in log.read_text(), "callers", 60)
+            wait_for(lambda: re.search(r"Aggregated +[1-9]", log.read_text()), "requests", 60)
         finally:
             os.killpg(make.pid, signal.SIGINT)
     assert re.search(r"^PASS  6 of 6 claims hold$", log.read_text(), re.MULTILINE), log.read_text()
