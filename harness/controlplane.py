@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from harness.mesh import (
     MeshError,
     PodStatus,
     Progress,
+    check_port,
     quietly,
 )
 from harness.models import Deployment, Object
@@ -102,12 +102,12 @@ class EnvoyMesh(Mesh):
             port = self.state / "port"
             if stored and port.exists():
                 if GATEWAY not in running:
-                    _check_port(int(port.read_text()))
+                    _must_be_free(int(port.read_text()))
                 self._reconcile(stored, "manifests")
                 return
             self.remove_everything()
             number = 8080 if self._port is None else self._port
-            _check_port(number)
+            _must_be_free(number)
             try:
                 self._write_text(port, str(number))
                 self._reconcile(_first_state(), "manifests")
@@ -383,16 +383,9 @@ class EnvoyMesh(Mesh):
         return sum(int(value) for _, value in self._statistics(pod, "http.inbound.downstream_rq_active"))
 
 
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            raise MeshError(
-                f"port {port} on {LOOPBACK} cannot be used ({error.strerror}): stop the program that "
-                f"has it, or choose another port, for example 'make up PORT={port + 1}'"
-            ) from None
+def _must_be_free(port: int) -> None:
+    remedy = f"stop the program that has it, or choose another port, for example 'make up PORT={port + 1}'"
+    check_port(LOOPBACK, port, remedy)
 
 
 def _first_state() -> dict[str, tuple[str, Object]]:

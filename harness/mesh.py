@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -196,6 +197,19 @@ class Mesh(ABC):
         if name not in known:
             raise MeshError(f"no workload '{name}' (there are {', '.join(known) or 'none'})")
         return known[name]
+
+
+def check_port(host: str, port: int, remedy: str) -> None:
+    """Check that a server can listen on ``port``.
+
+    :raises MeshError: it cannot; ``remedy`` says what to do.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise MeshError(f"port {port} on {host} cannot be used ({error.strerror}): {remedy}") from None
 
 
 def get(url: str, timeout: float = 30) -> requests.Response:

@@ -10,7 +10,6 @@ import json
 import logging
 import random
 import signal
-import socket
 import sys
 import time
 from typing import Any
@@ -26,7 +25,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from harness import HarnessError
 from harness.cluster import ClusterMesh
 from harness.manifests import dump, parse
-from harness.mesh import LOOPBACK
+from harness.mesh import LOOPBACK, check_port
 from harness.meshes import MESHES, make_mesh
 from harness.terminal import render
 from harness.tickets import Ticket, probe
@@ -119,12 +118,12 @@ def prepare(environment: Environment, **_: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, who tells workers
         return
     try:
-        if not environment.web_ui and options.num_users is not None and options.num_users < 1:
-            raise HarnessError("a load needs callers: USERS=1 or more")
-        if not environment.web_ui and options.run_time == 0:
-            raise HarnessError("a load needs time: TIME=30s, for example")
         if environment.web_ui:
-            must_be_free(options.web_host or LOOPBACK, options.web_port)
+            check_port(options.web_host or LOOPBACK, options.web_port, "set LOCUST_WEB_PORT")
+        elif options.num_users is not None and options.num_users < 1:
+            raise HarnessError("a load needs callers: USERS=1 or more")
+        elif options.run_time == 0:
+            raise HarnessError("a load needs time: TIME=30s, for example")
         if not State.inside:
             new_run(environment).mesh.close()
     except HarnessError as error:
@@ -132,18 +131,6 @@ def prepare(environment: Environment, **_: Any) -> None:
         sys.exit(2)
     if environment.web_ui:
         add_tab(environment.web_ui, lambda: State.tally)
-
-
-def must_be_free(host: str, port: int) -> None:
-    """Check that the web page can be served there.
-
-    :raises HarnessError: it cannot.
-    """
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        reason = error.strerror
-        raise HarnessError(f"port {port} on {host} cannot be used ({reason}): set LOCUST_WEB_PORT") from None
 
 
 def new_run(environment: Environment) -> Run:

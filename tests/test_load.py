@@ -52,29 +52,39 @@ def load(checkout: Path, own: LocalMesh) -> Load:
 
 
 @contextlib.contextmanager
-def web_page(checkout: Path, **settings: str) -> Iterator[str]:
-    """Run ``make load-ui``; yield where its page is. Fail unless it ends when told to."""
-    port, master = str(free_port()), str(free_port())
+def making(
+    checkout: Path, target: str, end: signal.Signals, **settings: str
+) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """Run a target of make; yield its process and its output. Fail unless ``end`` ends it afterwards."""
+    master = str(free_port())
     environment = {
         **{k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")},
-        "VENV": sys.prefix, "LOCUST_WEB_PORT": port,
+        "VENV": sys.prefix,
         "LOCUST_MASTER_BIND_PORT": master, "LOCUST_MASTER_NODE_PORT": master, **settings,
     }  # fmt: skip
     log = checkout / "locust.log"
     with log.open("w") as output, subprocess.Popen(
-        ["make", "load-ui"], cwd=checkout, env=environment, stdout=output, stderr=output,
+        ["make", target], cwd=checkout, env=environment, stdout=output, stderr=output,
         stdin=subprocess.DEVNULL, start_new_session=True,
     ) as make:  # fmt: skip
-        url = f"http://127.0.0.1:{port}"
         try:
-            wait_for(lambda: answers(url) or make.poll() is not None, "Locust's page")
-            yield url
+            yield make, log
         except BaseException:
             print(log.read_text())
             raise
         finally:
-            os.killpg(make.pid, signal.SIGTERM)
+            os.killpg(make.pid, end)
             make.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def web_page(checkout: Path, **settings: str) -> Iterator[str]:
+    """Run ``make load-ui``; yield where its page is. Fail unless it ends when told to."""
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    with making(checkout, "load-ui", signal.SIGTERM, LOCUST_WEB_PORT=port, **settings) as (make, _):
+        wait_for(lambda: answers(url) or make.poll() is not None, "Locust's page")
+        yield url
 
 
 def answers(url: str) -> bool:
@@ -165,20 +175,9 @@ def test_a_share_is_judged_only_with_enough_requests(load: Load, own: LocalMesh,
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("processes", ["", "2"])
 def test_a_load_that_is_interrupted_is_judged_as_far_as_it_got(checkout: Path, processes: str) -> None:
-    port = str(free_port())
-    environment = {
-        **os.environ, "LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port,
-        "VENV": sys.prefix, "USERS": "8", "RATE": "8", "TIME": "5m", "PROCESSES": processes,
-    }  # fmt: skip
-    log = checkout / "locust.log"
-    with log.open("w") as output, subprocess.Popen(
-        ["make", "load"], cwd=checkout, env=environment, stdout=output, stderr=output,
-        stdin=subprocess.DEVNULL, start_new_session=True,
-    ) as make:  # fmt: skip
-        try:
-            wait_for(lambda: re.search(r"Aggregated +[1-9]", log.read_text()), "requests", 60)
-        finally:
-            os.killpg(make.pid, signal.SIGINT)
+    settings = {"USERS": "8", "RATE": "8", "TIME": "5m", "PROCESSES": processes}
+    with making(checkout, "load", signal.SIGINT, **settings) as (_, log):
+        wait_for(lambda: re.search(r"Aggregated +[1-9]", log.read_text()), "requests", 60)
     assert re.search(r"^PASS  6 of 6 claims hold$", log.read_text(), re.MULTILINE), log.read_text()
 
 
