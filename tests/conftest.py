@@ -1,26 +1,21 @@
 """Meshes for tests, each in a folder and on a port of its own."""
 
 import itertools
-import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
+from helpers import MESHES, start
 
 from harness.cluster import ClusterMesh
-from harness.containers import ContainerMesh
-from harness.controlplane import EnvoyMesh, workload_of
+from harness.controlplane import EnvoyMesh
 from harness.local import LocalMesh
-from harness.mesh import ROOT, MeshError
-
-MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
+from harness.mesh import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,16 +40,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
             lines = [f"{container} | {line}" for container, line in mesh.logs(workload)]
             report.sections.append((f"last words of {workload}", "\n".join(lines[-15:])))
     return report
-
-
-def start(name: str, state: Path, *, asked_for: bool) -> EnvoyMesh:
-    """Return a mesh; where it cannot be had, fail if it was asked for by name or under CI, else skip."""
-    try:
-        return MESHES[name](state, port=0)
-    except MeshError as error:
-        if asked_for or os.environ.get("CI"):
-            raise
-        pytest.skip(f"MESH={name}: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -122,54 +107,6 @@ def manifest(tmp_path: Path) -> Callable[[str | list[dict[str, Any]]], Path]:
     return write
 
 
-def route(*, to: str = "v1", **fields: Any) -> list[dict[str, Any]]:
-    """Return a VirtualService for recommendation with one route."""
-    http = {"route": [{"destination": {"host": "recommendation", "subset": to}}], **fields}
-    spec = {"hosts": ["recommendation"], "http": [http]}
-    return [virtual_service(spec)]
-
-
-def virtual_service(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return a VirtualService called recommendation."""
-    return {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "VirtualService",
-        "metadata": {"name": "recommendation"},
-        "spec": spec,
-    }
-
-
-def to(subset: str, weight: int | None = None) -> dict[str, Any]:
-    """Return a route's destination."""
-    share = {} if weight is None else {"weight": weight}
-    return {"destination": {"host": "recommendation", "subset": subset}, **share}
-
-
-def shadow(version: str, **environment: str) -> list[dict[str, Any]]:
-    """Return the Deployment of ``version`` that runs tests/shadow/app.py."""
-    documents = yaml.safe_load_all((ROOT / "recommendation" / "kubernetes.yaml").read_text())
-    deployment: dict[str, Any] = next(d for d in documents if d["kind"] == "Deployment")
-    labels = {"app": "recommendation", "version": version}
-    deployment["metadata"] = {"name": f"recommendation-{version}", "labels": labels}
-    deployment["spec"]["selector"]["matchLabels"] = labels
-    template = deployment["spec"]["template"]
-    template["metadata"]["labels"] = labels
-    template["spec"]["terminationGracePeriodSeconds"] = 1
-    container = template["spec"]["containers"][0]
-    container["image"] = "tests-shadow"
-    container["env"] = [{"name": n, "value": v} for n, v in {"VERSION": version, **environment}.items()]
-    return [deployment]
-
-
-def wait_for(condition: Callable[[], Any], what: str, deadline: float = 20) -> Any:
-    """Return the first true value of ``condition``; fail after ``deadline`` seconds."""
-    end = time.monotonic() + deadline
-    while not (value := condition()):
-        assert time.monotonic() < end, f"{what} did not come in {deadline} s"
-        time.sleep(0.02)
-    return value
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Path]:
     """Yield a copy of the project's files, as a clone has them, in which commands can be run."""
@@ -184,35 +121,3 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
             shutil.copy2(ROOT / name, copy / name)
     yield copy
     LocalMesh(copy / ".mesh" / "local").down()
-
-
-def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a checkout as a user would: not as a part of the `make test` that runs us."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    return subprocess.run(
-        command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
-        env={**inherited, **environment},
-    )  # fmt: skip
-
-
-def claims(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """Return the claims that were printed: statement → "ok" or "FAIL"."""
-    lines = [line.split("  ") for line in ran.stdout.splitlines() if line.startswith(("  ok  ", "  FAIL  "))]
-    return {line[3] if line[2] == "" else line[2]: line[1] for line in lines}
-
-
-def kill(mesh: EnvoyMesh, workload: str) -> None:
-    """Kill all processes of a workload at once, behind the harness's back."""
-
-    def doomed(pod: str) -> bool:
-        return workload in (workload_of(pod), "everything")
-
-    if isinstance(mesh, ContainerMesh):
-        for pod, _, container in mesh.containers():
-            if doomed(pod):
-                container.kill()
-    elif isinstance(mesh, LocalMesh):
-        processes = [process for pod, _, process in mesh.processes() if doomed(pod)]
-        for process in processes:
-            process.kill()
-        psutil.wait_procs(processes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from conftest import run
+from helpers import run
 from test_local import free_port
 
 COMMANDS = ["up", "down", "status", "apply", "delete", "curl", "verify", "logs", "stop", "start", "demo"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import run
+from helpers import run
 
 from harness import envoy
 from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary

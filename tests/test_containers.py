@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import run, start, wait_for
+from helpers import run, start, wait_for
 
 from harness.containers import LABEL, ContainerMesh, quantity
 from harness.controlplane import EnvoyMesh

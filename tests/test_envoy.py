@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from conftest import to, virtual_service
+from helpers import to, virtual_service
 
 from harness import envoy
 from harness.manifests import parse, read

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import route, to, virtual_service
+from helpers import route, to, virtual_service
 
 from harness import HarnessError
 from harness.expectation import Expectation, promise_for, promises, versions

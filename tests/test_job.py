@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from conftest import claims, run, wait_for
+from helpers import claims, run, wait_for
 
 from harness.cluster import ClusterMesh
 from harness.images import version

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import claims, kill, run, shadow, wait_for
+from helpers import claims, kill, run, shadow, wait_for
 from test_local import free_port
 
 from harness.local import LocalMesh

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from conftest import kill, wait_for
+from helpers import kill, wait_for
 
 from harness.local import LocalMesh
 from harness.mesh import GATEWAY, ROOT, MeshError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import route, to, virtual_service
+from helpers import route, to, virtual_service
 
 from harness.manifests import ManifestError, check, of_kind, parse, read
 from harness.mesh import ISTIO, ROOT, WORKLOADS
@@ -302,7 +302,7 @@ def test_shares_and_copies_follow_istio() -> None:
     assert [percent for _, percent in parsed(mirrors=several).copies()] == [100, 0.5]
 
 
-def test_conftests_route_is_the_projects() -> None:
+def test_the_route_of_the_helpers_is_the_projects() -> None:
     """The routes that tests build must be what the workshop applies, or they prove something else."""
     built = VirtualService.model_validate(route(mirror={"host": "recommendation", "subset": "v2"})[0])
     [mirror] = parse(MIRROR, "mirror.yaml")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from conftest import kill, route, shadow, to, virtual_service, wait_for
+from helpers import kill, route, shadow, to, virtual_service, wait_for
 
 from harness import HarnessError
 from harness.controlplane import EnvoyMesh

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import run, start
+from helpers import run, start
 from test_local import free_port
 
 from harness.mesh import ROOT

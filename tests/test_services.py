@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import wait_for
 from flask.testing import FlaskClient
+from helpers import wait_for
 from urllib3.util import SKIP_HEADER
 
 import customer.app
