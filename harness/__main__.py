@@ -13,10 +13,10 @@ from harness import HarnessError
 from harness.cluster import DASHBOARDS, ClusterMesh
 from harness.demo import demo
 from harness.expectation import HOST, promise_for, promises
-from harness.manifests import of_kind, short_host
+from harness.manifests.istio import VirtualService
+from harness.manifests.lookup import of_kind, short_host
 from harness.mesh import STATE, get
 from harness.meshes import MESHES, make_mesh
-from harness.models import VirtualService
 from harness.terminal import echo, progress, render, run
 from harness.verify import verify
 

@@ -20,7 +20,11 @@ from harness import Json, envoy
 from harness.expectation import HOST, versions
 from harness.images import image
 from harness.kubectl import ContainerLog, Kubectl, ProcessStream, container_status
-from harness.manifests import DOMAIN, check, of_kind, parse, read
+from harness.manifests.base import Object
+from harness.manifests.check import check
+from harness.manifests.kubernetes import Deployment
+from harness.manifests.lookup import DOMAIN, of_kind
+from harness.manifests.read import parse, read
 from harness.mesh import (
     GATEWAY,
     ISTIO,
@@ -38,7 +42,6 @@ from harness.mesh import (
     get,
     quietly,
 )
-from harness.models import Deployment, Object
 from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
 

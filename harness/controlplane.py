@@ -15,7 +15,11 @@ from pathlib import Path
 
 from harness import Json, envoy
 from harness.images import image
-from harness.manifests import ManifestError, check, of_kind, parse, read
+from harness.manifests.base import Object
+from harness.manifests.check import check
+from harness.manifests.kubernetes import Deployment
+from harness.manifests.lookup import of_kind
+from harness.manifests.read import ManifestError, parse, read
 from harness.mesh import (
     GATEWAY,
     ISTIO,
@@ -29,7 +33,6 @@ from harness.mesh import (
     check_port,
     quietly,
 )
-from harness.models import Deployment, Object
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness import Json
-from harness.manifests import DOMAIN, NAMESPACE, find_service, host_names, of_kind, short_host, subsets
-from harness.models import (
+from harness.manifests.base import Object, seconds
+from harness.manifests.istio import (
     Destination,
     DestinationRule,
     Gateway,
     HTTPMatchRequest,
     HTTPRetry,
     HTTPRoute,
-    Object,
     PercentValue,
-    Service,
     TrafficPolicy,
     UriMatch,
     VirtualService,
-    seconds,
 )
+from harness.manifests.kubernetes import Service
+from harness.manifests.lookup import DOMAIN, NAMESPACE, find_service, host_names, of_kind, short_host, subsets
 
 # https://istio.io/latest/docs/tasks/observability/logs/access-log/#default-access-log-format
 ACCESS_LOG_FORMAT = (

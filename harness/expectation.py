@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness import HarnessError
-from harness.manifests import find_service, of_kind, short_host, subsets
-from harness.models import Deployment, Destination, HTTPMatchRequest, HTTPRoute, Object, VirtualService
+from harness.manifests.base import Object
+from harness.manifests.istio import Destination, HTTPMatchRequest, HTTPRoute, VirtualService
+from harness.manifests.kubernetes import Deployment
+from harness.manifests.lookup import find_service, of_kind, short_host, subsets
 
 HOST = "recommendation"
 """The Service whose versions are compared."""

@@ -81,7 +81,7 @@ def image(name: str) -> Image:
     if name == "envoy":
         return Image(name, "harness", ROOT / "harness" / "Dockerfile", locks / "envoy.txt", ())
     if name == "loadtest":
-        code = sorted([*(ROOT / "harness").glob("*.py"), *(ROOT / name).glob("*.py")])
+        code = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / name).glob("*.py")])
         return Image(name, name, ROOT / name / "Dockerfile", locks / "loadtest.txt", tuple(code))
     folder = name.replace("-", "/")
     code = [*sorted((ROOT / "common").glob("*.py")), ROOT / folder / "app.py"]

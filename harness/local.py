@@ -17,16 +17,7 @@ import psutil
 from harness import envoy
 from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
 from harness.images import image
-from harness.mesh import (
-    GATEWAY,
-    LOOPBACK,
-    ROOT,
-    LogFollower,
-    MeshError,
-    Progress,
-    get,
-    quietly,
-)
+from harness.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
 # became of the command that started them, and never mistakes another process for one of them.

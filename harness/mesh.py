@@ -14,8 +14,9 @@ from typing import Protocol
 import requests
 
 from harness import HarnessError
-from harness.manifests import of_kind
-from harness.models import Deployment, Object
+from harness.manifests.base import Object
+from harness.manifests.kubernetes import Deployment
+from harness.manifests.lookup import of_kind
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".mesh"

@@ -18,7 +18,7 @@ import click
 from harness import Json
 from harness.cluster import ClusterMesh
 from harness.kubectl import ContainerLog, container_status
-from harness.manifests import dump
+from harness.manifests.read import dump
 from harness.mesh import ROOT, MeshError
 from harness.preflight import OURS, PROJECT
 from harness.terminal import echo, progress, render

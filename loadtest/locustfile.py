@@ -24,7 +24,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from harness import HarnessError
 from harness.cluster import ClusterMesh
-from harness.manifests import dump, parse
+from harness.manifests.read import dump, parse
 from harness.mesh import LOOPBACK, check_port
 from harness.meshes import MESHES, make_mesh
 from harness.terminal import render

@@ -27,9 +27,10 @@ import yaml  # noqa: E402
 
 from harness.controlplane import workload_of  # noqa: E402
 from harness.local import LocalMesh  # noqa: E402
-from harness.manifests import of_kind  # noqa: E402
+from harness.manifests.base import Object  # noqa: E402
+from harness.manifests.kubernetes import Deployment  # noqa: E402
+from harness.manifests.lookup import of_kind  # noqa: E402
 from harness.mesh import GATEWAY  # noqa: E402
-from harness.models import Deployment, Object  # noqa: E402
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
 ISTIO = ("Gateway", "VirtualService", "DestinationRule")

@@ -16,9 +16,10 @@ from harness import envoy
 from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary
 from harness.images import image, version
 from harness.kubectl import Kubectl
-from harness.manifests import of_kind, read
+from harness.manifests.kubernetes import Deployment
+from harness.manifests.lookup import of_kind
+from harness.manifests.read import read
 from harness.mesh import ISTIO, ROOT, WORKLOADS, MeshError
-from harness.models import Deployment
 from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import Facts, injection_label, istio_version, problems
 from harness.verify import verify

@@ -6,9 +6,10 @@ import pytest
 from helpers import to, virtual_service
 
 from harness import envoy
-from harness.manifests import parse, read
+from harness.manifests.base import Object
+from harness.manifests.istio import DestinationRule, VirtualService
+from harness.manifests.read import parse, read
 from harness.mesh import ISTIO, ROOT, WORKLOADS
-from harness.models import DestinationRule, Object, VirtualService
 
 V1 = "outbound|8080|v1|recommendation.tutorial.svc.cluster.local"
 V2 = "outbound|8080|v2|recommendation.tutorial.svc.cluster.local"

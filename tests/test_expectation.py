@@ -8,9 +8,10 @@ from helpers import route, to, virtual_service
 
 from harness import HarnessError
 from harness.expectation import Expectation, promise_for, promises, versions
-from harness.manifests import read
+from harness.manifests.base import Object
+from harness.manifests.istio import VirtualService
+from harness.manifests.read import read
 from harness.mesh import ISTIO, ROOT, WORKLOADS
-from harness.models import Object, VirtualService
 
 MIRROR_V2 = {"host": "recommendation", "subset": "v2"}
 

@@ -7,9 +7,13 @@ import pytest
 import yaml
 from helpers import route, to, virtual_service
 
-from harness.manifests import ManifestError, check, of_kind, parse, read
+from harness.manifests.base import Object, seconds
+from harness.manifests.check import check
+from harness.manifests.istio import HTTPRoute, VirtualService
+from harness.manifests.kubernetes import Deployment, Service
+from harness.manifests.lookup import of_kind
+from harness.manifests.read import ManifestError, parse, read
 from harness.mesh import ISTIO, ROOT, WORKLOADS
-from harness.models import Deployment, HTTPRoute, Object, Service, VirtualService, seconds
 
 MIRROR = (ROOT / "istio" / "mirror.yaml").read_text()
 
