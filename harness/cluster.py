@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from harness import Json, envoy
+from harness import Json
 from harness.expectation import HOST, versions
 from harness.images import image
 from harness.kubectl import ContainerLog, Kubectl, ProcessStream, container_status
@@ -44,6 +44,7 @@ from harness.mesh import (
 )
 from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
+from harness.rendering.routes import sidecar_routes
 
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
@@ -397,7 +398,7 @@ class ClusterMesh(Mesh):
     def _wait_for_routes(self) -> None:
         """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
         self._must_rule()
-        wanted = summary(envoy.sidecar_routes(self.routes()), self.namespace)
+        wanted = summary(sidecar_routes(self.routes()), self.namespace)
 
         def there(said: str) -> bool:
             configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]

@@ -22,7 +22,6 @@ from docker.models.containers import Container
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.docker_client import DockerClient
 
-from harness import envoy
 from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
 from harness.images import image
 from harness.mesh import (
@@ -37,6 +36,8 @@ from harness.mesh import (
     get,
     quietly,
 )
+from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
+from harness.rendering.values import Address
 
 # The mesh outlives the command that starts it, so testcontainers' reaper must not end it with the command.
 # The labels below do the reaper's work: at `down`, and at the next `up`.
@@ -129,7 +130,7 @@ class ContainerMesh(EnvoyMesh):
             self._wait_for(pod, proxy, "/stats?filter=server.live")
             if pod.deployment:
                 app = self._start_app(pod, images[pod.name], proxy)
-                self._wait_for(pod, app, envoy.READINESS)
+                self._wait_for(pod, app, READINESS)
 
         # The gateway first: the harness writes everybody's configuration through it.
         for pod in pods:
@@ -146,22 +147,22 @@ class ContainerMesh(EnvoyMesh):
 
     def _start_proxy(self, pod: Pod, image: str) -> Container:
         any_address = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)
-        inbound, outbound = envoy.Address(any_address, INBOUND), envoy.Address(LOOPBACK, OUTBOUND)
-        admin, status = envoy.Address(LOOPBACK, ADMIN), envoy.Address(any_address, STATUS)
+        inbound, outbound = Address(any_address, INBOUND), Address(LOOPBACK, OUTBOUND)
+        admin, status = Address(LOOPBACK, ADMIN), Address(any_address, STATUS)
         published: dict[str, tuple[str, int]] = {f"{STATUS}/tcp": (LOOPBACK, 0)}
         if pod.deployment:
             container = pod.deployment.container
-            app = envoy.Address(LOOPBACK, container.ports[0].container_port)
-            bootstrap = envoy.sidecar(
+            app = Address(LOOPBACK, container.ports[0].container_port)
+            bootstrap = sidecar(
                 pod.name, XDS, STDOUT, app, inbound=inbound, outbound=outbound, admin=admin, status=status,
                 readiness=container.readiness_probe.http_get.path,
             )  # fmt: skip
         else:
-            listen = envoy.Address(any_address, INGRESS)
-            bootstrap = envoy.gateway(pod.name, XDS, STDOUT, listen, admin, status)
+            listen = Address(any_address, INGRESS)
+            bootstrap = gateway(pod.name, XDS, STDOUT, listen, admin, status)
             published[f"{INGRESS}/tcp"] = (LOOPBACK, int((self.state / "port").read_text()))
         proxy = self._create(
-            pod, "istio-proxy", image, command=["--config-yaml", json.dumps(bootstrap), *envoy.FLAGS],
+            pod, "istio-proxy", image, command=["--config-yaml", json.dumps(bootstrap), *FLAGS],
             hostname=pod.name[:63], network=self.id, ports=published,
             # Only the gateway's container can write the configuration, when the harness makes it.
             volumes={self.id: {"bind": XDS, "mode": "ro" if pod.deployment else "rw"}},
@@ -253,9 +254,9 @@ class ContainerMesh(EnvoyMesh):
 
     # --- what the control plane needs -----------------------------------------------------------------
 
-    def inbound_address(self, pod: Pod) -> envoy.Address:
+    def inbound_address(self, pod: Pod) -> Address:
         networks = self._proxy(pod.name).attrs["NetworkSettings"]["Networks"]
-        return envoy.Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
+        return Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
 
     def admin(self, pod: str, path: str) -> str:
         if pod not in self._status:

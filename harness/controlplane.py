@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import Json, envoy
+from harness import Json
 from harness.images import image
 from harness.manifests.base import Object
 from harness.manifests.check import check
@@ -33,6 +33,10 @@ from harness.mesh import (
     check_port,
     quietly,
 )
+from harness.rendering.bootstrap import CLUSTER, ROUTES, discovery_response
+from harness.rendering.clusters import Endpoint, clusters
+from harness.rendering.routes import gateway_routes, sidecar_routes
+from harness.rendering.values import Address
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class EnvoyMesh(Mesh):
         """End all processes of pods, those of half-dead ones too, and wait until they are gone."""
 
     @abstractmethod
-    def inbound_address(self, pod: Pod) -> envoy.Address:
+    def inbound_address(self, pod: Pod) -> Address:
         """Return where other proxies reach a running pod."""
 
     @abstractmethod
@@ -286,8 +290,8 @@ class EnvoyMesh(Mesh):
 
     def _publish(self, objects: list[Object], pods: list[Pod]) -> None:
         """Give every proxy the new configuration: make before break, so that no request is lost."""
-        endpoints = [envoy.Endpoint(p.labels, self.inbound_address(p)) for p in pods if p.deployment]
-        new = envoy.clusters(objects, endpoints)
+        endpoints = [Endpoint(p.labels, self.inbound_address(p)) for p in pods if p.deployment]
+        new = clusters(objects, endpoints)
         names = {cluster["name"] for cluster in new}
         old = json.loads((self.xds / "clusters.json").read_text())["resources"]
         leaving = [c for c in old if c["name"] not in names]
@@ -301,15 +305,15 @@ class EnvoyMesh(Mesh):
             self._wait_for_proxies(pods, rejected)
 
     def _write_clusters(self, clusters: list[Json]) -> None:
-        self._write_resources("clusters.json", envoy.CLUSTER, clusters)
+        self._write_resources("clusters.json", CLUSTER, clusters)
 
     def _write_routes(self, objects: list[Object]) -> None:
-        self._write_resources("sidecar.json", envoy.ROUTES, [envoy.sidecar_routes(objects)])
-        self._write_resources("gateway.json", envoy.ROUTES, [envoy.gateway_routes(objects)])
+        self._write_resources("sidecar.json", ROUTES, [sidecar_routes(objects)])
+        self._write_resources("gateway.json", ROUTES, [gateway_routes(objects)])
 
     def _write_resources(self, name: str, resource_type: str, resources: list[Json]) -> None:
         version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
-        response = envoy.discovery_response(version, resource_type, resources)
+        response = discovery_response(version, resource_type, resources)
         self.write(name, json.dumps(response, indent=1))
 
     def write(self, name: str, text: str) -> None:

@@ -4,7 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 
-from harness.accesslog import LogEntry
+from harness.rendering.accesslog import LogEntry
 
 NO_VERSION = "?"
 """The version of an answer that names none."""

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import psutil
 
-from harness import envoy
 from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
 from harness.images import image
 from harness.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
+from harness.rendering.bootstrap import FLAGS, gateway, sidecar
+from harness.rendering.values import Address
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
 # became of the command that started them, and never mistakes another process for one of them.
@@ -89,15 +90,15 @@ class LocalMesh(EnvoyMesh):
         folder.mkdir(parents=True, exist_ok=True)
         log = str(folder / "access.log")
         if app:
-            address = envoy.Address(*app.getsockname())
-            bootstrap = envoy.sidecar(pod.name, str(self.xds), log, address)
+            address = Address(*app.getsockname())
+            bootstrap = sidecar(pod.name, str(self.xds), log, address)
         else:
             port = int((self.state / "port").read_text())
-            bootstrap = envoy.gateway(pod.name, str(self.xds), log, envoy.Address(LOOPBACK, port))
+            bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
         (folder / "admin").unlink(missing_ok=True)
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json")]
-        command += ["--admin-address-path", str(folder / "admin"), *envoy.FLAGS]
+        command += ["--admin-address-path", str(folder / "admin"), *FLAGS]
         self._spawn(pod, "istio-proxy", command, {})
 
     def _start_app(self, pod: Pod, listener: socket.socket) -> None:
@@ -169,14 +170,14 @@ class LocalMesh(EnvoyMesh):
         for child in self._children.values():
             child.poll()
 
-    def inbound_address(self, pod: Pod) -> envoy.Address:
+    def inbound_address(self, pod: Pod) -> Address:
         return self.listener(pod.name, "inbound" if pod.deployment else "ingress")
 
-    def listener(self, pod: str, name: str) -> envoy.Address:
+    def listener(self, pod: str, name: str) -> Address:
         """Return where a listener of a pod's proxy listens: Envoy chose the port."""
         listeners = json.loads(self.admin(pod, "/listeners?format=json"))["listener_statuses"]
         address = {li["name"]: li["local_address"]["socket_address"] for li in listeners}[name]
-        return envoy.Address(address["address"], address["port_value"])
+        return Address(address["address"], address["port_value"])
 
     def admin(self, pod: str, path: str) -> str:
         address = (self._pod_folder(pod) / "admin").read_text()

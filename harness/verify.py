@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable
 import requests
 
 from harness import HarnessError
-from harness.accesslog import parse_line
 from harness.expectation import Expectation, promise_for, promises, versions
 from harness.ledger import Ledger
 from harness.manifests.base import Object
 from harness.mesh import LogFollower, Mesh, Progress, quietly
+from harness.rendering.accesslog import parse_line
 from harness.tickets import Ticket, new_run, probe
 from harness.verdict import Verdict, complete, enough, judge
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness.accesslog import LogEntry, parse_line
+from harness.rendering.accesslog import LogEntry, parse_line
 from harness.tickets import Ticket
 
 TEXT = (

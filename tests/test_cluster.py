@@ -12,7 +12,6 @@ import pytest
 import yaml
 from helpers import run
 
-from harness import envoy
 from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary
 from harness.images import image, version
 from harness.kubectl import Kubectl
@@ -22,6 +21,7 @@ from harness.manifests.read import read
 from harness.mesh import ISTIO, ROOT, WORKLOADS, MeshError
 from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import Facts, injection_label, istio_version, problems
+from harness.rendering.routes import sidecar_routes
 from harness.verify import verify
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
@@ -435,7 +435,7 @@ def test_istios_form_of_a_route_is_recognised_and_any_other_is_not(state: str, f
     matching = [
         name
         for name in states
-        if summary(envoy.sidecar_routes([*objects, *read(ROOT / "istio" / f"{name}.yaml")]), "tutorial")
+        if summary(sidecar_routes([*objects, *read(ROOT / "istio" / f"{name}.yaml")]), "tutorial")
         == summary(form, "tutorial")
     ]
     assert matching == [state]

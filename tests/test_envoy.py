@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 from helpers import to, virtual_service
 
-from harness import envoy
 from harness.manifests.base import Object
 from harness.manifests.istio import DestinationRule, VirtualService
 from harness.manifests.read import parse, read
 from harness.mesh import ISTIO, ROOT, WORKLOADS
+from harness.rendering.clusters import Endpoint
+from harness.rendering.clusters import clusters as render_clusters
+from harness.rendering.routes import gateway_routes, sidecar_routes
+from harness.rendering.values import Address
 
 V1 = "outbound|8080|v1|recommendation.tutorial.svc.cluster.local"
 V2 = "outbound|8080|v2|recommendation.tutorial.svc.cluster.local"
@@ -29,7 +32,7 @@ def rendered(**http: Any) -> dict[str, Any]:
 
 
 def routes(*others: Object, host: str = "recommendation") -> list[dict[str, Any]]:
-    hosts = envoy.sidecar_routes(objects(*others))["virtual_hosts"]
+    hosts = sidecar_routes(objects(*others))["virtual_hosts"]
     [found] = [h["routes"] for h in hosts if host in h["domains"]]
     return list(found)
 
@@ -131,7 +134,7 @@ def test_a_service_without_routes_is_reached_and_any_other_host_is_not() -> None
 
 
 def test_the_gateway_serves_what_names_it() -> None:
-    [host] = envoy.gateway_routes(objects())["virtual_hosts"]
+    [host] = gateway_routes(objects())["virtual_hosts"]
     assert host["domains"] == ["*"]
     assert [route["match"] for route in host["routes"]] == [{"path": "/customer"}, {"prefix": "/customer/"}]
     assert all(route["route"]["prefix_rewrite"] == "/" for route in host["routes"])
@@ -153,12 +156,12 @@ def test_a_host_must_be_allowed_by_gateway_and_route(
     text = text.replace('  hosts:\n    - "*"', f"  hosts: {service}").replace(
         '      hosts:\n        - "*"', f"      hosts: {gateway}"
     )
-    found = envoy.gateway_routes(objects(*parse(text, "gateway.yaml")))["virtual_hosts"]
+    found = gateway_routes(objects(*parse(text, "gateway.yaml")))["virtual_hosts"]
     assert [host["domains"] for host in found] == ([domains] if domains else [])
 
 
-def endpoint(port: int, **labels: str) -> envoy.Endpoint:
-    return envoy.Endpoint(labels, envoy.Address("127.0.0.1", port))
+def endpoint(port: int, **labels: str) -> Endpoint:
+    return Endpoint(labels, Address("127.0.0.1", port))
 
 
 def clusters(*others: Object) -> dict[str, dict[str, Any]]:
@@ -167,7 +170,7 @@ def clusters(*others: Object) -> dict[str, dict[str, Any]]:
         endpoint(2, app="recommendation", version="v2"),
         endpoint(3, app="customer", version="v1"),
     ]
-    return {cluster["name"]: cluster for cluster in envoy.clusters(objects(*others), pods)}
+    return {cluster["name"]: cluster for cluster in render_clusters(objects(*others), pods)}
 
 
 def ports(cluster: dict[str, Any]) -> list[int]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.accesslog import LogEntry
 from harness.expectation import Expectation
 from harness.ledger import Ledger
+from harness.rendering.accesslog import LogEntry
 from harness.tickets import Ticket
 from harness.verdict import Verdict, binomial_interval, complete, enough, judge
 

@@ -1,4 +1,4 @@
-"""Read what Istio's proxies log of each request, in either of Istio's default encodings.
+"""What Istio's proxies log of each request: the default format, and how to read it in either encoding.
 
 https://istio.io/latest/docs/tasks/observability/logs/access-log/
 """
@@ -8,6 +8,17 @@ import re
 from dataclasses import dataclass
 
 from harness.tickets import Ticket, parse_ticket
+
+# https://istio.io/latest/docs/tasks/observability/logs/access-log/#default-access-log-format
+ACCESS_LOG_FORMAT = (
+    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE%'
+    " %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS%"
+    ' "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION%'
+    ' %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%"'
+    ' "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW%'
+    " %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS%"
+    " %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+)
 
 _TEXT = re.compile(
     r'\[[^\]]*\] "(?P<method>\S+) (?P<path>\S+) [^"]*" (?P<response_code>\d+) (?P<response_flags>\S+) '

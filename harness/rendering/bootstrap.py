@@ -1,0 +1,151 @@
+"""The proxies themselves: how each is started, and what it is told at its start."""
+
+from collections.abc import Iterable
+
+from harness import Json
+from harness.manifests.lookup import NAMESPACE
+from harness.rendering.accesslog import ACCESS_LOG_FORMAT
+from harness.rendering.clusters import Endpoint, static_cluster
+from harness.rendering.values import Address, type_url
+
+# How every proxy is started. Istio's, too, are told to write their access logs without delay.
+FLAGS = [
+    "--reject-unknown-dynamic-fields",
+    "--disable-hot-restart",
+    "--concurrency",
+    "1",
+    "--log-level",
+    "warning",
+    "--file-flush-interval-msec",
+    "100",
+]
+
+
+def discovery_response(version: str, resource_type: str, resources: Iterable[Json]) -> Json:
+    """Return what Envoy reads from a file of dynamic configuration; ``version`` comes back in its admin."""
+    typed = [{"@type": type_url(resource_type), **r} for r in resources]
+    return {"version_info": version, "resources": typed}
+
+
+CLUSTER = "config.cluster.v3.Cluster"
+ROUTES = "config.route.v3.RouteConfiguration"
+
+
+ANY_PORT = Address("127.0.0.1", 0)
+
+
+def sidecar(
+    name: str,
+    xds: str,
+    log: str,
+    app: Address,
+    *,
+    inbound: Address = ANY_PORT,
+    outbound: Address = ANY_PORT,
+    admin: Address = ANY_PORT,
+    status: Address | None = None,
+    readiness: str = "/",
+) -> Json:
+    """Return the bootstrap of the sidecar of pod ``name``.
+
+    :param xds: the folder of the files ``clusters.json`` and ``sidecar.json``, which Envoy watches.
+    :param log: the access log's path.
+    :param app: where the pod's application listens.
+    :param inbound: where other proxies send requests for the application.
+    :param outbound: where the application sends its own: an HTTP forward proxy.
+    :param status: where to serve ``/stats``, and the application's path ``readiness``, to the harness if it
+        cannot reach ``admin``.
+    """
+    inbound_cluster = f"inbound|{app.port}||"
+    # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
+    again = {"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}}
+    to_app = {"name": "default", "match": {"prefix": "/"}, "route": {**_to(inbound_cluster), **again}}
+    listeners = [
+        _listener("inbound", inbound, log, {"route_config": _static_routes(inbound_cluster, [to_app])}),
+        _listener("outbound", outbound, log, {"rds": _rds(xds, "sidecar")}),
+    ]
+    clusters = [static_cluster(inbound_cluster, [Endpoint({}, app)])]
+    probe = {"match": {"path": READINESS}, "route": {**_to(inbound_cluster), "prefix_rewrite": readiness}}
+    return _bootstrap(f"sidecar~{name}", xds, listeners, clusters, admin, status, [probe])
+
+
+def gateway(
+    name: str, xds: str, log: str, inbound: Address, admin: Address = ANY_PORT, status: Address | None = None
+) -> Json:
+    """Return the bootstrap of the ingress gateway; it replaces a caller's ``x-request-id``."""
+    rds = {"rds": _rds(xds, "gateway"), "use_remote_address": True}
+    return _bootstrap(f"router~{name}", xds, [_listener("ingress", inbound, log, rds)], [], admin, status, [])
+
+
+# As Istio's agent serves an application's probe to the kubelet.
+READINESS = "/app-health/app/readyz"
+
+
+def _bootstrap(
+    node: str,
+    xds: str,
+    listeners: list[Json],
+    clusters: list[Json],
+    admin: Address,
+    status: Address | None,
+    probes: list[Json],
+) -> Json:
+    if status:
+        stats = {"match": {"prefix": "/stats"}, "route": _to("admin")}
+        routes = {"route_config": _static_routes("status", [stats, *probes])}
+        listeners = [*listeners, _listener("status", status, None, routes)]
+        clusters = [*clusters, static_cluster("admin", [Endpoint({}, admin)])]
+    return {
+        "node": {"id": node, "cluster": NAMESPACE},
+        "admin": {"address": admin.render()},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "dynamic_resources": {"cds_config": _file(f"{xds}/clusters.json")},
+    }
+
+
+def _to(cluster: str) -> Json:
+    return {"cluster": cluster, "timeout": "0s"}
+
+
+def _static_routes(name: str, routes: list[Json]) -> Json:
+    return {"name": name, "virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]}
+
+
+def _rds(xds: str, name: str) -> Json:
+    return {"route_config_name": name, "config_source": _file(f"{xds}/{name}.json")}
+
+
+def _file(path: str) -> Json:
+    return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
+
+
+def _listener(name: str, address: Address, log: str | None, settings: Json) -> Json:
+    access_log = {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": type_url("extensions.access_loggers.file.v3.FileAccessLog"),
+            "path": log,
+            "log_format": {"text_format_source": {"inline_string": ACCESS_LOG_FORMAT}},
+        },
+    }
+    filters = [
+        {
+            "name": "envoy.filters.http.fault",
+            "typed_config": {"@type": type_url("extensions.filters.http.fault.v3.HTTPFault")},
+        },
+        {
+            "name": "envoy.filters.http.router",
+            "typed_config": {"@type": type_url("extensions.filters.http.router.v3.Router")},
+        },
+    ]
+    manager = {
+        "@type": type_url("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": name,
+        "normalize_path": True,
+        "stream_idle_timeout": "0s",
+        "access_log": [access_log] if log else [],
+        "http_filters": filters,
+        **settings,
+    }
+    network_filter = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+    return {"name": name, "address": address.render(), "filter_chains": [{"filters": [network_filter]}]}
