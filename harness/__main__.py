@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import click
 
 from harness import HarnessError
+from harness.choice import MESHES, make_mesh
 from harness.cluster import DASHBOARDS, ClusterMesh
 from harness.demo import demo
 from harness.expectation import HOST, promise_for, promises
 from harness.manifests.istio import VirtualService
 from harness.manifests.lookup import of_kind, short_host
-from harness.mesh import STATE, get
-from harness.meshes import MESHES, make_mesh
+from harness.meshes.mesh import STATE, get
 from harness.terminal import echo, progress, render, run
 from harness.verify import verify
 

@@ -18,14 +18,15 @@ import yaml
 
 from harness import Json
 from harness.expectation import HOST, versions
-from harness.images import image
 from harness.kubectl import ContainerLog, Kubectl, ProcessStream, container_status
 from harness.manifests.base import Object
 from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import DOMAIN, of_kind
 from harness.manifests.read import parse, read
-from harness.mesh import (
+from harness.meshes.images import image
+from harness.meshes.logs import Stream, StreamFollower
+from harness.meshes.mesh import (
     GATEWAY,
     ISTIO,
     LOOPBACK,
@@ -37,8 +38,6 @@ from harness.mesh import (
     MeshError,
     PodStatus,
     Progress,
-    Stream,
-    StreamFollower,
     get,
     quietly,
 )

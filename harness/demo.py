@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from harness.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
+from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
 from harness.verdict import Verdict
 from harness.verify import verify
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from harness import Json
-from harness.mesh import MeshError
+from harness.meshes.mesh import MeshError
 
 RETRIES = 30
 """How often in a row a log may break off within 10 seconds."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness import Json
-from harness.mesh import MeshError
+from harness.meshes.mesh import MeshError
 
 
 @dataclass(frozen=True)

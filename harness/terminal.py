@@ -9,7 +9,7 @@ import traceback
 import click
 
 from harness import HarnessError
-from harness.mesh import STATE, Progress, quietly
+from harness.meshes.mesh import STATE, Progress, quietly
 from harness.verdict import Verdict
 
 

@@ -12,7 +12,7 @@ from harness import HarnessError
 from harness.expectation import Expectation, promise_for, promises, versions
 from harness.ledger import Ledger
 from harness.manifests.base import Object
-from harness.mesh import LogFollower, Mesh, Progress, quietly
+from harness.meshes.mesh import LogFollower, Mesh, Progress, quietly
 from harness.rendering.accesslog import parse_line
 from harness.tickets import Ticket, new_run, probe
 from harness.verdict import Verdict, complete, enough, judge

@@ -31,8 +31,8 @@ from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 
 from harness.ledger import Ledger
-from harness.local import LocalMesh
-from harness.mesh import LOOPBACK, ROOT, get, quietly
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import LOOPBACK, ROOT, get, quietly
 from harness.terminal import run
 from harness.tickets import new_run
 from harness.verdict import quantile
@@ -306,7 +306,7 @@ def peak_memory(mesh: LocalMesh, size: int) -> int:
     Looked at from outside: what the kernel remembers as the peak includes what the parent held at the fork.
     """
     code = (
-        "import sys; from pathlib import Path; from harness.local import LocalMesh;"
+        "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
         "from harness.verify import verify; verify(LocalMesh(Path(sys.argv[1])), int(sys.argv[2]))"
     )
     process = psutil.Popen([sys.executable, "-c", code, str(mesh.state), str(size)], cwd=ROOT)

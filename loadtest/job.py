@@ -19,7 +19,7 @@ from harness import Json
 from harness.cluster import ClusterMesh
 from harness.kubectl import ContainerLog, container_status
 from harness.manifests.read import dump
-from harness.mesh import ROOT, MeshError
+from harness.meshes.mesh import ROOT, MeshError
 from harness.preflight import OURS, PROJECT
 from harness.terminal import echo, progress, render
 from harness.terminal import run as run_command

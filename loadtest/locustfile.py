@@ -23,10 +23,10 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from harness import HarnessError
+from harness.choice import MESHES, make_mesh
 from harness.cluster import ClusterMesh
 from harness.manifests.read import dump, parse
-from harness.mesh import LOOPBACK, check_port
-from harness.meshes import MESHES, make_mesh
+from harness.meshes.mesh import LOOPBACK, check_port
 from harness.terminal import render
 from harness.tickets import Ticket, probe
 from harness.verify import HEADERS, TIMEOUT, Promise, version_in

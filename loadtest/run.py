@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import click
 
-from harness.mesh import Mesh
+from harness.meshes.mesh import Mesh
 from harness.verdict import ANSWERED, Claim, Verdict, quantile
 from harness.verify import Proof
 

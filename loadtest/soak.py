@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import click
 import psutil
 
-from harness.local import LocalMesh
-from harness.mesh import ROOT, STATE
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import ROOT, STATE
 from harness.terminal import echo, progress, run
 from loadtest.run import check_time, time_span
 

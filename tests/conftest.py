@@ -13,9 +13,9 @@ import yaml
 from helpers import MESHES, start
 
 from harness.cluster import ClusterMesh
-from harness.controlplane import EnvoyMesh
-from harness.local import LocalMesh
-from harness.mesh import ROOT
+from harness.meshes.envoymesh import EnvoyMesh
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

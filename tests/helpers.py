@@ -11,10 +11,10 @@ import psutil
 import pytest
 import yaml
 
-from harness.containers import ContainerMesh
-from harness.controlplane import EnvoyMesh, workload_of
-from harness.local import LocalMesh
-from harness.mesh import ROOT, MeshError
+from harness.meshes.containers import ContainerMesh
+from harness.meshes.envoymesh import EnvoyMesh, workload_of
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import ROOT, MeshError
 
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 

@@ -13,12 +13,12 @@ import yaml
 from helpers import run
 
 from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary
-from harness.images import image, version
 from harness.kubectl import Kubectl
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
-from harness.mesh import ISTIO, ROOT, WORKLOADS, MeshError
+from harness.meshes.images import image, version
+from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS, MeshError
 from harness.platforms import Platform, detect, forget_command, image_commands
 from harness.preflight import Facts, injection_label, istio_version, problems
 from harness.rendering.routes import sidecar_routes

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from helpers import run, start, wait_for
 
-from harness.containers import LABEL, ContainerMesh, quantity
-from harness.controlplane import EnvoyMesh
-from harness.images import image, version
-from harness.mesh import ROOT
+from harness.meshes.containers import LABEL, ContainerMesh, quantity
+from harness.meshes.envoymesh import EnvoyMesh
+from harness.meshes.images import image, version
+from harness.meshes.mesh import ROOT
 from harness.verify import verify
 
 
@@ -110,7 +110,7 @@ def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: Contai
     own.up()  # so that the images are there
     own.down()
     code = (
-        "import sys; from pathlib import Path; from harness.containers import ContainerMesh;"
+        "import sys; from pathlib import Path; from harness.meshes.containers import ContainerMesh;"
         "ContainerMesh(Path(sys.argv[1]), 0).up()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(own.state)], cwd=ROOT) as harness:

@@ -8,7 +8,7 @@ from helpers import to, virtual_service
 from harness.manifests.base import Object
 from harness.manifests.istio import DestinationRule, VirtualService
 from harness.manifests.read import parse, read
-from harness.mesh import ISTIO, ROOT, WORKLOADS
+from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 from harness.rendering.clusters import Endpoint
 from harness.rendering.clusters import clusters as render_clusters
 from harness.rendering.routes import gateway_routes, sidecar_routes

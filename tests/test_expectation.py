@@ -11,7 +11,7 @@ from harness.expectation import Expectation, promise_for, promises, versions
 from harness.manifests.base import Object
 from harness.manifests.istio import VirtualService
 from harness.manifests.read import read
-from harness.mesh import ISTIO, ROOT, WORKLOADS
+from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 
 MIRROR_V2 = {"host": "recommendation", "subset": "v2"}
 

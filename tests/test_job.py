@@ -18,9 +18,9 @@ import pytest
 from helpers import claims, run, wait_for
 
 from harness.cluster import ClusterMesh
-from harness.images import version
-from harness.local import LocalMesh
-from harness.mesh import ROOT
+from harness.meshes.images import version
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import ROOT
 from loadtest.job import REPORT, Job, follow
 from loadtest.run import Run, time_span
 

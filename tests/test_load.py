@@ -19,7 +19,7 @@ import requests
 from helpers import claims, kill, run, shadow, wait_for
 from test_local import free_port
 
-from harness.local import LocalMesh
+from harness.meshes.local import LocalMesh
 from loadtest.bench import peak_memory
 from loadtest.soak import MIB, Sample, is_flat, steady
 

@@ -15,8 +15,8 @@ import pytest
 import requests
 from helpers import kill, wait_for
 
-from harness.local import LocalMesh
-from harness.mesh import GATEWAY, ROOT, MeshError
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import GATEWAY, ROOT, MeshError
 from harness.verify import verify
 
 
@@ -81,7 +81,7 @@ def test_a_pod_with_a_dead_application_is_dead(own: LocalMesh) -> None:
 
 def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: LocalMesh) -> None:
     code = (
-        "import sys; from pathlib import Path; from harness.local import LocalMesh;"
+        "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
         "LocalMesh(Path(sys.argv[1]), 0).up()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(own.state)], cwd=ROOT) as harness:

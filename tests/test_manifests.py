@@ -13,7 +13,7 @@ from harness.manifests.istio import HTTPRoute, VirtualService
 from harness.manifests.kubernetes import Deployment, Service
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import ManifestError, parse, read
-from harness.mesh import ISTIO, ROOT, WORKLOADS
+from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 
 MIRROR = (ROOT / "istio" / "mirror.yaml").read_text()
 

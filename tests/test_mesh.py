@@ -15,11 +15,11 @@ import yaml
 from helpers import kill, route, shadow, to, virtual_service, wait_for
 
 from harness import HarnessError
-from harness.controlplane import EnvoyMesh
 from harness.manifests.base import Object
 from harness.manifests.istio import VirtualService
 from harness.manifests.read import ManifestError, read
-from harness.mesh import ROOT, MeshError
+from harness.meshes.envoymesh import EnvoyMesh
+from harness.meshes.mesh import ROOT, MeshError
 from harness.verdict import Verdict
 from harness.verify import verify
 

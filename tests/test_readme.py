@@ -9,7 +9,7 @@ import pytest
 from helpers import run, start
 from test_local import free_port
 
-from harness.mesh import ROOT
+from harness.meshes.mesh import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.cluster import CLUSTER_ONLY, _namespace, render
-from harness.mesh import ISTIO, ROOT, WORKLOADS
+from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 
 RECORDED = ROOT / "tests" / "recorded"
 KUBERNETES = sorted(RECORDED.glob("kubernetes-*.json"))

@@ -24,7 +24,7 @@ import customer.app
 import preference.app
 import recommendation.v1.app
 import recommendation.v2.app
-from harness.mesh import ROOT
+from harness.meshes.mesh import ROOT
 
 VERSIONS = {"v1": recommendation.v1.app, "v2": recommendation.v2.app}
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import Json
-from harness.images import image
 from harness.manifests.base import Object
 from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import ManifestError, parse, read
-from harness.mesh import (
+from harness.meshes.images import image
+from harness.meshes.mesh import (
     GATEWAY,
     ISTIO,
     LOOPBACK,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from harness.controlplane import EnvoyMesh, Pod, is_whole, not_ready, workload_of
-from harness.images import image
-from harness.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
+from harness.meshes.envoymesh import EnvoyMesh, Pod, is_whole, not_ready, workload_of
+from harness.meshes.images import image
+from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 

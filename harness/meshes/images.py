@@ -8,7 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.mesh import ROOT
+from harness.meshes.mesh import ROOT
 
 
 def base_image() -> str:

@@ -1,8 +1,8 @@
 """The meshes, by name."""
 
 from harness.cluster import ClusterMesh
-from harness.local import LocalMesh
-from harness.mesh import STATE, Mesh
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import STATE, Mesh
 from harness.terminal import progress
 
 MESHES = ["local", "containers", "cluster"]
@@ -13,7 +13,7 @@ def make_mesh(name: str, port: int | None = None) -> Mesh:
     state = STATE / name
     if name == "containers":
         # Here, since only this mesh needs testcontainers, which takes a while to import.
-        from harness.containers import ContainerMesh
+        from harness.meshes.containers import ContainerMesh
 
         return ContainerMesh(state, port, progress())
     if name == "cluster":

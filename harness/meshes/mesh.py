@@ -1,15 +1,10 @@
 """What every mesh can do, wherever it runs."""
 
-import contextlib
-import queue
 import socket
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import requests
 
@@ -18,7 +13,7 @@ from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 STATE = ROOT / ".mesh"
 WORKLOADS = [ROOT / name / "kubernetes.yaml" for name in ("customer", "preference", "recommendation")]
 ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.yaml", "v1-only.yaml")]
@@ -56,72 +51,6 @@ class LogFollower(ABC):
 
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         """Stop reading."""
-
-
-class LogStream(Protocol):
-    """Pieces of a log as they come, until the log ends or ``close`` is called."""
-
-    def __iter__(self) -> Iterator[bytes]: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Stream:
-    """A proxy's log, not yet opened; ``key`` names the container."""
-
-    key: str
-    workload: str
-    open: Callable[[], LogStream]
-
-
-class StreamFollower(LogFollower):
-    """Reads several streams, those of proxies that start meanwhile included."""
-
-    def __init__(self, streams: Callable[[bool], Iterable[Stream]], again: float = 1) -> None:
-        """Follow ``streams(False)`` from now on, and what ``streams(True)`` finds later from the start.
-
-        :param again: after how many seconds to look for new ones.
-        """
-        self._find = streams
-        self._again = again
-        self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._open: dict[str, LogStream] = {}
-        self._threads: list[threading.Thread] = []
-        self._attach(new=False)
-
-    def _attach(self, *, new: bool) -> None:
-        for stream in self._find(new):
-            if stream.key not in self._open:
-                self._open[stream.key] = stream.open()
-                arguments = (stream.workload, self._open[stream.key])
-                thread = threading.Thread(target=self._read, args=arguments, daemon=True)
-                thread.start()
-                self._threads.append(thread)
-        self._attached = time.monotonic()
-
-    def _read(self, workload: str, stream: LogStream) -> None:
-        rest = b""
-        # The stream breaks off when the container goes, or when this follower is closed.
-        with contextlib.suppress(Exception):
-            for piece in stream:
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    self._lines.put((workload, line.decode(errors="replace")))
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        if time.monotonic() - self._attached > self._again:
-            self._attached = time.monotonic()
-            with contextlib.suppress(MeshError):  # then at the next look
-                self._attach(new=True)
-        while not self._lines.empty():
-            yield self._lines.get()
-
-    def close(self) -> None:
-        for stream in self._open.values():
-            stream.close()
-        for thread in self._threads:
-            thread.join(timeout=5)
 
 
 class Mesh(ABC):

@@ -1,0 +1,1 @@
+"""Meshes: places where the workshop runs, and the images that it runs."""
