@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from harness.meshes.containers import ContainerMesh
-from harness.meshes.envoymesh import EnvoyMesh, workload_of
+from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, MeshError
+from harness.meshes.pods import workload_of
 
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 

@@ -28,9 +28,9 @@ import yaml  # noqa: E402
 from harness.manifests.base import Object  # noqa: E402
 from harness.manifests.kubernetes import Deployment  # noqa: E402
 from harness.manifests.lookup import of_kind  # noqa: E402
-from harness.meshes.envoymesh import workload_of  # noqa: E402
 from harness.meshes.local import LocalMesh  # noqa: E402
 from harness.meshes.mesh import GATEWAY  # noqa: E402
+from harness.meshes.pods import workload_of  # noqa: E402
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
 ISTIO = ("Gateway", "VirtualService", "DestinationRule")

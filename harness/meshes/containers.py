@@ -22,10 +22,11 @@ from docker.models.containers import Container
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.docker_client import DockerClient
 
-from harness.meshes.envoymesh import EnvoyMesh, Pod, is_whole, not_ready, workload_of
+from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
+from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
 from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
 from harness.rendering.values import Address
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from harness.meshes.envoymesh import EnvoyMesh, Pod, is_whole, not_ready, workload_of
+from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
+from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 
