@@ -11,7 +11,8 @@ import click
 
 from harness import HarnessError
 from harness.choice import MESHES, make_mesh
-from harness.cluster import DASHBOARDS, ClusterMesh
+from harness.cluster.mesh import ClusterMesh
+from harness.cluster.wayin import DASHBOARDS
 from harness.demo import demo
 from harness.expectation import HOST, promise_for, promises
 from harness.manifests.istio import VirtualService

@@ -1,6 +1,6 @@
 """The meshes, by name."""
 
-from harness.cluster import ClusterMesh
+from harness.cluster.mesh import ClusterMesh
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import STATE, Mesh
 from harness.terminal import progress

@@ -16,11 +16,11 @@ from pathlib import Path
 import click
 
 from harness import Json
-from harness.cluster import ClusterMesh
-from harness.kubectl import ContainerLog, container_status
+from harness.cluster.kubectl import ContainerLog, container_status
+from harness.cluster.mesh import ClusterMesh
+from harness.cluster.preflight import OURS, PROJECT
 from harness.manifests.read import dump
 from harness.meshes.mesh import ROOT, MeshError
-from harness.preflight import OURS, PROJECT
 from harness.terminal import echo, progress, render
 from harness.terminal import run as run_command
 from loadtest.run import SEEN, Run, check_time, time_span

@@ -24,7 +24,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from harness import HarnessError
 from harness.choice import MESHES, make_mesh
-from harness.cluster import ClusterMesh
+from harness.cluster.mesh import ClusterMesh
 from harness.manifests.read import dump, parse
 from harness.meshes.mesh import LOOPBACK, check_port
 from harness.terminal import render

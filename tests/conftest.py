@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helpers import MESHES, start
 
-from harness.cluster import ClusterMesh
+from harness.cluster.mesh import ClusterMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT

@@ -12,15 +12,18 @@ import pytest
 import yaml
 from helpers import run
 
-from harness.cluster import CLUSTER_ONLY, ClusterMesh, addresses, render, summary
-from harness.kubectl import Kubectl
+from harness.cluster.deploy import CLUSTER_ONLY, render
+from harness.cluster.kubectl import Kubectl
+from harness.cluster.mesh import ClusterMesh
+from harness.cluster.platforms import Platform, detect, forget_command, image_commands
+from harness.cluster.preflight import Facts, injection_label, istio_version, problems
+from harness.cluster.readiness import summary
+from harness.cluster.wayin import addresses
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS, MeshError
-from harness.platforms import Platform, detect, forget_command, image_commands
-from harness.preflight import Facts, injection_label, istio_version, problems
 from harness.rendering.routes import sidecar_routes
 from harness.verify import verify
 
@@ -488,7 +491,7 @@ def test_apply_waits_until_the_proxies_have_the_route(
     cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISTIO_IS_SLOW", "yes")
-    monkeypatch.setattr("harness.cluster.ROUTE_DEADLINE", 1.0)
+    monkeypatch.setattr("harness.cluster.readiness.ROUTE_DEADLINE", 1.0)
     with pytest.raises(MeshError, match=r"the proxy of preference-\S+ does not have the route after 1 s"):
         cluster.apply(ROOT / "istio" / "mirror.yaml")
 

@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 from helpers import claims, run, wait_for
 
-from harness.cluster import ClusterMesh
+from harness.cluster.mesh import ClusterMesh
 from harness.meshes.images import version
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT

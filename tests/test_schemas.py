@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from harness.cluster import CLUSTER_ONLY, _namespace, render
+from harness.cluster.deploy import CLUSTER_ONLY, namespace, render
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 
 RECORDED = ROOT / "tests" / "recorded"
@@ -41,7 +41,7 @@ def applied() -> list[dict[str, Any]]:
     documents += [
         d for p in (ROOT / "istio" / "gateway-api").glob("*.yaml") for d in yaml.safe_load_all(p.read_text())
     ]
-    return [*documents, _namespace("tutorial")]
+    return [*documents, namespace("tutorial")]
 
 
 @pytest.mark.parametrize("path", [*KUBERNETES, *ISTIO_VERSIONS, *GATEWAY_API], ids=lambda path: path.stem)

@@ -1,0 +1,1 @@
+"""The cluster mesh: real Istio on Minikube, OpenShift Local or any other cluster, by kubectl."""

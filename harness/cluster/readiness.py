@@ -1,0 +1,142 @@
+"""Wait until a cluster does what was asked: pods, routes, endpoints, the gateway."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+
+from harness import Json
+from harness.cluster.kubectl import Kubectl
+from harness.cluster.pods import pods_of, why
+from harness.expectation import HOST
+from harness.manifests.base import Object
+from harness.manifests.lookup import DOMAIN
+from harness.meshes.mesh import MeshError, Progress, get
+from harness.rendering.routes import sidecar_routes
+
+ROUTE_DEADLINE = 60.0
+"""Seconds in which Istio must bring a route to the proxies."""
+
+
+def wait_for_rollout(kubectl: Kubectl, workload: str, progress: Progress) -> None:
+    """Wait until a workload's pods are ready; if they do not become so, say why."""
+    process = kubectl.start("rollout", "status", f"deployment/{workload}", "--timeout=180s")
+    assert process.stdout
+    with process:
+        for line in process.stdout:
+            progress(line.decode().strip())
+    if process.returncode:
+        raise MeshError(f"{workload} does not become ready\n{why(kubectl, pods_of(kubectl, workload))}")
+
+
+def must_rule(kubectl: Kubectl) -> None:
+    """Check that VirtualServices alone lead to the Services.
+
+    :raises MeshError: an HTTPRoute does, which Istio prefers to them.
+    """
+    if not any(v.startswith("gateway.networking.k8s.io/") for v in kubectl.run("api-versions").split()):
+        return
+    for route in kubectl.items("httproutes.gateway.networking.k8s.io"):
+        if any(parent.get("kind") == "Service" for parent in route["spec"].get("parentRefs", [])):
+            name = f"httproute/{route['metadata']['name']}"
+            raise MeshError(
+                f"{name} overrules the VirtualServices, and only these are judged: "
+                f"{kubectl.program} delete {name} -n {kubectl.namespace}"
+            )
+
+
+def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress) -> None:
+    """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
+    wanted = summary(sidecar_routes(objects), kubectl.namespace)
+
+    def there(said: str) -> bool:
+        configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]
+        return wanted in [summary(config, kubectl.namespace) for config in configs]
+
+    problem = f"does not have the route after {ROUTE_DEADLINE:g} s"
+    _wait_for_proxies(kubectl, progress, "config_dump?resource=dynamic_route_configs", there, problem)
+
+
+def wait_for_endpoints(kubectl: Kubectl, workload: str, progress: Progress) -> None:
+    """Wait until preference's proxies know where a workload's pods are: ready is not yet reachable."""
+    known = [f"::{pod['status'].get('podIP', '')}:" for pod in pods_of(kubectl, workload)]
+    _wait_for_proxies(
+        kubectl,
+        progress,
+        "clusters",
+        lambda said: all(ip in said for ip in known),
+        f"does not know {workload}",
+    )
+
+
+def _wait_for_proxies(
+    kubectl: Kubectl, progress: Progress, query: str, there: Callable[[str], bool], problem: str
+) -> None:
+    """Ask the admin interface of preference's proxies until what it says is as it must be."""
+    end = time.monotonic() + ROUTE_DEADLINE
+    request = ["--container=istio-proxy", "--", "pilot-agent", "request", "GET", query]
+    for pod in pods_of(kubectl, "preference"):
+        name = pod["metadata"]["name"]
+        while not there(kubectl.run("exec", name, *request)):
+            if time.monotonic() > end:
+                raise MeshError(f"the proxy of {name} {problem}: istioctl proxy-status")
+            progress("waiting for the proxies to take the configuration")
+            time.sleep(0.2)
+
+
+def wait_for_gateway(url: Callable[[], str], progress: Progress, deadline: float = 90) -> None:
+    """Wait until the gateway leads callers to customer."""
+    end, answer = time.monotonic() + deadline, "no answer"
+    while True:
+        progress("waiting for the gateway to answer")
+        with contextlib.suppress(OSError, MeshError):
+            found = get(url(), timeout=5)
+            if found.ok:
+                return
+            answer = f"{found.status_code} {found.text.strip()[:100]}"
+        if time.monotonic() > end:
+            raise MeshError(
+                f"the gateway does not lead to customer ({answer}): see 'make status MESH=cluster'"
+            )
+        time.sleep(0.5)
+
+
+def summary(routes: Json, namespace: str) -> list[Json] | None:
+    """Return where Envoy's route configuration sends requests for recommendation; None if it lacks the host.
+
+    Istio's rendering and the harness's differ in form; what must be the same are matches, clusters, weights
+    and mirrors.
+    """
+    hosts = (f"{HOST}.{namespace}.svc.cluster.local", f"{HOST}.{DOMAIN}")
+    for host in routes.get("virtual_hosts", []):
+        if host["name"].partition(":")[0] in hosts:
+            return [_route_summary(route) for route in host.get("routes", [])]
+    return None
+
+
+def _route_summary(route: Json) -> Json:
+    action = route.get("route", {})
+    weighted = action.get("weighted_clusters", {}).get("clusters", [])
+    match = {k: v for k, v in route.get("match", {}).items() if k in ("path", "prefix")}
+    headers = [h["name"] for h in route.get("match", {}).get("headers", [])]
+    return {
+        "match": match or {"prefix": "/"},
+        "headers": sorted(headers),
+        "clusters": sorted(
+            (_subset(c["name"]), c.get("weight", 0)) for c in weighted if c.get("weight")
+        ) or [(_subset(action.get("cluster", "")), 0)],
+        "mirrors": [
+            (_subset(m["cluster"]), _share(m.get("runtime_fraction", {}).get("default_value", {})))
+            for m in action.get("request_mirror_policies", [])
+        ],
+    }  # fmt: skip
+
+
+def _subset(cluster: str) -> str:
+    """Return a cluster's subset and Service, without the namespace: ``outbound|8080|v2|recommendation``."""
+    return cluster.partition(".")[0]
+
+
+def _share(fraction: Json) -> float:
+    denominators = {"HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
+    return float(fraction.get("numerator", 0) / denominators[fraction.get("denominator", "HUNDRED")])
