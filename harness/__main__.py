@@ -14,12 +14,12 @@ from harness.choice import MESHES, make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS
 from harness.demo import demo
-from harness.expectation import HOST, promise_for, promises
 from harness.manifests.istio import VirtualService
 from harness.manifests.lookup import of_kind, short_host
 from harness.meshes.mesh import STATE, get
+from harness.proof.expectation import HOST, promise_for, promises
+from harness.proof.verify import verify
 from harness.terminal import echo, progress, render, run
-from harness.verify import verify
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

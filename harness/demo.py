@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
-from harness.verdict import Verdict
-from harness.verify import verify
+from harness.proof.verdict import Verdict
+from harness.proof.verify import verify
 
 SHADOW = "recommendation-v2"
 

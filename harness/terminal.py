@@ -10,7 +10,7 @@ import click
 
 from harness import HarnessError
 from harness.meshes.mesh import STATE, Progress, quietly
-from harness.verdict import Verdict
+from harness.proof.verdict import Verdict
 
 
 def progress() -> Progress:

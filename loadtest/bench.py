@@ -30,13 +30,13 @@ import psutil
 from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 
-from harness.ledger import Ledger
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import LOOPBACK, ROOT, get, quietly
+from harness.proof.ledger import Ledger
+from harness.proof.tickets import new_run
+from harness.proof.verdict import quantile
+from harness.proof.verify import send, verify
 from harness.terminal import run
-from harness.tickets import new_run
-from harness.verdict import quantile
-from harness.verify import send, verify
 
 ISTIO = ROOT / "istio"
 MIRROR, V1_ONLY = ISTIO / "mirror.yaml", ISTIO / "v1-only.yaml"
@@ -307,7 +307,7 @@ def peak_memory(mesh: LocalMesh, size: int) -> int:
     """
     code = (
         "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
-        "from harness.verify import verify; verify(LocalMesh(Path(sys.argv[1])), int(sys.argv[2]))"
+        "from harness.proof.verify import verify; verify(LocalMesh(Path(sys.argv[1])), int(sys.argv[2]))"
     )
     process = psutil.Popen([sys.executable, "-c", code, str(mesh.state), str(size)], cwd=ROOT)
     peak = 0

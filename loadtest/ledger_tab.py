@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Response, request
 from locust.web import WebUI
 
-from harness.verify import Proof
+from harness.proof.verify import Proof
 
 COLUMNS = ("Requests", "Mirrored", "Missing", "Leaks")
 """What a tally counts."""

@@ -27,9 +27,9 @@ from harness.choice import MESHES, make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.manifests.read import dump, parse
 from harness.meshes.mesh import LOOPBACK, check_port
+from harness.proof.tickets import Ticket, probe
+from harness.proof.verify import HEADERS, TIMEOUT, Promise, version_in
 from harness.terminal import render
-from harness.tickets import Ticket, probe
-from harness.verify import HEADERS, TIMEOUT, Promise, version_in
 from loadtest.ledger_tab import Tally, add_tab
 from loadtest.run import LIMIT, SEEN, Run
 

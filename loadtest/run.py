@@ -6,8 +6,8 @@ from dataclasses import replace
 import click
 
 from harness.meshes.mesh import Mesh
-from harness.verdict import ANSWERED, Claim, Verdict, quantile
-from harness.verify import Proof
+from harness.proof.verdict import ANSWERED, Claim, Verdict, quantile
+from harness.proof.verify import Proof
 
 LIMIT = 10_000_000
 """What a ledger can hold: no ticket has this number."""

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from harness.proof.tickets import Ticket
 from harness.rendering.accesslog import LogEntry, parse_line
-from harness.tickets import Ticket
 
 TEXT = (
     '[2026-11-22T08:07:35.748Z] "POST /?item=7 HTTP/1.1" 200 - via_upstream - "-" 259 54 12 11 "10.244.0.1" '

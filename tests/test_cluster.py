@@ -24,8 +24,8 @@ from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS, MeshError
+from harness.proof.verify import verify
 from harness.rendering.routes import sidecar_routes
-from harness.verify import verify
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
 

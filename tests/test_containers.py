@@ -13,7 +13,7 @@ from harness.meshes.containers import LABEL, ContainerMesh, quantity
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ROOT
-from harness.verify import verify
+from harness.proof.verify import verify
 
 
 @pytest.fixture

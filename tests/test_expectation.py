@@ -7,11 +7,11 @@ import pytest
 from helpers import route, to, virtual_service
 
 from harness import HarnessError
-from harness.expectation import Expectation, promise_for, promises, versions
 from harness.manifests.base import Object
 from harness.manifests.istio import VirtualService
 from harness.manifests.read import read
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
+from harness.proof.expectation import Expectation, promise_for, promises, versions
 
 MIRROR_V2 = {"host": "recommendation", "subset": "v2"}
 

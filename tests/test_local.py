@@ -17,7 +17,7 @@ from helpers import kill, wait_for
 
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
-from harness.verify import verify
+from harness.proof.verify import verify
 
 
 @pytest.fixture

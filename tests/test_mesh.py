@@ -20,8 +20,8 @@ from harness.manifests.istio import VirtualService
 from harness.manifests.read import ManifestError, read
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT, MeshError
-from harness.verdict import Verdict
-from harness.verify import verify
+from harness.proof.verdict import Verdict
+from harness.proof.verify import verify
 
 Write = Callable[[str | list[dict[str, Any]]], Path]
 
@@ -204,7 +204,7 @@ def test_a_v2_that_answers_500_is_seen_by_the_verdict_alone(mesh: EnvoyMesh, man
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long for a v2 that will never answer."""
-    monkeypatch.setattr("harness.verify.PATIENCE", 3)
+    monkeypatch.setattr("harness.proof.verify.PATIENCE", 3)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.expectation import Expectation
-from harness.ledger import Ledger
+from harness.proof.expectation import Expectation
+from harness.proof.ledger import Ledger
+from harness.proof.tickets import Ticket
+from harness.proof.verdict import Verdict, binomial_interval, complete, enough, judge
 from harness.rendering.accesslog import LogEntry
-from harness.tickets import Ticket
-from harness.verdict import Verdict, binomial_interval, complete, enough, judge
 
 SIZE = 100
 V1_ONLY = Expectation(answers=(("v1", 1.0),))

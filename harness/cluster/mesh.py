@@ -10,13 +10,13 @@ from harness.cluster.kubectl import Kubectl
 from harness.cluster.objects import objects
 from harness.cluster.platforms import Platform, detect
 from harness.cluster.preflight import Facts, injection_label, is_ours, problems
-from harness.expectation import HOST, versions
 from harness.manifests.base import Object
 from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
 from harness.meshes.mesh import ISTIO, WORKLOADS, LogFollower, Mesh, MeshError, PodStatus, Progress, quietly
+from harness.proof.expectation import HOST, versions
 
 
 class ClusterMesh(Mesh):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from harness import Json
 from harness.cluster.kubectl import Kubectl
 from harness.cluster.pods import pods_of, why
-from harness.expectation import HOST
 from harness.manifests.base import Object
 from harness.manifests.lookup import DOMAIN
 from harness.meshes.mesh import MeshError, Progress, get
+from harness.proof.expectation import HOST
 from harness.rendering.routes import sidecar_routes
 
 ROUTE_DEADLINE = 60.0

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from harness.tickets import Ticket, parse_ticket
+from harness.proof.tickets import Ticket, parse_ticket
 
 # https://istio.io/latest/docs/tasks/observability/logs/access-log/#default-access-log-format
 ACCESS_LOG_FORMAT = (

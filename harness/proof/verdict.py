@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.expectation import Expectation
-from harness.ledger import Arrivals, Ledger
+from harness.proof.expectation import Expectation
+from harness.proof.ledger import Arrivals, Ledger
 
 FALSE_ALARM = 1e-6
 """How often a claim on a percentage may fail though the proxies draw as they should."""

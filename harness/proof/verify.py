@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Iterable
 import requests
 
 from harness import HarnessError
-from harness.expectation import Expectation, promise_for, promises, versions
-from harness.ledger import Ledger
 from harness.manifests.base import Object
 from harness.meshes.mesh import LogFollower, Mesh, Progress, quietly
+from harness.proof.expectation import Expectation, promise_for, promises, versions
+from harness.proof.ledger import Ledger
+from harness.proof.tickets import Ticket, new_run, probe
+from harness.proof.verdict import Verdict, complete, enough, judge
 from harness.rendering.accesslog import parse_line
-from harness.tickets import Ticket, new_run, probe
-from harness.verdict import Verdict, complete, enough, judge
 
 TIMEOUT = 30
 """Seconds after which a caller gives up."""
