@@ -2,20 +2,30 @@
 
 from harness.cluster.mesh import ClusterMesh
 from harness.meshes.local import LocalMesh
-from harness.meshes.mesh import STATE, Mesh
+from harness.meshes.mesh import STATE, Mesh, in_clone, must_be_clone
 from harness.terminal import progress
 
 MESHES = ["local", "containers", "cluster"]
 
 
-def make_mesh(name: str, port: int | None = None) -> Mesh:
-    """Return the mesh called ``name``; ``port`` is its gateway's on 127.0.0.1, if it is to be started."""
+def default_mesh() -> str:
+    """Return the mesh to use if none is named: without the workshop's files there can only be a cluster."""
+    return "local" if in_clone() else "cluster"
+
+
+def make_mesh(name: str, port: int | None = None, namespace: str | None = None) -> Mesh:
+    """Return the mesh called ``name``.
+
+    :param port: its gateway's on 127.0.0.1, if it is to be started.
+    :param namespace: the one to look at, if it is not the workshop's.
+    """
+    if name == "cluster":
+        return ClusterMesh(progress(), namespace)
+    must_be_clone(f"MESH={name}")
     state = STATE / name
     if name == "containers":
         # Here, since only this mesh needs testcontainers, which takes a while to import.
         from harness.meshes.containers import ContainerMesh
 
         return ContainerMesh(state, port, progress())
-    if name == "cluster":
-        return ClusterMesh(progress())
     return LocalMesh(state, port, progress())

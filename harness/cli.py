@@ -1,7 +1,6 @@
 """The command line: ``python -m harness COMMAND``; ``make`` has a target for each."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,26 +9,18 @@ from typing import Any, TypeVar
 import click
 
 from harness import HarnessError
-from harness.choice import MESHES, make_mesh
+from harness.choice import make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS
 from harness.demo import demo
-from harness.manifests.istio import VirtualService
-from harness.manifests.lookup import of_kind, short_host
-from harness.meshes.mesh import STATE, get
-from harness.proof.expectation import HOST, promise_for, promises
-from harness.proof.verify import verify
-from harness.terminal import echo, progress, render
+from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
+from harness.meshes.mesh import STATE, Mesh, get, must_be_clone
+from harness.proof.report import harmless
+from harness.proof.status import status_of
+from harness.proof.target import Target
+from harness.terminal import echo, progress, render, run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def with_mesh(command: Command) -> Command:
-    """Add the option that chooses the mesh."""
-    return click.option(
-        "--mesh", "mesh_name", type=click.Choice(MESHES), default="local", show_default=True,
-        help="Where to run.",
-    )(command)  # fmt: skip
 
 
 def with_port(command: Command) -> Command:
@@ -40,26 +31,15 @@ def with_port(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
-def with_traffic(default: int) -> Callable[[Command], Command]:
-    """Add the options that say how much traffic is sent."""
-    return lambda command: click.option(
-        "-n", "--requests", "size", type=click.IntRange(1, 10_000_000), default=default, show_default=True,
-        help="How many requests to send.",
-    )(command)  # fmt: skip
-
-
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  python -m harness {line}" for line in lines)
-
-
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"]}, epilog=_examples("demo", "verify --help")
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("watch --for 60s", "verify --help"),
 )
 def cli() -> None:
     """Run the dark launch workshop on a mesh, and prove that the launch stays dark."""
 
 
-@cli.command(epilog=_examples("up", "up --port 9090"))
+@cli.command(epilog=examples("up", "up --port 9090"))
 @with_mesh
 @with_port
 @click.pass_context
@@ -90,6 +70,7 @@ def down(context: click.Context, mesh_name: str) -> None:
 
 def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
+    must_be_clone(f"'{question}'")
     mesh = ClusterMesh(progress())
     platform = mesh.platform(mesh.facts())
     where = f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"
@@ -106,7 +87,7 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
 YES = click.option("--yes", is_flag=True, help="Do not ask before touching a cluster that may not be local.")
 
 
-@cli.command(epilog=_examples("deploy"))
+@cli.command(epilog=examples("deploy"))
 @YES
 def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
@@ -115,7 +96,7 @@ def deploy(yes: bool) -> None:
         echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
 
 
-@cli.command(epilog=_examples("undeploy"))
+@cli.command(epilog=examples("undeploy"))
 @YES
 def undeploy(yes: bool) -> None:
     """Remove exactly what deploy made."""
@@ -124,7 +105,7 @@ def undeploy(yes: bool) -> None:
     echo("the workshop is gone from the cluster")
 
 
-@cli.command(epilog=_examples("url"))
+@cli.command(epilog=examples("url"))
 def url() -> None:
     """Print how callers reach customer on the cluster. Exit 1 if only a port-forward leads there."""
     mesh = ClusterMesh(progress())
@@ -133,36 +114,22 @@ def url() -> None:
     click.get_current_context().exit(0 if address else 1)
 
 
-@cli.command(epilog=_examples("dashboard kiali"))
+@cli.command(epilog=examples("dashboard kiali"))
 @click.argument("name", type=click.Choice(list(DASHBOARDS)))
 def dashboard(name: str) -> None:
     """Open one of Istio's addons, and stay until Ctrl-C."""
     ClusterMesh(progress()).dashboard(name)
 
 
-@cli.command()
-@with_mesh
-def status(mesh_name: str) -> None:
+@cli.command(epilog=examples("status", "status --service pricing --namespace shop"))
+@with_target
+def status(mesh: Mesh, target: Target) -> None:
     """Show pods, ports and applied routes."""
-    mesh = make_mesh(mesh_name)
-    rows = [("POD", "STATE", "ADDRESS"), *((p.name, p.state, p.address) for p in mesh.pods())]
-    for row in rows:
-        echo("  ".join(f"{cell:<{max(len(r[i]) for r in rows)}}" for i, cell in enumerate(row)).rstrip())
-    echo("")
-    echo(mesh.way_in())
-    rules = promises(mesh.routes())
-    for source, route in mesh.objects().values():
-        if isinstance(route, VirtualService):
-            words = ""
-            if HOST in map(short_host, route.spec.hosts):
-                words = ": " + " | ".join(expectation.describe() for _, expectation in rules)
-            echo(f"{route.key}{words} ({source})")
-    routes = of_kind(mesh.routes(), VirtualService)
-    if not any(HOST in map(short_host, route.spec.hosts) for route in routes):
-        echo(f"no route for {HOST}: {promise_for(rules, 'GET', '/', {}).describe()}")
+    for line in status_of(mesh, target):
+        echo(harmless(line))
 
 
-@cli.command(epilog=_examples("apply istio/mirror.yaml"))
+@cli.command(epilog=examples("apply istio/mirror.yaml"))
 @with_mesh
 @click.argument("file", type=click.Path(path_type=Path))
 def apply(mesh_name: str, file: Path) -> None:
@@ -171,7 +138,7 @@ def apply(mesh_name: str, file: Path) -> None:
         echo(line)
 
 
-@cli.command(epilog=_examples("delete istio/mirror.yaml"))
+@cli.command(epilog=examples("delete istio/mirror.yaml"))
 @with_mesh
 @click.argument("file", type=click.Path(path_type=Path))
 def delete(mesh_name: str, file: Path) -> None:
@@ -192,46 +159,20 @@ def curl(context: click.Context, mesh_name: str) -> None:
         except OSError as error:
             problem = f"nobody answers at {where} ({type(error).__name__})"
             raise HarnessError(f"{problem}: see 'make status'") from None
-    echo(answer.text.rstrip("\n") or f"{answer.status_code} {answer.reason}")
+    echo(harmless(answer.text.rstrip("\n")) or f"{answer.status_code} {answer.reason}")
     context.exit(0 if answer.ok else 1)
 
 
-@cli.command("verify", epilog=_examples("verify", "verify -n 100000 -c 16", "verify --json | jq .claims"))
-@with_mesh
-@with_traffic(500)
-@click.option(
-    "-c",
-    "--concurrency",
-    type=click.IntRange(1, 1000),
-    default=8,
-    show_default=True,
-    help="How many callers.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-@click.pass_context
-def verify_command(
-    context: click.Context, mesh_name: str, size: int, concurrency: int, as_json: bool
-) -> None:
-    """Send traffic, follow every request, and judge whether what is applied is what happens.
-
-    Exit 0: every claim holds. 1: a claim failed. 2: could not run.
-    """
-    with contextlib.closing(make_mesh(mesh_name)) as mesh:
-        verdict = verify(mesh, size, concurrency, progress())
-    echo(json.dumps(verdict.to_dict(), indent=2) if as_json else render(verdict))
-    context.exit(0 if verdict.passed else 1)
-
-
-@cli.command(epilog=_examples("logs recommendation-v2"))
+@cli.command(epilog=examples("logs recommendation-v2"))
 @with_mesh
 @click.argument("workload", default="recommendation-v2")
 def logs(mesh_name: str, workload: str) -> None:
     """Print what a workload and its sidecar logged."""
     for container, line in make_mesh(mesh_name).logs(workload):
-        echo(f"{container:<11} | {line}")
+        echo(harmless(f"{container:<11} | {line}"))
 
 
-@cli.command(epilog=_examples("stop recommendation-v2"))
+@cli.command(epilog=examples("stop recommendation-v2"))
 @with_mesh
 @click.argument("workload")
 def stop(mesh_name: str, workload: str) -> None:
@@ -240,7 +181,7 @@ def stop(mesh_name: str, workload: str) -> None:
     echo(f"{workload} is stopped")
 
 
-@cli.command(epilog=_examples("start recommendation-v2"))
+@cli.command(epilog=examples("start recommendation-v2"))
 @with_mesh
 @click.argument("workload")
 def start(mesh_name: str, workload: str) -> None:
@@ -249,7 +190,11 @@ def start(mesh_name: str, workload: str) -> None:
     echo(f"{workload} runs")
 
 
-@cli.command("demo", epilog=_examples("demo", "demo --requests 1000"))
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+
+@cli.command("demo", epilog=examples("demo", "demo --requests 1000"))
 @with_mesh
 @with_port
 @with_traffic(200)
@@ -264,3 +209,8 @@ def demo_command(context: click.Context, mesh_name: str, port: int, size: int) -
         else "\nA claim failed: see above."
     )
     context.exit(0 if held else 1)
+
+
+def main() -> None:
+    """Run the command ``dark-launch``."""
+    sys.exit(run(cli, "dark-launch"))

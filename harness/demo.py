@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
+from harness.proof.target import Target
 from harness.proof.verdict import Verdict
-from harness.proof.verify import verify
+from harness.proof.watch import verify
 
 SHADOW = "recommendation-v2"
 
@@ -28,7 +29,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
             show(line)
 
     def prove() -> Verdict:
-        verdict = verify(mesh, size, progress=progress)
+        verdict = verify(mesh, Target(), size, progress=progress)
         show("\n" + render(verdict))
         return verdict
 
@@ -63,9 +64,8 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         )
         mesh.scale(SHADOW, 0)
         verdict = prove()
-        missed = [claim for claim in verdict.claims if "missing" in claim.figures]
-        alone = verdict.failed() == [claim.statement for claim in missed]
-        held.append(alone and all(claim.figures["missing"] == size for claim in missed))
+        missed = verdict.claim("exactly-once").figures["missing"]
+        held.append(verdict.failed() == ["exactly-once"] and not verdict.unproven() and missed == size)
         show(
             f"As it must be: v2 missed all {size} requests, and callers noticed nothing."
             if held[-1]

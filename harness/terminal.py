@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -10,6 +11,8 @@ import click
 
 from harness import HarnessError
 from harness.meshes.mesh import STATE, Progress, quietly
+from harness.proof.claims import State
+from harness.proof.report import table
 from harness.proof.verdict import Verdict
 
 
@@ -29,7 +32,20 @@ def echo(text: str, err: bool = False) -> None:
 
 def render(verdict: Verdict) -> str:
     """Return a verdict as a table, in colours; ``echo`` drops them where there is no terminal."""
-    return verdict.render(lambda word, good: click.style(word, fg="green" if good else "red", bold=True))
+    colours: dict[State, str] = {"holds": "green", "fails": "red", "unproven": "yellow"}
+    return table(verdict, lambda word, state: click.style(word, fg=colours[state], bold=True))
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time such as 90, 90s or 1h30m.
+
+    :raises ValueError: it is none, or nothing.
+    """
+    found = re.fullmatch(r"(\d+)|(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    bare, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
+    if not (span := bare + 3600 * hours + 60 * minutes + seconds):
+        raise ValueError(f"'{text}' is not a time such as 30s or 1h30m")
+    return float(span)
 
 
 def run(command: click.Command, name: str) -> int:

@@ -1,7 +1,6 @@
 """What `make deploy` brings to a cluster, and `make undeploy` takes away."""
 
 import contextlib
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from harness import Json
+from harness import Json, settings
 from harness.cluster.kubectl import Kubectl
 from harness.cluster.objects import ISTIO_KINDS
 from harness.cluster.platforms import Platform, forget_command, image_commands
@@ -67,7 +66,7 @@ def bring(kubectl: Kubectl, name: str, platform: Platform, progress: Progress) -
 
     :raises MeshError: it does not build, or does not get there.
     """
-    registry = os.environ.get("REGISTRY", "")
+    registry = settings.registry()
     tag = image(name).reference(registry)
     STATE.mkdir(exist_ok=True)
     # Not in /tmp: a Docker from a snap does not see it.

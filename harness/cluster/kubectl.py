@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from harness import Json
+from harness import Json, settings
 from harness.meshes.mesh import MeshError
 
 RETRIES = 30
@@ -32,7 +31,7 @@ class Kubectl:
 
         :raises MeshError: there is none, or it has no context.
         """
-        wanted = [os.environ["KUBECTL"]] if os.environ.get("KUBECTL") else ["kubectl", "oc"]
+        wanted = [settings.kubectl()] if settings.kubectl() else ["kubectl", "oc"]
         program = next((name for name in wanted if shutil.which(name)), None)
         if program is None:
             raise MeshError(f"{wanted[0]} is not installed: see https://kubernetes.io/docs/tasks/tools/")

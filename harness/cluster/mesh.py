@@ -1,11 +1,10 @@
 """A mesh whose control plane is Istio."""
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from harness import Json
-from harness.cluster import deploy, pods, readiness, wayin
+from harness import Json, settings
+from harness.cluster import deploy, pods, readiness, scene, wayin
 from harness.cluster.kubectl import Kubectl
 from harness.cluster.objects import objects
 from harness.cluster.platforms import Platform, detect
@@ -13,21 +12,32 @@ from harness.cluster.preflight import Facts, injection_label, is_ours, problems
 from harness.manifests.base import Object
 from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
-from harness.manifests.lookup import of_kind
+from harness.manifests.lookup import of_kind, workloads_behind
 from harness.manifests.read import read
-from harness.meshes.mesh import ISTIO, WORKLOADS, LogFollower, Mesh, MeshError, PodStatus, Progress, quietly
-from harness.proof.expectation import HOST, versions
+from harness.meshes.mesh import (
+    ISTIO,
+    TARGET,
+    WORKLOADS,
+    LogFollower,
+    Mesh,
+    MeshError,
+    PodStatus,
+    Progress,
+    quietly,
+)
+from harness.meshes.scene import Pod, Scene
 
 
 class ClusterMesh(Mesh):
     """A mesh whose control plane is Istio."""
 
     name = "cluster"
+    still = 1.5
     quiet = 3.0  # Istio's proxies write their logs once a second
 
-    def __init__(self, progress: Progress = quietly) -> None:
-        """Use kubectl's current context and the namespace NAMESPACE (``tutorial``)."""
-        self.namespace = os.environ.get("NAMESPACE") or "tutorial"
+    def __init__(self, progress: Progress = quietly, namespace: str | None = None) -> None:
+        """Use kubectl's current context, and the namespace NAMESPACE (``tutorial``) if none is named."""
+        self.namespace = namespace or settings.namespace()
         self.kubectl = Kubectl.find(self.namespace)
         self.progress = progress
         self._forward: wayin.PortForward | None = None
@@ -64,7 +74,7 @@ class ClusterMesh(Mesh):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
-        route = self.kubectl.get("virtualservices.networking.istio.io", HOST)
+        route = self.kubectl.get("virtualservices.networking.istio.io", TARGET)
         paths = [
             path
             for path in (*WORKLOADS, *ISTIO, *deploy.CLUSTER_ONLY)
@@ -78,7 +88,7 @@ class ClusterMesh(Mesh):
             readiness.wait_for_rollout(self.kubectl, workload.metadata.name, self.progress)
         self._checked_facts()  # that sidecars are injected shows only now
         self._wait_for_routes()
-        for name in versions(self.routes()):
+        for name in workloads_behind(self.routes(), TARGET):
             readiness.wait_for_endpoints(self.kubectl, name, self.progress)
         readiness.wait_for_gateway(self.url, self.progress)
 
@@ -98,7 +108,7 @@ class ClusterMesh(Mesh):
     def render(self, paths: Iterable[Path]) -> list[Json]:
         """Return the documents of manifests as this cluster needs them."""
         principal = deploy.gateway_principal(self.kubectl)
-        return deploy.render(paths, self.namespace, os.environ.get("REGISTRY", ""), principal)
+        return deploy.render(paths, self.namespace, settings.registry(), principal)
 
     def create(self, documents: list[Json]) -> list[str]:
         """Apply documents; return what kubectl says of each."""
@@ -144,7 +154,7 @@ class ClusterMesh(Mesh):
         self.kubectl.run("scale", f"deployment/{workload}", f"--replicas={replicas}")
         if replicas:
             readiness.wait_for_rollout(self.kubectl, workload, self.progress)
-            if workload in versions(self.routes()):
+            if workload in workloads_behind(self.routes(), TARGET):
                 readiness.wait_for_endpoints(self.kubectl, workload, self.progress)
         else:
             self.progress(f"waiting for the pods of {workload} to end")
@@ -226,6 +236,19 @@ class ClusterMesh(Mesh):
         self.workload(workload)
         yield from pods.logs(self.kubectl, workload)
 
-    def follow(self, workloads: Iterable[str]) -> LogFollower:
-        readiness.must_rule(self.kubectl)
-        return pods.follow(self.kubectl, workloads)
+    # --- what the proof needs -------------------------------------------------------------------------
+
+    def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
+        return scene.look(self.kubectl, namespace, callers)
+
+    def follow(self, find: Callable[[], Iterable[Pod]]) -> LogFollower:
+        return scene.follow(self.kubectl, find)
+
+    def request_log(self, pod: Pod) -> Iterator[str]:
+        return scene.request_log(self.kubectl, pod)
+
+    def in_flight(self, pods: Iterable[Pod]) -> int | None:
+        return scene.in_flight(self.kubectl, pods)
+
+    def logs_requests(self, pod: Pod) -> bool | None:
+        return scene.logs_requests(self.kubectl, pod)

@@ -1,16 +1,14 @@
 """The workshop's pods in a cluster: how they are, and what they log."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 from harness import Json
-from harness.cluster.kubectl import ContainerLog, Kubectl, container_status
+from harness.cluster.kubectl import Kubectl
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
-from harness.meshes.logs import Stream, StreamFollower
-from harness.meshes.mesh import GATEWAY, WORKLOADS, LogFollower, MeshError, PodStatus
+from harness.meshes.mesh import GATEWAY, WORKLOADS, MeshError, PodStatus
 
 SIDECAR = "istio-proxy"
 """The sidecar's container, native or classic."""
@@ -74,21 +72,3 @@ def logs(kubectl: Kubectl, workload: str) -> Iterator[tuple[str, str]]:
             yield from (
                 ("app" if container == application else container, line) for line in said.splitlines()
             )
-
-
-def follow(kubectl: Kubectl, workloads: Iterable[str]) -> LogFollower:
-    """Follow the access logs of the workloads' proxies."""
-    wanted = list(workloads)
-
-    def streams(new: bool) -> Iterator[Stream]:
-        # A stream needs a moment to open, so it goes back a little; other runs' tickets do not count.
-        since = [] if new else ["--since=30s"]
-        for workload in wanted:
-            for pod in pods_of(kubectl, workload):
-                name, proxy = pod["metadata"]["name"], container_status(pod, SIDECAR)
-                if "running" in proxy.get("state", {}):  # else there is no log to follow yet
-                    key = f"{name}/{proxy.get('restartCount', 0)}"
-                    opened = partial(ContainerLog, kubectl, name, SIDECAR, *since)
-                    yield Stream(key, workload, opened)
-
-    return StreamFollower(streams, again=5)

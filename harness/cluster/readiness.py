@@ -10,8 +10,7 @@ from harness.cluster.kubectl import Kubectl
 from harness.cluster.pods import pods_of, why
 from harness.manifests.base import Object
 from harness.manifests.lookup import DOMAIN
-from harness.meshes.mesh import MeshError, Progress, get
-from harness.proof.expectation import HOST
+from harness.meshes.mesh import TARGET, MeshError, Progress, get
 from harness.rendering.routes import sidecar_routes
 
 ROUTE_DEADLINE = 60.0
@@ -107,7 +106,7 @@ def summary(routes: Json, namespace: str) -> list[Json] | None:
     Istio's rendering and the harness's differ in form; what must be the same are matches, clusters, weights
     and mirrors.
     """
-    hosts = (f"{HOST}.{namespace}.svc.cluster.local", f"{HOST}.{DOMAIN}")
+    hosts = (f"{TARGET}.{namespace}.svc.cluster.local", f"{TARGET}.{DOMAIN}")
     for host in routes.get("virtual_hosts", []):
         if host["name"].partition(":")[0] in hosts:
             return [_route_summary(route) for route in host.get("routes", [])]

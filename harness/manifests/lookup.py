@@ -6,8 +6,9 @@ from typing import TypeVar
 from harness.manifests.base import Object
 from harness.manifests.istio import DestinationRule, Subset
 from harness.manifests.kubernetes import Deployment, Service
+from harness.settings import namespace
 
-NAMESPACE = "tutorial"
+NAMESPACE = namespace()
 DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 
 AnyObject = TypeVar("AnyObject", bound=Object)
@@ -38,6 +39,14 @@ def subsets(objects: Iterable[Object], host: str) -> dict[str, Subset]:
     """Return the subsets that DestinationRules define for ``host``, by name."""
     rules = (r for r in of_kind(objects, DestinationRule) if short_host(r.spec.host) == short_host(host))
     return {s.name: s for r in rules for s in r.spec.subsets}
+
+
+def workloads_behind(objects: Iterable[Object], host: str) -> list[str]:
+    """Return the workloads whose pods a Service selects."""
+    objects = list(objects)
+    service = find_service(objects, host)
+    found = of_kind(objects, Deployment)
+    return [w.metadata.name for w in found if service and service.spec.selector.items() <= w.labels.items()]
 
 
 def has_port(workload: Deployment, port: int | str) -> bool:

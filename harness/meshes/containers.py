@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from harness.meshes.images import image
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
+from harness.meshes.scene import Pod as RunningPod
 from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -285,15 +286,19 @@ class ContainerMesh(EnvoyMesh):
                 for line in container.logs().decode(errors="replace").splitlines():
                     yield name, line
 
-    def follow(self, workloads: Iterable[str]) -> LogFollower:
-        wanted = set(workloads)
+    def request_log(self, pod: RunningPod) -> Iterator[str]:
+        for name, kind, container in self.containers():
+            if (name, kind) == (pod.name, "istio-proxy"):
+                yield from container.logs(stderr=False).decode(errors="replace").splitlines()
 
+    def follow(self, find: Callable[[], Iterable[RunningPod]]) -> LogFollower:
         def streams(new: bool) -> Iterator[Stream]:
             for pod, name, container in self.containers():
-                if name == "istio-proxy" and workload_of(pod) in wanted:
-                    tail: int | str = "all" if new else 0
+                if name == "istio-proxy":
+                    # A stream goes back a little, since the engine may be where another clock is.
+                    tail: int | str = "all" if new else 100
                     start = partial(container.logs, stream=True, follow=True, stderr=False, tail=tail)
-                    yield Stream(container.id, workload_of(pod), start)
+                    yield Stream(container.id, pod, start)
 
         return StreamFollower(streams)
 

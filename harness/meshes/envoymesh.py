@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.manifests.base import Object
 from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
-from harness.manifests.lookup import of_kind
+from harness.manifests.lookup import NAMESPACE, of_kind
 from harness.manifests.read import ManifestError, parse, read
 from harness.meshes.images import image
 from harness.meshes.lock import lock
@@ -29,6 +29,8 @@ from harness.meshes.mesh import (
     quietly,
 )
 from harness.meshes.pods import Pod, pods_of, workload_of
+from harness.meshes.scene import Pod as RunningPod
+from harness.meshes.scene import Scene
 from harness.meshes.xds import Proxies, active, publish, replace_file, write_clusters, write_routes
 
 
@@ -38,6 +40,7 @@ class EnvoyMesh(Mesh, Proxies):
     All state lives in one folder: the applied objects, the proxies' configuration, the pods' logs.
     """
 
+    still = 0.3
     quiet = 0.5
 
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
@@ -146,6 +149,33 @@ class EnvoyMesh(Mesh, Proxies):
             )
         return statuses
 
+    def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
+        if namespace != NAMESPACE:
+            raise MeshError(
+                f"the {self.name} mesh is one namespace, {NAMESPACE}: choose another with NAMESPACE="
+            )
+        self.must_run()
+        objects = []
+        for entry in json.loads((self.state / "objects.json").read_text()):
+            found = entry["object"]
+            metadata = {**found["metadata"], "namespace": NAMESPACE, "generation": entry["generation"]}
+            objects.append({**found, "metadata": metadata})
+        running = self.running()
+        stored = [found for _, found in self.objects().values()]
+        pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
+        return Scene(NAMESPACE, tuple(objects), tuple(pods))
+
+    def _seen(self, pod: Pod, whole: bool) -> RunningPod:
+        """Return a pod as the proof knows it."""
+        addresses: tuple[str, ...] = ()
+        with contextlib.suppress(OSError):
+            found = self.inbound_address(pod)
+            addresses = (f"{found.ip}:{found.port}",)
+        return RunningPod(
+            pod.name, NAMESPACE, pod.workload, pod.labels, addresses, ready=whole and bool(addresses),
+            gateway=pod.deployment is None,
+        )  # fmt: skip
+
     def objects(self) -> dict[str, tuple[str, Object]]:
         try:
             entries = json.loads((self.state / "objects.json").read_text())
@@ -218,14 +248,24 @@ class EnvoyMesh(Mesh, Proxies):
             for name, text in before.items():
                 self.write(name, text)
             raise
-        replace_file(self.state / "objects.json", json.dumps([
-            {"source": s, "object": json.loads(o.model_dump_json(by_alias=True, exclude_unset=True))}
-            for s, o in stored.values()
-        ], indent=1))  # fmt: skip
+        self._store(stored)
         names = {pod.name for pod in wanted}
         gone = [name for name in running if name not in names]
         self._drain(gone, objects_before)
         self.stop_pods(gone)
+
+    def _store(self, stored: dict[str, tuple[str, Object]]) -> None:
+        """Write down what is applied; as in a cluster, ``generation`` tells what was applied anew."""
+        path, known = self.state / "objects.json", {}
+        if path.exists():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                known = {json.dumps(e["object"]): e["generation"] for e in json.loads(path.read_text())}
+        entries = []
+        for source, found in stored.values():
+            plain = json.loads(found.model_dump_json(by_alias=True, exclude_unset=True))
+            generation = known.get(json.dumps(plain), time.time_ns())
+            entries.append({"source": source, "generation": generation, "object": plain})
+        replace_file(path, json.dumps(entries, indent=1))
 
     def _drain(self, pods: list[str], objects: list[Object]) -> None:
         """Wait until pods that get no new requests have answered those they have, or their time is up."""
@@ -239,9 +279,9 @@ class EnvoyMesh(Mesh, Proxies):
                 self.progress(f"{pod} answers what it has begun")
                 time.sleep(0.05)
 
-    def in_flight(self, workloads: Iterable[str]) -> int:
-        wanted = set(workloads)
-        return sum(active(self, pod) for pod in self.running() if workload_of(pod) in wanted)
+    def in_flight(self, pods: Iterable[RunningPod]) -> int:
+        running = self.running()
+        return sum(active(self, pod.name) for pod in pods if pod.name in running)
 
 
 def _must_be_free(port: int) -> None:

@@ -1,13 +1,13 @@
 """Images: what each is called, and what it is built from."""
 
 import hashlib
-import os
 import re
 import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import settings
 from harness.meshes.mesh import ROOT
 
 
@@ -15,7 +15,7 @@ def base_image() -> str:
     """Return the image that all others are built on: BASE_IMAGE, or what the Dockerfile says."""
     default = re.search(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert default
-    return os.environ.get("BASE_IMAGE") or default[1]
+    return settings.base_image(default[1])
 
 
 def version() -> str:

@@ -18,6 +18,7 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
+from harness.meshes.scene import Pod as RunningPod
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -208,8 +209,14 @@ class LocalMesh(EnvoyMesh):
                             (name.replace("access", "istio-proxy"), line.rstrip("\n")) for line in file
                         )
 
-    def follow(self, workloads: Iterable[str]) -> LogFollower:
-        return _FileFollower(self, list(workloads))
+    def follow(self, find: Callable[[], Iterable[RunningPod]]) -> LogFollower:
+        return _FileFollower(self.state / "pods")
+
+    def request_log(self, pod: RunningPod) -> Iterator[str]:
+        path = self._pod_folder(pod.name) / "access.log"
+        if path.exists():
+            with path.open(errors="replace") as file:
+                yield from file
 
     def _pod_folder(self, pod: str) -> Path:
         return self.state / "pods" / pod
@@ -226,24 +233,19 @@ def _answers(url: str) -> bool:
 class _FileFollower(LogFollower):
     """Reads what is added to access logs, pods that start meanwhile included."""
 
-    def __init__(self, mesh: LocalMesh, workloads: list[str]) -> None:
-        self._mesh = mesh
-        self._workloads = workloads
-        self._read: dict[Path, int] = {path: path.stat().st_size for _, path in self._files()}
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, int] = {path: path.stat().st_size for path in self._files()}
 
-    def _files(self) -> Iterator[tuple[str, Path]]:
-        for workload in self._workloads:
-            for folder in self._mesh.pod_folders(workload):
-                path = folder / "access.log"
-                if path.exists():
-                    yield workload, path
+    def _files(self) -> Iterator[Path]:
+        return self._folder.glob("*/access.log")
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        for workload, path in self._files():
+        for path in self._files():
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
                 for line in file:
                     if not line.endswith(b"\n"):
                         break  # half written; the rest comes with the next call
                     self._read[path] = self._read.get(path, 0) + len(line)
-                    yield workload, line.decode(errors="replace").rstrip("\n")
+                    yield path.parent.name, line.decode(errors="replace").rstrip("\n")

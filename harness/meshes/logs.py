@@ -24,12 +24,14 @@ class Stream:
     """A proxy's log, not yet opened; ``key`` names the container."""
 
     key: str
-    workload: str
+    pod: str
     open: Callable[[], LogStream]
 
 
 class StreamFollower(LogFollower):
     """Reads several streams, those of proxies that start meanwhile included."""
+
+    goes_back = True
 
     def __init__(self, streams: Callable[[bool], Iterable[Stream]], again: float = 1) -> None:
         """Follow ``streams(False)`` from now on, and what ``streams(True)`` finds later from the start.
@@ -47,20 +49,20 @@ class StreamFollower(LogFollower):
         for stream in self._find(new):
             if stream.key not in self._open:
                 self._open[stream.key] = stream.open()
-                arguments = (stream.workload, self._open[stream.key])
+                arguments = (stream.pod, self._open[stream.key])
                 thread = threading.Thread(target=self._read, args=arguments, daemon=True)
                 thread.start()
                 self._threads.append(thread)
         self._attached = time.monotonic()
 
-    def _read(self, workload: str, stream: LogStream) -> None:
+    def _read(self, pod: str, stream: LogStream) -> None:
         rest = b""
         # The stream breaks off when the container goes, or when this follower is closed.
         with contextlib.suppress(Exception):
             for piece in stream:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    self._lines.put((workload, line.decode(errors="replace")))
+                    self._lines.put((pod, line.decode(errors="replace")))
 
     def lines(self) -> Iterator[tuple[str, str]]:
         if time.monotonic() - self._attached > self._again:

@@ -12,11 +12,15 @@ from harness import HarnessError
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
+from harness.meshes.scene import Pod, Scene
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STATE = ROOT / ".mesh"
+STATE = ROOT / ".mesh" if (ROOT / "Makefile").exists() else Path.home() / ".cache" / "dark-launch"
 WORKLOADS = [ROOT / name / "kubernetes.yaml" for name in ("customer", "preference", "recommendation")]
 ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.yaml", "v1-only.yaml")]
+
+TARGET = "recommendation"
+"""The Service of the workshop whose versions are compared."""
 
 GATEWAY = "istio-ingressgateway"
 LOOPBACK = "127.0.0.1"
@@ -32,6 +36,20 @@ class MeshError(HarnessError):
     """A mesh that cannot do what was asked."""
 
 
+def in_clone() -> bool:
+    """Say whether the workshop's files are here, rather than the harness alone, installed somewhere."""
+    return all(path.exists() for path in WORKLOADS)
+
+
+def must_be_clone(what: str) -> None:
+    """Check that the workshop's files are here.
+
+    :raises MeshError: they are not.
+    """
+    if not in_clone():
+        raise MeshError(f"{what} needs the workshop's files: clone its repository, and run it there by make")
+
+
 @dataclass(frozen=True)
 class PodStatus:
     """How a pod is: ``state`` is Running, or says what is wrong."""
@@ -45,9 +63,12 @@ class PodStatus:
 class LogFollower(ABC):
     """Reads what proxies log from the moment it is made."""
 
+    goes_back = False
+    """Whether it begins with lines from before that moment."""
+
     @abstractmethod
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield the (workload, line) pairs that have come since the last call; never waits."""
+        """Yield the (pod, line) pairs that have come since the last call; never waits."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         """Stop reading."""
@@ -57,6 +78,8 @@ class Mesh(ABC):
     """A place where the workshop runs."""
 
     name: str
+    still: float
+    """For how many seconds a request that every proxy has logged may be logged once more."""
     quiet: float
     """For how many seconds no proxy may log anything before its log is taken to be complete."""
 
@@ -104,12 +127,28 @@ class Mesh(ABC):
         """Yield (container, line) for everything that a workload and its sidecars logged."""
 
     @abstractmethod
-    def follow(self, workloads: Iterable[str]) -> LogFollower:
-        """Follow the access logs of the workloads' proxies."""
+    def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
+        """Return what is applied and what runs, as the proof needs it.
 
-    def in_flight(self, workloads: Iterable[str]) -> int:
-        """Return how many requests the sidecars of workloads have begun and not ended, if it is known."""
-        return 0
+        :param callers: workloads of other namespaces (``namespace/workload``) whose pods are wanted as well.
+        :raises MeshError: the mesh does not run, or does not answer.
+        """
+
+    @abstractmethod
+    def follow(self, find: Callable[[], Iterable[Pod]]) -> LogFollower:
+        """Follow the access logs of the proxies of the pods that ``find`` returns, now and later."""
+
+    @abstractmethod
+    def request_log(self, pod: Pod) -> Iterable[str]:
+        """Return all that a pod's proxy has logged, line by line."""
+
+    def in_flight(self, pods: Iterable[Pod]) -> int | None:
+        """Return how many requests the proxies of pods have begun and not ended; None if it is not known."""
+        return None
+
+    def logs_requests(self, pod: Pod) -> bool | None:
+        """Say whether a pod's proxy logs the requests that it gets; None if it is not known."""
+        return True
 
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         """Let go of connections; the mesh runs on."""

@@ -1,23 +1,75 @@
-"""What the applied routes promise: who answers a request, and who gets a copy."""
+"""What routes say: for each rule who answers callers, and who gets copies.
 
-from collections.abc import Iterable
+Objects are read as the API server gives them. A field that has no bearing on where requests go is passed
+over; one that may have, and is not understood, is named in ``RouteRule.problems``.
+"""
+
 from dataclasses import dataclass
 
-from harness import HarnessError
-from harness.manifests.base import Object
-from harness.manifests.istio import Destination, HTTPMatchRequest, HTTPRoute, VirtualService
-from harness.manifests.kubernetes import Deployment
-from harness.manifests.lookup import find_service, of_kind, short_host, subsets
+from harness import Json
+from harness.meshes.scene import Scene, named
 
-HOST = "recommendation"
-"""The Service whose versions are compared."""
+DOMAIN = "svc.cluster.local"
+MESH, GATEWAY = "mesh", "gateway"
+
+# Fields of a VirtualService's rule: where a request goes, and what does not change that.
+_UNDERSTOOD = {
+    "name",
+    "match",
+    "route",
+    "mirror",
+    "mirrors",
+    "mirrorPercentage",
+    "mirrorPercent",
+    "mirror_percent",
+    "timeout",
+    "retries",
+    "fault",
+    "headers",
+    "rewrite",
+    "corsPolicy",
+    "redirect",
+    "directResponse",
+}
+_FILTERS = {
+    "RequestMirror",
+    "RequestHeaderModifier",
+    "ResponseHeaderModifier",
+    "URLRewrite",
+    "RequestRedirect",
+    "CORS",
+}
 
 
-# Headers of which the harness cannot tell what a sidecar will see.
-_SET_BY_PROXIES = (
-    "x-request-id", "x-forwarded-", "x-envoy-", "host", "connection", "content-length", "transfer-encoding",
-    "accept-encoding",
-)  # fmt: skip
+@dataclass(frozen=True)
+class Destination:
+    """Where a route leads: a host as Istio's registry has it, and a subset's name or nothing."""
+
+    host: str
+    subset: str = ""
+
+    def __str__(self) -> str:
+        return self.subset or self.host.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class RouteRule:
+    """One rule of a VirtualService or an HTTPRoute, as it is written."""
+
+    source: str
+    """The object, as in ``virtualservice/recommendation``."""
+    scope: str
+    """Whose proxies take it: ``mesh`` (sidecars) or ``gateway``."""
+    title: str
+    """Its name, or its place."""
+    route_names: frozenset[str]
+    """What the callers' proxies log as the route's name; empty if it has none."""
+    answers: tuple[tuple[Destination, float | None], ...]
+    """Who answers callers, with its share (0 to 1); None: no route sets it."""
+    mirrors: tuple[tuple[Destination, float], ...] = ()
+    """Who gets copies, each with its percentage."""
+    problems: tuple[str, ...] = ()
+    """Fields that are not understood."""
 
 
 @dataclass(frozen=True)
@@ -32,98 +84,195 @@ class Expectation:
     answers: tuple[tuple[str, float | None], ...]
     copies: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
-    def describe(self) -> str:
-        """Return it in words."""
-        names = [version for version, _ in self.answers]
+    def describe(self, gone: frozenset[str] = frozenset()) -> str:
+        """Return it in words; ``gone`` are the versions without a pod."""
+
+        def call(version: str) -> str:
+            return f"{version} (no pod)" if version in gone else version
+
+        names = [call(version) for version, _ in self.answers]
         if not names:
-            return "to nobody (404)"
-        words = f"all to {names[0]}" if len(names) == 1 else f"to {' and '.join(names)}"
-        if len(names) > 1 and None not in dict(self.answers).values():
-            words = ", ".join(f"{100 * (share or 0):g} % to {version}" for version, share in self.answers)
-        mirrors = [f"mirrored {percent:g} % to {v}" for v, many in self.copies for percent in many]
+            words = "to nobody"
+        elif len(names) == 1:
+            words = f"all to {names[0]}"
+        elif None in dict(self.answers).values():
+            words = f"to {' and '.join(names)}"
+        else:
+            words = ", ".join(f"{100 * (share or 0):g} % to {call(v)}" for v, share in self.answers)
+        mirrors = [f"mirrored {percent:g} % to {call(v)}" for v, many in self.copies for percent in many]
         return "; ".join([words, *mirrors])
 
 
-def versions(objects: Iterable[Object]) -> dict[str, str]:
-    """Return the workloads behind the Service: workload → its label ``version``."""
-    objects = list(objects)
-    service = find_service(objects, HOST)
-    selector = service.spec.selector if service else {"app": HOST}
-    return {
-        d.metadata.name: d.labels.get("version", d.metadata.name)
-        for d in of_kind(objects, Deployment)
-        if selector.items() <= d.labels.items()
-    }
+def full_name(host: str, namespace: str) -> str:
+    """Return a host as Istio's registry has it: a name without a dot belongs to the object's namespace."""
+    host = host.lower().rstrip(".")
+    return host if "." in host else f"{host}.{namespace}.{DOMAIN}"
 
 
-Rule = tuple[list[HTTPMatchRequest], Expectation]
+def namespace_of(found: Json, scene: Scene) -> str:
+    """Return the namespace of an object."""
+    return str(found["metadata"].get("namespace") or scene.namespace)
 
 
-def promises(objects: Iterable[Object]) -> list[Rule]:
-    """Return what the routes among ``objects`` promise for the Service: (matches, Expectation), in order."""
-    objects = list(objects)
-    for virtual_service in of_kind(objects, VirtualService):
-        spec = virtual_service.spec
-        if "mesh" in spec.gateways and HOST in map(short_host, spec.hosts):
-            return [(route.match, _promise(objects, route)) for route in spec.http]
-    everyone = _behind(objects, Destination(host=HOST))
-    return [([], Expectation(answers=tuple((version, None) for version in everyone)))]
+# --- VirtualServices --------------------------------------------------------------------------------------
 
 
-def promise_for(rules: Iterable[Rule], method: str, path: str, headers: dict[str, str]) -> Expectation:
-    """Return what must happen to a request; one that no rule matches is answered by nobody (404).
+def hosts_of(found: Json, scene: Scene) -> list[str]:
+    """Return the hosts of a VirtualService as Istio's registry has them."""
+    return [full_name(host, namespace_of(found, scene)) for host in found["spec"].get("hosts") or []]
 
-    :raises HarnessError: that cannot be told.
+
+def virtual_services(scene: Scene) -> list[Json]:
+    """Return the VirtualServices, the oldest first: of two for one host, Istio's sidecars take the older.
+
+    https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
     """
-    for matches, expectation in rules:
-        if not matches or any(_matches(m, method, path, headers) for m in matches):
-            return expectation
-    return Expectation(answers=())
+    return sorted(
+        scene.of_kind("VirtualService"),
+        key=lambda v: (v["metadata"].get("creationTimestamp", ""), v["metadata"]["name"]),
+    )
 
 
-def _matches(match: HTTPMatchRequest, method: str, path: str, headers: dict[str, str]) -> bool:
-    if match.uri and not match.uri.matches(path.partition("?")[0]):
-        return False
-    if match.method and not match.method.matches(method):
-        return False
-    for name, wanted in match.headers.items():
-        if name.startswith(_SET_BY_PROXIES):
-            raise HarnessError(
-                f"a route matches header '{name}', which proxies set: its requests cannot be judged"
-            )
-        if name not in headers or not wanted.matches(headers[name]):
-            return False
-    return True
+def serves_mesh(found: Json) -> bool:
+    """Say whether sidecars take a VirtualService."""
+    return "mesh" in (found["spec"].get("gateways") or ["mesh"])
 
 
-def _promise(objects: list[Object], route: HTTPRoute) -> Expectation:
-    answers: dict[str, float | None] = {}
-    for destination, share in route.shares():
-        behind = _behind(objects, destination)
-        for version in behind:
-            known = answers.get(version, 0.0)
-            answers[version] = known + share if len(behind) == 1 and known is not None else None
-    copies: dict[str, tuple[float, ...]] = {}
-    for destination, percent in route.copies():
-        behind = _behind(objects, destination)
-        if len(behind) > 1:
-            raise HarnessError(
-                f"a mirror without a subset reaches {' and '.join(behind)} by chance: name a subset"
-            )
-        for version in behind:
-            copies[version] = (*copies.get(version, ()), percent)
-    return Expectation(answers=tuple(answers.items()), copies=tuple(copies.items()))
+def serves_gateways(found: Json) -> bool:
+    """Say whether a gateway takes a VirtualService."""
+    return any(gateway != "mesh" for gateway in found["spec"].get("gateways") or [])
 
 
-def _behind(objects: list[Object], destination: Destination) -> list[str]:
-    """Return the versions that stand behind a destination."""
-    if short_host(destination.host) != HOST:
-        return []
-    labels = subsets(objects, HOST)[destination.subset].labels if destination.subset else {}
-    names = versions(objects)
-    found = [
-        names[d.metadata.name]
-        for d in of_kind(objects, Deployment)
-        if d.metadata.name in names and labels.items() <= d.labels.items()
+def is_visible(found: Json, scene: Scene, namespace: str) -> bool:
+    """Say whether proxies of a namespace are told of an object: its ``exportTo``."""
+    exported = found["spec"].get("exportTo") or ["*"]
+    return (
+        "*" in exported
+        or namespace in exported
+        or ("." in exported and namespace_of(found, scene) == namespace)
+    )
+
+
+def ruling(scene: Scene, host: str, namespace: str) -> list[Json]:
+    """Return what routes a host for the sidecars of a namespace, the one that counts first.
+
+    An HTTPRoute of the Service overrules VirtualServices; an exact host overrules a wildcard.
+    """
+    exact, wild = [], []
+    for found in virtual_services(scene):
+        if serves_mesh(found) and is_visible(found, scene, namespace):
+            hosts = hosts_of(found, scene)
+            if host in hosts:
+                exact.append(found)
+            elif any(h == "*" or (h.startswith("*.") and host.endswith(h[1:])) for h in hosts):
+                wild.append(found)
+    return [*http_routes(scene, host), *exact, *wild]
+
+
+def rules_of(scene: Scene, found: Json, scope: str) -> list[RouteRule]:
+    """Return the rules of a VirtualService or an HTTPRoute, in order."""
+    if found["kind"] == "HTTPRoute":
+        return [
+            _http_route_rule(scene, found, i, rule, scope)
+            for i, rule in enumerate(found["spec"].get("rules") or [])
+        ]
+    return [_rule(scene, found, i, http, scope) for i, http in enumerate(found["spec"].get("http") or [])]
+
+
+def _rule(scene: Scene, found: Json, place: int, http: Json, scope: str) -> RouteRule:
+    namespace = namespace_of(found, scene)
+
+    def lead(destination: Json) -> Destination:
+        return Destination(full_name(destination.get("host", ""), namespace), destination.get("subset") or "")
+
+    routes = http.get("route") or []
+    total = sum(route.get("weight") or 0 for route in routes)
+    answers: list[tuple[Destination, float | None]] = []
+    for route in routes:
+        share = 1.0 if len(routes) == 1 else (route.get("weight") or 0) / total if total else None
+        if share != 0:
+            answers.append((lead(route["destination"]), share))
+    mirrors = [(http["mirror"], _percent(http))] if http.get("mirror") else []
+    for mirror in http.get("mirrors") or []:
+        mirrors.append((mirror["destination"], _percent({"mirrorPercentage": mirror.get("percentage")})))
+    name = http.get("name") or ""
+    matches = [match.get("name") for match in http.get("match") or [] if match.get("name")]
+    logged = {name, *(f"{name}.{match}" for match in matches)} - {""}
+    where = f"spec.http[{place}]"
+    return RouteRule(
+        named(found),
+        scope,
+        name or where,
+        frozenset(logged),
+        tuple(answers),
+        tuple((lead(d), percent) for d, percent in mirrors if percent > 0),
+        tuple(f"{where}.{field}" for field in http if field not in _UNDERSTOOD),
+    )
+
+
+def _percent(http: Json) -> float:
+    """Return a mirror's percentage: absent is 100; cut, as Istio does, to millionths."""
+    value = http.get("mirrorPercentage")
+    if value is not None:
+        return int(float(value.get("value", 0)) * 10_000) / 10_000
+    for old in ("mirrorPercent", "mirror_percent"):
+        if http.get(old) is not None:
+            return float(http[old])
+    return 100.0
+
+
+# --- the Gateway API --------------------------------------------------------------------------------------
+
+
+def http_routes(scene: Scene, host: str) -> list[Json]:
+    """Return the HTTPRoutes whose parent is the Service ``host``."""
+    return [
+        found
+        for found in scene.of_kind("HTTPRoute")
+        for parent in found["spec"].get("parentRefs") or []
+        if parent.get("kind") == "Service"
+        and full_name(parent["name"], parent.get("namespace") or namespace_of(found, scene)) == host
     ]
-    return list(dict.fromkeys(found))
+
+
+def _http_route_rule(scene: Scene, found: Json, place: int, rule: Json, scope: str) -> RouteRule:
+    namespace, where = namespace_of(found, scene), f"spec.rules[{place}]"
+
+    def lead(reference: Json) -> Destination:
+        return Destination(full_name(reference["name"], reference.get("namespace") or namespace))
+
+    backends = rule.get("backendRefs") or []
+    weights = [backend.get("weight", 1) for backend in backends]
+    answers = [
+        (lead(backend), weight / sum(weights))
+        for backend, weight in zip(backends, weights, strict=True)
+        if weight
+    ]
+    mirrors, problems = [], []
+    for i, asked in enumerate(rule.get("filters") or []):
+        if asked.get("type") == "RequestMirror":
+            mirrors.append((lead(asked["requestMirror"]["backendRef"]), _fraction(asked["requestMirror"])))
+        elif asked.get("type") == "RequestRedirect":
+            answers = []
+        elif asked.get("type") not in _FILTERS:
+            problems.append(f"{where}.filters[{i}] ({asked.get('type')})")
+    problems += [
+        f"{where}.backendRefs[{i}].filters" for i, backend in enumerate(backends) if backend.get("filters")
+    ]
+    # Istio names what it makes of an HTTPRoute's rule so, if the rule has no name of its own.
+    name = rule.get("name") or f"{namespace}.{found['metadata']['name']}.{place}"
+    return RouteRule(
+        named(found),
+        scope,
+        rule.get("name") or where,
+        frozenset({name}),
+        tuple(answers),
+        tuple((d, percent) for d, percent in mirrors if percent > 0),
+        tuple(problems),
+    )
+
+
+def _fraction(mirror: Json) -> float:
+    if (fraction := mirror.get("fraction")) is not None:
+        return float(100 * fraction["numerator"] / fraction.get("denominator", 100))
+    return float(mirror.get("percent", 100))

@@ -1,117 +1,287 @@
-"""The ledger: for each ticket, what its caller saw and what the proxies of each version logged."""
+"""The ledger: it joins hops to stories, and hands each story over once, when it is finished.
 
-from array import array
-from collections import Counter
-from collections.abc import Iterable
+Original and copy bear the same ``x-request-id``, which the caller's proxy sets where the application did
+not, the same method and the same path. So these three join the hops of one request, on any cluster.
+"""
 
-from harness.rendering.accesslog import LogEntry
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import NamedTuple
 
-NO_VERSION = "?"
-"""The version of an answer that names none."""
+from harness.proof.expectation import GATEWAY, MESH
+from harness.proof.target import Routing
+from harness.rendering.accesslog import Hop
 
-NOT_SENT = 0xFFFF
-"""The status of a number that no request has borne yet."""
+Key = tuple[str, str, str]
+"""A story's request id, method and path."""
+
+UNKNOWN, DIRECT = -1, -2
+"""The rule of a call of which no rule can be told; of one that asked for a version, not for the target."""
+
+# A caller's proxy that answers so has handed the request to nobody, and sent no copy of it.
+_NOBODY = {"UH", "NR", "NC", "FI", "RL", "UAEX", "DC"}
+
+REMEMBERED = 50_000
+"""How many finished stories are remembered, so that a hop that comes late is told from a phantom."""
 
 
-class Arrivals:
-    """What the proxies of one version logged, column by column: 100,000 tickets cost about 1.5 MB."""
+class Call(NamedTuple):
+    """A request to the target, as its caller's proxy saw it."""
 
-    def __init__(self, size: int) -> None:
-        self.counts = bytearray(size)
-        """How often each ticket arrived (255: that often or more)."""
-        self.shapes = array("q", bytes(8 * size))
-        """A hash of method, path and size of each ticket's latest arrival."""
-        self.durations = array("I")
-        self.status: Counter[int] = Counter()
-        self.strangers = 0
-        """Arrivals with a number of this run that has no place."""
-        self.undelivered = bytearray(size)
-        """Whether each ticket arrived at a proxy that could not hand it to its application."""
+    rule: int
+    """The place of the rule that it took, or UNKNOWN or DIRECT."""
+    version: str | None
+    """Whose pod got it (the last one, if it was tried again); None: nobody, or an unknown one."""
+    status: int
+    answered: bool
+    """Whether the version answered, rather than the caller's proxy."""
+    routed: bool
+    """Whether it was handed to anybody."""
+    copied: bool
+    """Whether there may be copies."""
 
-    def grow(self, more: int) -> None:
-        """Make room for ``more`` tickets."""
-        self.counts.extend(bytes(more))
-        self.shapes.frombytes(bytes(8 * more))
-        self.undelivered.extend(bytes(more))
 
-    def add(self, entry: LogEntry) -> None:
-        """Enter one line of a proxy's log."""
-        self.status[entry.status] += 1
-        self.durations.append(entry.duration)
-        number = entry.ticket.number
-        if number >= len(self.counts):
-            self.strangers += 1
-        elif not entry.delivered:
-            self.undelivered[number] = 1
-        else:
-            self.counts[number] = min(self.counts[number] + 1, 255)
-            self.shapes[number] = hash((entry.method, entry.path, entry.bytes))
+class Arrival(NamedTuple):
+    """A request at the proxy of one of the target's versions."""
+
+    version: str
+    status: int
+    trouble: str
+    """Empty where the application answered; else ``refused: …`` by its proxy, or ``unanswered: …``."""
+
+
+class Shape(NamedTuple):
+    """What a finished story amounts to. Stories of one shape are judged alike."""
+
+    calls: tuple[Call, ...]
+    arrivals: tuple[Arrival, ...]
+    resized: tuple[str, ...] = ()
+    """The versions that got a body of another size than the one that answered."""
+    reply_resized: tuple[str, ...] = ()
+    """The versions whose answer had another size than the one that the caller got."""
+    again: bool = False
+    """Whether a story with the same key was finished before."""
+
+
+class Story:
+    """All hops of one request to the target."""
+
+    __slots__ = ("again", "agent", "arrivals", "begun", "calls", "key", "start", "touched", "waiting")
+
+    def __init__(self, key: Key, now: float, *, again: bool = False) -> None:
+        self.key, self.begun, self.touched, self.again = key, now, now, again
+        self.start = ""
+        """When the first of its hops began."""
+        self.agent = ""
+        self.calls: list[tuple[Call, Hop]] = []
+        self.arrivals: list[tuple[str, Hop]] = []
+        self.waiting = False
+        """Whether it waits for hops that must still come."""
+
+
+def arrival(version: str, hop: Hop) -> Arrival:
+    """Return what became of a request at a version's proxy."""
+    if hop.answered:
+        return Arrival(version, hop.status, "")
+    reason = f"{hop.status} {hop.details}" if hop.details != "-" else f"{hop.status} {hop.flags}"
+    # UF: the proxy could not reach the application; UC, UR: it was cut off; DC: who sent it went away.
+    flags = set(hop.flags.split(","))
+    silent = flags & {"UC", "UR", "UT", "DC", "SI", "DPE"} or hop.status == 0
+    return Arrival(version, hop.status, f"{'unanswered' if silent else 'refused'}: {reason}"[:120])
+
+
+def shape_of(story: Story) -> Shape:
+    """Return what a story amounts to."""
+    calls = [call for call, _ in story.calls]
+    arrivals = [arrival(version, hop) for version, hop in story.arrivals]
+    resized: tuple[str, ...] = ()
+    reply_resized: tuple[str, ...] = ()
+    if len(arrivals) > 1 and calls:
+        mine = {call.version for call in calls}
+        answers = [(v, hop.received, hop.sent) for v, hop in story.arrivals if hop.answered]
+        received = {r for v, r, _ in answers if v in mine}
+        sent = {s for v, _, s in answers if v in mine}
+        others = [a for a in answers if a[0] not in mine]
+        if received:
+            resized = tuple(sorted({v for v, r, _ in others if r not in received}))
+            reply_resized = tuple(sorted({v for v, _, s in others if s not in sent}))
+    if len(calls) > 1:
+        calls.sort(key=repr)
+    if len(arrivals) > 1:
+        arrivals.sort()
+    return Shape(tuple(calls), tuple(arrivals), resized, reply_resized, story.again)
 
 
 class Ledger:
-    """One run's tickets: at first those numbered from 0 to ``size`` - 1."""
+    """The stories that are not finished yet."""
 
-    def __init__(self, run: str, size: int, versions: Iterable[str], limit: int | None = None) -> None:
-        """Open a ledger for the ``versions`` of the Service.
+    def __init__(self, routing: Routing, quiet: float, patience: float) -> None:
+        """Keep stories of a target.
 
-        :param limit: it grows with the numbers that are used, which need not be all, but never beyond.
+        :param quiet: for how many seconds a story that has all its hops may get more.
+        :param patience: for how many seconds a story waits for a hop that must come.
         """
-        self.run = run
-        self.size = size
-        self.limit = limit or size
-        self.names = [NO_VERSION, *dict.fromkeys(versions)]
-        self.status = array("H", bytes(2 * size))
-        """The status that each caller saw; 0: no answer at all."""
-        self.latency = array("f", bytes(4 * size))
-        """Seconds that each caller waited."""
-        self._version = bytearray(size)
-        self.arrivals = {name: Arrivals(size) for name in self.names[1:]}
-        self.entries = 0
-        """How many lines have been entered."""
+        self.routing = routing
+        self._quiet, self._patience = quiet, patience
+        self._open: dict[Key, Story] = {}
+        self._due: deque[tuple[float, Story]] = deque()
+        self._finished: dict[Key, bool] = {}
+        """Key → whether it was finished before all had come, since nothing could mend it."""
+        self.hops = 0
+        """How many hops have been entered."""
+        self.unjoined: Counter[str] = Counter()
+        """Arrivals that bear no request id, by version."""
+        self.edges: dict[tuple[str, str], str] = {}
+        """Which workload was seen to call which host: an example of each, as a request id."""
+        self._calls: dict[tuple[str, str, str], tuple[bool, str]] = {}
 
-    def saw(self, number: int, status: int, version: str | None, latency: float) -> None:
-        """Enter what the caller of ticket ``number`` saw."""
-        self._reach(number)
-        if version is not None and version not in self.names:
-            self.names.append(version)
-        self._version[number] = self.names.index(version or NO_VERSION)
-        self.status[number] = status
-        self.latency[number] = latency
+    def __len__(self) -> int:
+        return len(self._open)
 
-    def logged(self, version: str, entry: LogEntry) -> None:
-        """Enter what a proxy of ``version`` logged; other runs' tickets are passed over."""
-        if entry.ticket.run == self.run:
-            self._reach(entry.ticket.number)
-            self.arrivals[version].add(entry)
-            self.entries += 1
+    def stories(self) -> Iterator[Story]:
+        """Yield the stories that are not finished."""
+        yield from self._open.values()
 
-    def _reach(self, number: int) -> None:
-        """Grow, by half at least, until there is a place for ticket ``number``."""
-        if self.size <= number < self.limit:
-            more = min(max(number + 1, self.size * 3 // 2), self.limit) - self.size
-            self.status.extend([NOT_SENT] * more)
-            self.latency.frombytes(bytes(4 * more))
-            self._version.extend(bytes(more))
-            for arrivals in self.arrivals.values():
-                arrivals.grow(more)
-            self.size += more
+    def reroute(self, routing: Routing) -> None:
+        """Take over pods that are new; the rules are the same."""
+        self.routing = routing
+        self._calls.clear()
 
-    def numbers(self) -> list[int]:
-        """Return the numbers of the tickets that were sent."""
-        return [number for number, status in enumerate(self.status) if status != NOT_SENT]
+    def add(self, pod: str, hop: Hop, now: float) -> Story | None:
+        """Enter what a pod's proxy logged; return the story that it belongs to, if it is the target's."""
+        self.hops += 1
+        if hop.cluster.startswith("inbound|"):
+            version = self.routing.version_of_pod(pod)
+            if version is None or not self.routing.serves(pod, hop.cluster):
+                return None
+            if hop.request_id == "-":
+                self.unjoined[version] += 1
+                return None
+            story = self._story(hop, now)
+            if story is None:
+                return None
+            story.arrivals.append((version, hop))
+        else:
+            call = self._call(pod, hop)
+            if call is None:
+                return None
+            if hop.request_id == "-":
+                self.unjoined[call.version or "?"] += 1
+                return None
+            story = self._story(hop, now)
+            if story is None:
+                return None
+            story.calls.append((call, hop))
+        if not story.start or hop.start < story.start:
+            story.start = hop.start
+        if not story.agent:
+            story.agent = hop.agent
+        return story
 
-    def strangers(self) -> int:
-        """Return how many arrivals bear a number of this run that was never sent."""
-        unsent = [number for number, status in enumerate(self.status) if status == NOT_SENT]
-        return sum(
-            found.strangers + sum(found.counts[n] + found.undelivered[n] for n in unsent)
-            for found in self.arrivals.values()
+    def _story(self, hop: Hop, now: float) -> Story | None:
+        """Return the story of a hop; None if it was finished early, since nothing could mend it."""
+        key = hop.request_id, hop.method, hop.path
+        story = self._open.get(key)
+        if story is None:
+            if self._finished.get(key):
+                return None
+            story = self._open[key] = Story(key, now, again=key in self._finished)
+            self._due.append((now + self._quiet, story))
+        elif story.waiting:
+            story.waiting = False
+            self._due.append((now + self._quiet, story))
+        story.touched = now
+        return story
+
+    def _call(self, pod: str, hop: Hop) -> Call | None:
+        """Return what a hop at a caller's proxy says of a request to the target; None if it is to others."""
+        who = self.routing.pod(pod)
+        if who is None:
+            return None
+        known = self._calls.get((pod, hop.authority, hop.cluster))
+        if known is None:
+            scope = GATEWAY if who.gateway else MESH
+            known = self._calls[pod, hop.authority, hop.cluster] = self.routing.is_for_target(who, hop), scope
+            if "|" in hop.cluster:
+                self.edges.setdefault((who.workload, hop.cluster.rpartition("|")[2]), hop.request_id)
+        addressed, scope = known
+        version = self.routing.version_of_call(hop)
+        if addressed:
+            place = self.routing.rule_of(hop, scope)
+            rule = UNKNOWN if place is None else place
+        elif version and self.routing.is_dark(version):
+            rule = DIRECT
+        else:
+            return None
+        routed = hop.upstream != "-"
+        copied = routed or _NOBODY.isdisjoint(hop.flags.split(","))
+        return Call(rule, version if routed else None, hop.status, hop.answered, routed, copied)
+
+    def resolved(self, story: Story) -> Story:
+        """Return a story whose calls name the pods that are known now."""
+        for i, (call, hop) in enumerate(story.calls):
+            if call.routed and call.version is None:
+                story.calls[i] = call._replace(version=self.routing.version_of_call(hop)), hop
+        return story
+
+    def sweep(self, now: float) -> Iterator[Story]:
+        """Yield the stories that are finished, and forget them."""
+        while self._due and self._due[0][0] <= now:
+            _, story = self._due.popleft()
+            if self._open.get(story.key) is not story:
+                continue
+            if story.touched + self._quiet > now:
+                self._due.append((now + self._quiet, story))
+            elif self._has_all(story):
+                yield self._finish(story)
+            else:
+                story.waiting = True
+        # The oldest stand first: what waits at the front has waited the longest.
+        late = []
+        for story in self._open.values():
+            if story.begun + self._patience > now:
+                break
+            late.append(story)
+        for story in late:
+            yield self._finish(story)
+
+    def is_leak(self, call: Call) -> bool:
+        """Say whether a caller got the answer of a version that may not answer."""
+        if call.version is None or call.rule == UNKNOWN:
+            return False
+        return call.rule == DIRECT or call.version not in dict(
+            self.routing.rules[call.rule].expectation.answers
         )
 
-    def answered(self, number: int) -> bool:
-        """Say whether the caller of ticket ``number`` got what it asked for."""
-        return 200 <= self.status[number] < 300
+    def _finish(self, story: Story) -> Story:
+        del self._open[story.key]
+        self._finished[story.key] = any(map(self.is_leak, (call for call, _ in story.calls)))
+        if len(self._finished) > REMEMBERED:
+            del self._finished[next(iter(self._finished))]
+        return story
 
-    def version(self, number: int) -> str:
-        """Return the version that answered the caller of ticket ``number``."""
-        return self.names[self._version[number]]
+    def give_up(self) -> Iterator[Story]:
+        """Yield all stories that are not finished: their patience is over."""
+        for story in list(self._open.values()):
+            yield self._finish(story)
+
+    def _has_all(self, story: Story) -> bool:
+        """Say whether a story has every hop that must come; one that has a leak needs no more."""
+        got = [version for version, _ in story.arrivals]
+        for call, _ in story.calls:
+            if call.answered and call.version and call.version not in got:
+                return False
+        if not story.calls:
+            return any(map(self.routing.must_be_silent, got))
+        wanted: Counter[str] = Counter()
+        for call, _ in story.calls:
+            if call.rule >= 0:
+                promised = self.routing.rules[call.rule].expectation
+                if self.is_leak(call):
+                    return True
+                if call.routed:
+                    for version, percentages in promised.copies:
+                        wanted[version] += sum(percent == 100 for percent in percentages)
+            if call.version:
+                wanted[call.version] += call.answered
+        return all(got.count(version) >= count for version, count in wanted.items())

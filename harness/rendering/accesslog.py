@@ -1,15 +1,11 @@
-"""What Istio's proxies log of each request: the default format, and how to read it in either encoding.
+"""The access log: Istio's default format, and how a line of it is read, in either of its encodings.
 
-https://istio.io/latest/docs/tasks/observability/logs/access-log/
+https://istio.io/latest/docs/tasks/observability/logs/access-log/#default-access-log-format
 """
 
 import json
-import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from harness.proof.tickets import Ticket, parse_ticket
-
-# https://istio.io/latest/docs/tasks/observability/logs/access-log/#default-access-log-format
 ACCESS_LOG_FORMAT = (
     '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE%'
     " %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS%"
@@ -20,57 +16,118 @@ ACCESS_LOG_FORMAT = (
     " %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
 )
 
-_TEXT = re.compile(
-    r'\[[^\]]*\] "(?P<method>\S+) (?P<path>\S+) [^"]*" (?P<response_code>\d+) (?P<response_flags>\S+) '
-    r'.*?"[^"]*" (?P<bytes_received>\d+) \d+ (?P<duration>\d+|-) \S+ '
-    r'"[^"]*" "(?P<user_agent>[^"]*)" "[^"]*" "[^"]*" "[^"]*" (?P<upstream_cluster>\S+) '
-)
 
-# Response flags of a request that the proxy could not hand to its application: connection failed, no
-# healthy host. https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage
-_NOT_DELIVERED = {"UF", "UH"}
+class Unreadable(ValueError):
+    """A line that a proxy logged of a request, in a form that is not Istio's default."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One request that arrived at a proxy, as the proxy logged it."""
+class Hop(NamedTuple):
+    """One request that passed a proxy, as the proxy logged it; ``-`` stands for what it did not know."""
 
-    ticket: Ticket
+    start: str
+    """When the request's first byte came (RFC 3339, UTC)."""
     method: str
     path: str
-    bytes: int
-    """The size of the request's body."""
     status: int
-    delivered: bool
-    """Whether the proxy could hand it to its application."""
+    """What was answered; 0: nothing."""
+    flags: str
+    """Envoy's response flags, which say what went wrong."""
+    details: str
+    """Why this status: ``via_upstream`` where the other side answered, else the proxy's own reason."""
+    received: int
+    """The size of the request's body, in bytes."""
+    sent: int
+    """The size of the answer's body, in bytes."""
     duration: int
     """Milliseconds from the request's first byte to the answer's last."""
+    agent: str
+    """The header User-Agent."""
+    request_id: str
+    """The header x-request-id."""
+    authority: str
+    """The host that was asked, with its port where the caller named one."""
+    upstream: str
+    """IP address and port of who got it."""
+    cluster: str
+    """Envoy's cluster: ``outbound|PORT|SUBSET|HOST`` at the caller, ``inbound|PORT||`` where it arrived."""
+    remote: str
+    """IP address and port of who sent it."""
+    route: str
+    """The name of the route that it took."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other side of the proxy answered, rather than the proxy itself."""
+        return self.details == "via_upstream" and self.status > 0
 
 
-def parse_line(line: str) -> LogEntry | None:
-    """Return what a line says of an inbound request that bears a ticket; None for any other line."""
-    if "dark-launch/" not in line:
-        return None
+def parse_line(line: str) -> Hop | None:
+    """Return what a line of a proxy's log says of a request; None if it is about something else.
+
+    :raises Unreadable: it is about a request, but not in Istio's default format.
+    """
+    if line.startswith("["):
+        return _text(line)
     if line.startswith("{"):
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            return None
-    else:
-        match = _TEXT.match(line)
-        fields = match.groupdict() if match else {}
-    try:
-        ticket = parse_ticket(fields["user_agent"])
-        if ticket is None or str(fields["upstream_cluster"]).startswith("outbound|"):
-            return None
-        return LogEntry(
-            ticket=ticket,
-            method=fields["method"],
-            path=fields["path"],
-            bytes=int(fields["bytes_received"]),
-            status=int(fields["response_code"]),
-            delivered=_NOT_DELIVERED.isdisjoint(str(fields["response_flags"]).split(",")),
-            duration=int(str(fields["duration"]).replace("-", "0")),
-        )
-    except (KeyError, TypeError, ValueError):
+        return _json(line)
+    return None
+
+
+def _text(line: str) -> Hop | None:
+    parts = line.split('"')
+    start = parts[0]
+    # Envoy's own messages begin with [2026-11-25 12:00:00.000][...], a request's with [2026-11-25T12:00...].
+    if start[11:12] != "T" or not start.endswith("] "):
         return None
+    try:
+        # A quote can only stand in what callers choose: in X-Forwarded-For and User-Agent, in the middle.
+        method, path, _ = parts[1].split(" ")
+        status, flags, details, _ = parts[2].split()
+        received, sent, duration, _ = parts[4].split()
+        cluster, _, _, remote, _, route = parts[-1].split(None, 5)
+        if len(parts) < 15:
+            raise Unreadable(line)
+        return Hop(
+            start[1:-2],
+            method,
+            path,
+            int(status),
+            flags,
+            details,
+            int(received),
+            int(sent),
+            0 if duration == "-" else int(duration),
+            parts[7] if len(parts) == 15 else '"'.join(parts[7:-7]),
+            parts[-6],
+            parts[-4],
+            parts[-2],
+            cluster,
+            remote,
+            route.rstrip(),
+        )
+    except (ValueError, IndexError):
+        raise Unreadable(line) from None
+
+
+def _json(line: str) -> Hop | None:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return None  # an application's, perhaps, or cut off
+    if not isinstance(fields, dict) or "response_code" not in fields:
+        return None
+
+    def text(name: str) -> str:
+        value = fields[name]
+        return "-" if value is None or value == "" else str(value)
+
+    try:
+        return Hop(
+            text("start_time"), text("method"), text("path"), int(fields["response_code"] or 0),
+            text("response_flags"), text("response_code_details"), int(fields["bytes_received"]),
+            int(fields["bytes_sent"]), int(fields["duration"] or 0), text("user_agent"), text("request_id"),
+            text("authority"), text("upstream_host"), text("upstream_cluster"),
+            text("downstream_remote_address"), text("route_name"),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise Unreadable(line) from None

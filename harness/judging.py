@@ -1,0 +1,316 @@
+"""The commands that judge: any Service, on any mesh; none of them needs the workshop's files."""
+
+import contextlib
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from harness import HarnessError
+from harness.choice import MESHES, default_mesh, make_mesh
+from harness.meshes.mesh import TARGET, Mesh
+from harness.proof import doctor, trace
+from harness.proof.claims import Bounds
+from harness.proof.report import harmless, to_json, to_junit
+from harness.proof.target import Target
+from harness.proof.verdict import Verdict
+from harness.proof.watch import PATIENCE, Watch, verify
+from harness.settings import namespace
+from harness.terminal import echo, progress, render, seconds_of
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def examples(*lines: str) -> str:
+    """Return the last lines of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  dark-launch {line}" for line in lines)
+
+
+def with_mesh(command: Command) -> Command:
+    """Add the option that chooses the mesh."""
+    return click.option(
+        "--mesh",
+        "mesh_name",
+        type=click.Choice(MESHES),
+        default=default_mesh,
+        show_default=default_mesh(),
+        help="Where to run.",
+    )(command)
+
+
+def with_traffic(default: int) -> Callable[[Command], Command]:
+    """Add the options that say how much traffic is sent."""
+    return lambda command: click.option(
+        "-n",
+        "--requests",
+        "size",
+        type=click.IntRange(1, 10_000_000),
+        default=default,
+        show_default=True,
+        help="How many requests to send.",
+    )(command)
+
+
+def with_target(command: Command) -> Command:
+    """Add the options that name the target; the command gets a mesh and a Target."""
+
+    @functools.wraps(command)
+    def run(mesh_name: str, service: str, namespace: str, callers: str, **others: Any) -> Any:
+        target = Target(service, namespace, tuple(c.strip() for c in callers.split(",") if c.strip()))
+        with contextlib.closing(make_mesh(mesh_name, namespace=namespace)) as mesh:
+            return command(mesh, target, **others)
+
+    for option in (
+        click.option(
+            "--callers",
+            default="",
+            metavar="NAMES",
+            help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
+            "Default: everybody in the namespace, and the ingress gateways.",
+        ),
+        click.option("--namespace", default=namespace, show_default="tutorial", help="Where the Service is."),
+        click.option("--service", default=TARGET, show_default=True, help="The Service to judge."),
+        with_mesh,
+    ):
+        run = option(run)
+    return run  # type: ignore[return-value]
+
+
+def with_bounds(command: Command) -> Command:
+    """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
+
+    @functools.wraps(command)
+    def run(
+        mesh: Mesh,
+        target: Target,
+        max_differences: float,
+        same_size: bool,
+        max_p99_ratio: float | None,
+        **others: Any,
+    ) -> Any:
+        return command(mesh, target, bounds=Bounds(max_differences, same_size, max_p99_ratio), **others)
+
+    for option in (
+        click.option("--junit", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML, too."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "--patience",
+            type=click.FloatRange(0, 3600),
+            default=PATIENCE,
+            show_default=True,
+            help="Seconds that a request's last copy is waited for.",
+        ),
+        click.option(
+            "--max-p99-ratio",
+            type=click.FloatRange(0),
+            help="How much slower v2 may be (1.5: half as slow again).",
+        ),
+        click.option("--same-size", is_flag=True, help="Ask for answers of the same size."),
+        click.option(
+            "--max-differences",
+            callback=_part,
+            default="0",
+            show_default=True,
+            metavar="PART",
+            help="How many answers may have another status: 0.001, or 0.1%.",
+        ),
+    ):
+        run = option(run)
+    return run  # type: ignore[return-value]
+
+
+def _part(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """Read a part of all: 0.001, or 0.1%.
+
+    :raises click.BadParameter: it is not from 0 to 1.
+    """
+    with contextlib.suppress(ValueError):
+        part = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        if 0 <= part <= 1:
+            return part
+    raise click.BadParameter(f"'{value}' is not a part such as 0.001 or 0.1%")
+
+
+def tell(mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None) -> None:
+    """Print a verdict, with what the doctor finds if it is no PASS, and end with its exit code."""
+    verdict = doctor.explained(mesh, target, verdict)
+    if junit:
+        try:
+            junit.write_text(to_junit(verdict))
+        except OSError as error:
+            raise HarnessError(f"{junit}: {error.strerror}") from None
+    echo(to_json(verdict) if as_json else render(verdict))
+    sys.exit(verdict.exit_code)
+
+
+@click.command("verify", epilog=examples("verify", "verify -n 100000 -c 16", "verify --json | jq .claims"))
+@with_target
+@with_traffic(500)
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    help="How many callers.",
+)
+@click.option("--url", help="Where to send requests. Default: the workshop's gateway.")
+@with_bounds
+def verify_command(
+    mesh: Mesh,
+    target: Target,
+    size: int,
+    concurrency: int,
+    url: str | None,
+    bounds: Bounds,
+    patience: float,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Send traffic, follow every request, and judge whether what is applied is what happens.
+
+    Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
+    """
+    if url and not url.startswith(("http://", "https://")):
+        raise click.BadParameter(
+            f"'{url}' is not an address such as http://127.0.0.1:8080/", param_hint="--url"
+        )
+    verdict = verify(mesh, target, size, concurrency, progress(), url=url, bounds=bounds, patience=patience)
+    tell(mesh, target, verdict, as_json, junit)
+
+
+def _sample(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Read which part of requests to judge: 1/100.
+
+    :raises click.BadParameter: it is something else.
+    """
+    one, _, of = value.partition("/")
+    if one == "1" and (not of or (of.isdecimal() and 1 <= int(of) <= 10_000_000)):
+        return int(of or 1)
+    raise click.BadParameter(f"'{value}' is not a part such as 1/100")
+
+
+def _span(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else seconds_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(
+    "watch",
+    epilog=examples("watch --for 60s", "watch --until-failure", "watch --service pricing --namespace shop"),
+)
+@with_target
+@click.option(
+    "--for",
+    "duration",
+    callback=_span,
+    metavar="TIME",
+    help="For how long, as 90s or 1h30m. Default: until Ctrl-C.",
+)
+@click.option("--until-failure", is_flag=True, help="End at the first request that breaks a claim.")
+@click.option("--sample", callback=_sample, default="1", metavar="1/N", help="Judge a part of all requests.")
+@with_bounds
+def watch_command(
+    mesh: Mesh,
+    target: Target,
+    duration: float | None,
+    until_failure: bool,
+    sample: int,
+    bounds: Bounds,
+    patience: float,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Send nothing, and judge the traffic that flows.
+
+    Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
+    """
+    watch = Watch(mesh, target, bounds=bounds, patience=patience, sample=sample)
+    show = progress()
+    show("opening the proxies' logs")
+    watch.follow()
+    begun = told = time.monotonic()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            while duration is None or time.monotonic() < begun + duration:
+                watch.read()
+                if until_failure and watch.broken:
+                    break
+                if time.monotonic() > told + 1:
+                    told = time.monotonic()
+                    figures = watch.figures()
+                    if as_json:
+                        echo(json.dumps(figures))
+                    elif sys.stdout.isatty():
+                        echo(figures_in_words(figures))
+                time.sleep(0.02)
+            if duration is not None and not (until_failure and watch.broken):
+                watch.settle(show)
+        verdict = watch.verdict()
+    finally:
+        watch.close()
+    if until_failure and watch.broken and not as_json:
+        echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
+    if as_json:
+        verdict = doctor.explained(mesh, target, verdict)
+        if junit:
+            junit.write_text(to_junit(verdict))
+        echo(json.dumps(verdict.to_dict()))
+        sys.exit(verdict.exit_code)
+    tell(mesh, target, verdict, as_json, junit)
+
+
+def figures_in_words(figures: dict[str, Any]) -> str:
+    """Return one line on how a watch stands."""
+    words = [
+        f"{figures['time']}  {figures['per_second']:>7,.0f} requests/s  {figures['requests']:>10,} judged"
+    ]
+    words += [f"{version} {count:,}" for version, count in figures["received"].items()]
+    words += [f"{figures['open']:,} open"]
+    bad = [
+        f"{state} {', '.join(ids)}"
+        for state, ids in (("FAIL", figures["failed"]), ("?", figures["unproven"]))
+        if ids
+    ]
+    return harmless("  ".join([*words, *bad]))
+
+
+@click.command("doctor", epilog=examples("doctor", "doctor --service pricing --namespace shop"))
+@with_target
+def doctor_command(mesh: Mesh, target: Target) -> None:
+    """Say why nothing arrives at v2, or why nothing is proven: each finding with what to do.
+
+    Exit 0: nothing found. 1: something found. 2: could not run.
+    """
+    found = doctor.examine(mesh, target)
+    for finding in found:
+        echo(harmless(str(finding)))
+    if not found:
+        echo(f"nothing found that would keep copies from {target.service}'s versions")
+    sys.exit(1 if found else 0)
+
+
+@click.command(
+    "trace", epilog=examples("trace 68e67292-b34f-4a0a-b816-fb6d435b1a7d", "trace dark-launch/6e3a99a3/42")
+)
+@with_target
+@click.argument("ticket")
+def trace_command(mesh: Mesh, target: Target, ticket: str) -> None:
+    """Print one request's story, in time order, by its ticket or its request id.
+
+    Exit 0: found. 1: nobody logged it. 2: could not run.
+    """
+    lines = trace.find(mesh, target, ticket)
+    for line in lines:
+        echo(line)
+    sys.exit(0 if lines else 1)
+
+
+COMMANDS = (verify_command, watch_command, doctor_command, trace_command)

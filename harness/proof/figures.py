@@ -1,0 +1,121 @@
+"""Counts that do not grow with a run: stories of one shape, times, what callers saw; and chance."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from harness.proof.ledger import Key
+
+EXAMPLES = 3
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many stories are alike, and some of them."""
+
+    count: int = 0
+    examples: list[Key] = field(default_factory=list)
+
+    def add(self, key: Key) -> None:
+        """Count a story."""
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(key)
+
+
+class Times:
+    """Durations in milliseconds, statuses and sizes of one side: exact below a second, to 1 % above."""
+
+    def __init__(self) -> None:
+        self.count = self.bytes = 0
+        self.status: Counter[int] = Counter()
+        self._durations: Counter[int] = Counter()
+
+    def add(self, status: int, milliseconds: float, size: int = 0) -> None:
+        """Count an answer of ``size`` bytes."""
+        value = round(milliseconds)
+        if value >= 1000:
+            step = 10 ** (len(str(value)) - 3)
+            value = value // step * step
+        self.count += 1
+        self.bytes += size
+        self.status[status] += 1
+        self._durations[value] += 1
+
+    def quantile(self, q: float) -> float | None:
+        """Return the ``q``-th quantile (0.99: the 99th percentile) in milliseconds; None without any."""
+        rank, passed = math.ceil(q * self.count), 0
+        for value, count in sorted(self._durations.items()):
+            passed += count
+            if passed >= max(rank, 1):
+                return float(value)
+        return None
+
+
+class Sightings:
+    """What the harness saw as a caller, joined with the stories of its tickets."""
+
+    def __init__(self) -> None:
+        self.sent = self.answered = 0
+        self.status: Counter[int] = Counter()
+        self.times = Times()
+        self.said: dict[int, Counter[str]] = {}
+        """Place of the rule that a request took → the versions that replies name."""
+        self._waiting: dict[int, str] = {}
+        """Ticket → the version that its reply names, until its story is finished."""
+        self._places: dict[int, int] = {}
+        """Ticket → the rule that its story took, until its caller knows the answer."""
+
+    def saw(self, ticket: int, status: int, version: str | None, seconds: float) -> None:
+        """Enter what the caller of a ticket saw; ``status`` 0 is no answer."""
+        self.sent += 1
+        self.answered += 200 <= status < 300
+        self.status[status] += 1
+        self.times.add(status, 1000 * seconds)
+        if version is None or not 200 <= status < 300:
+            self._places.pop(ticket, None)
+        elif ticket in self._places:
+            self._count(self._places.pop(ticket), version)
+        else:
+            self._waiting[ticket] = version
+
+    def finished(self, ticket: int, place: int) -> None:
+        """Enter which rule the request of a ticket took."""
+        if ticket in self._waiting:
+            self._count(place, self._waiting.pop(ticket))
+        else:
+            self._places[ticket] = place
+
+    def _count(self, place: int, version: str) -> None:
+        self.said.setdefault(place, Counter())[version] += 1
+
+    @property
+    def unlogged(self) -> int:
+        """How many replies name a version though no proxy logged their request to the target."""
+        return len(self._waiting)
+
+
+def binomial_interval(n: int, p: float, alpha: float) -> tuple[int, int]:
+    """Return the smallest and largest count that ``n`` draws of probability ``p`` may give.
+
+    A count below or above has a probability of at most ``alpha`` / 2 each.
+    """
+    if p <= 0 or p >= 1 or n == 0:
+        return round(n * p), round(n * p)
+
+    def log_pmf(k: int) -> float:
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        return ways + k * math.log(p) + (n - k) * math.log1p(-p)
+
+    def first(k: int, step: int) -> int:
+        tail = 0.0
+        while 0 <= k <= n:
+            tail += math.exp(log_pmf(k))
+            if tail > alpha / 2:
+                return k
+            k += step
+        return k - step
+
+    # What lies 40 standard deviations away has no weight that a float could hold.
+    far = math.ceil(40 * math.sqrt(n * p * (1 - p))) + 40
+    return first(max(0, math.floor(n * p) - far), 1), first(min(n, math.ceil(n * p) + far), -1)

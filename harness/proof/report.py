@@ -1,0 +1,90 @@
+"""Reports of a verdict: a table for people, JSON and JUnit XML for machines."""
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+from harness.proof.claims import State
+from harness.proof.verdict import Side, Verdict
+
+WORDS: dict[State, str] = {"holds": "ok", "fails": "FAIL", "unproven": "?"}
+
+Style = Callable[[str, State], str]
+
+
+def _plain(word: str, state: State) -> str:
+    return word
+
+
+def harmless(text: str) -> str:
+    """Return a text without what could steer a terminal: replies and logs are anybody's."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def table(verdict: Verdict, style: Style = _plain) -> str:
+    """Return a verdict as a table; ``style`` may colour a word by what it says."""
+    width = max((len(claim.statement) for claim in verdict.claims), default=0)
+    lines = [f"routes    {verdict.routes}", ""]
+    for claim in verdict.claims:
+        word = style(f"{WORDS[claim.state]:<4}", claim.state)
+        lines.append(harmless_but(f"  {word}  ", f"{claim.statement:<{width}}  {claim.detail}"))
+    lines += ["", "  seen by     requests   median      p99  reply size   status"]
+    for side in (verdict.callers, *verdict.sides):
+        lines.append(harmless(_row(side, "callers" if side is verdict.callers else f"{side.version} proxy")))
+    held = sum(claim.holds for claim in verdict.claims)
+    result: State = ("holds", "fails", "unproven")[verdict.exit_code]
+    word = {"holds": "PASS", "fails": "FAIL", "unproven": "UNPROVEN"}[result]
+    lines += ["", f"{style(word, result)}  {held} of {len(verdict.claims)} claims hold"]
+    if verdict.unjudged:
+        lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
+    examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)
+    lines += [f"      see one of them: trace {example}" for example in list(examples)[:3]]
+    lines += [f"      {harmless(line)}" for line in verdict.findings]
+    return "\n".join(lines)
+
+
+def harmless_but(trusted: str, text: str) -> str:
+    """Return a text made harmless, behind one that may have colours."""
+    return trusted + harmless(text)
+
+
+def _row(side: Side, name: str) -> str:
+    status = ", ".join(f"{code} x {count:,}" for code, count in sorted(side.status.items()))
+    size = "-" if side.size is None else f"{side.size:,.0f} B"
+    cells = f"{side.requests:>9,} {_ms(side.median):>8} {_ms(side.p99):>8} {size:>11}"
+    return f"  {name:<10} {cells}   {status}".rstrip()
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"
+
+
+def to_json(verdict: Verdict) -> str:
+    """Return a verdict as JSON; docs/verdict.md says what stands in it."""
+    return json.dumps(verdict.to_dict(), indent=2)
+
+
+def to_junit(verdict: Verdict) -> str:
+    """Return a verdict as JUnit XML: a test case for each claim; unproven is an error."""
+    failures = sum(claim.state == "fails" for claim in verdict.claims)
+    errors = sum(claim.state == "unproven" for claim in verdict.claims)
+    suite = ET.Element(
+        "testsuite",
+        {
+            "name": f"dark-launch {verdict.target}",
+            "tests": str(len(verdict.claims)),
+            "failures": str(failures),
+            "errors": str(errors),
+            "skipped": "0",
+        },
+    )
+    for claim in verdict.claims:
+        case = ET.SubElement(suite, "testcase", {"classname": claim.id, "name": harmless(claim.statement)})
+        if not claim.holds:
+            kind = "failure" if claim.state == "fails" else "error"
+            problem = ET.SubElement(case, kind, {"type": claim.state, "message": harmless(claim.detail)})
+            problem.text = "\n".join(["", *(f"trace {example}" for example in claim.examples)])
+    suites = ET.Element("testsuites")
+    suites.append(suite)
+    ET.indent(suites)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"

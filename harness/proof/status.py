@@ -1,0 +1,72 @@
+"""The status: pods, ways in, and what each applied route says, in words."""
+
+from collections.abc import Iterator
+
+from harness.meshes.mesh import Mesh
+from harness.meshes.scene import Scene, named
+from harness.proof.expectation import (
+    GATEWAY,
+    MESH,
+    Destination,
+    Expectation,
+    RouteRule,
+    rules_of,
+    serves_mesh,
+)
+from harness.proof.target import Routing, Target
+
+
+def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
+    """Yield the status, line by line.
+
+    :raises HarnessError: the mesh does not run, or does not answer.
+    """
+    workshop = target == Target()
+    scene = mesh.scene(target.namespace, target.callers)
+    rows = [("POD", "STATE", "ADDRESS")]
+    if workshop:
+        rows += [(pod.name, pod.state, pod.address) for pod in mesh.pods()]
+    else:
+        rows += [
+            (pod.name, "Running" if pod.ready else "not ready", ", ".join(pod.addresses) or "-")
+            for pod in scene.pods
+        ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield ""
+    if workshop:
+        yield mesh.way_in()
+    yield from _routes(scene, Routing(scene, target), _sources(mesh) if workshop else {})
+
+
+def _sources(mesh: Mesh) -> dict[str, str]:
+    return {key: source for key, (source, _) in mesh.objects().items()}
+
+
+def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator[str]:
+    """Yield a line for each object that routes; the target's in the names of its versions."""
+    judged: dict[str, list[str]] = {}
+    for rule in routing.rules:
+        judged.setdefault(rule.written.source, []).append(rule.expectation.describe(routing.gone))
+    for found in scene.objects:
+        if found["kind"] in ("VirtualService", "HTTPRoute"):
+            name = named(found)
+            scope = MESH if found["kind"] == "HTTPRoute" or serves_mesh(found) else GATEWAY
+            words = judged.get(name) or [
+                _words(rule, scene.namespace) for rule in rules_of(scene, found, scope)
+            ]
+            source = f" ({sources[name]})" if name in sources else ""
+            yield f"{name}: {' | '.join(words)}{source}"
+    if "no route" in judged:
+        yield f"no route for {routing.target.service}: {judged['no route'][0]}"
+
+
+def _words(rule: RouteRule, namespace: str) -> str:
+    def call(destination: Destination) -> str:
+        host = destination.host.removesuffix(f".{namespace}.svc.cluster.local")
+        return f"{host} {destination.subset}".rstrip()
+
+    answers = tuple((call(destination), share) for destination, share in rule.answers)
+    mirrors = tuple((call(destination), (percent,)) for destination, percent in rule.mirrors)
+    return Expectation(answers, mirrors).describe()

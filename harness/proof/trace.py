@@ -1,0 +1,84 @@
+"""The trace: one request's story in time order, from the proxies' logs."""
+
+from collections.abc import Iterable, Iterator
+
+from harness.meshes.mesh import Mesh
+from harness.meshes.scene import Pod
+from harness.proof.claims import Evidence
+from harness.proof.figures import Tally
+from harness.proof.ledger import Ledger, Story, shape_of
+from harness.proof.report import harmless
+from harness.proof.target import Routing, Target
+from harness.proof.verdict import judge
+from harness.rendering.accesslog import Hop, Unreadable, parse_line
+
+
+def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
+    """Return the story of a ticket or a request id, line by line; nothing if nobody logged it.
+
+    :raises HarnessError: the mesh does not run, or does not answer.
+    """
+    scene = mesh.scene(target.namespace, target.callers)
+    routing = Routing(scene, target)
+    hops = [(pod, hop) for pod in scene.pods if pod.proxy for hop in _hops(mesh.request_log(pod))]
+    ids = {
+        hop.request_id
+        for _, hop in hops
+        if wanted in (hop.request_id, hop.agent, hop.agent.rpartition("dark-launch/")[2])
+    }
+    found = sorted(
+        ((pod, hop) for pod, hop in hops if hop.request_id in ids - {"-"}), key=lambda each: each[1].start
+    )
+    if not found:
+        return []
+    ledger = Ledger(routing, 0, 0)
+    for pod, hop in found:
+        ledger.add(pod.name, hop, 0)
+    lines = [_line(routing, pod, hop) for pod, hop in found]
+    for story in ledger.give_up():
+        lines += verdict_on(routing, story)
+    return [harmless(line) for line in lines]
+
+
+def _hops(lines: Iterable[str]) -> Iterator[Hop]:
+    for line in lines:
+        try:
+            hop = parse_line(line)
+        except Unreadable:
+            continue
+        if hop:
+            yield hop
+
+
+def tell(routing: Routing, story: Story) -> list[str]:
+    """Return the hops of a story that is at hand, and what is missing of it."""
+    hops = [(None, hop) for _, hop in story.calls] + [(version, hop) for version, hop in story.arrivals]
+    lines = []
+    for version, hop in sorted(hops, key=lambda each: each[1].start):
+        who = f"{version} got" if version else "caller sent"
+        lines.append(f"{hop.start[11:23]}  {who:<28} {_words(hop)}")
+    return [harmless(line) for line in [*lines, *verdict_on(routing, story)]]
+
+
+def _line(routing: Routing, pod: Pod, hop: Hop) -> str:
+    inbound = hop.cluster.startswith("inbound|")
+    who = f"{pod.name} {'got' if inbound else 'sent'}"
+    return f"{hop.start[11:23]}  {who:<42} {_words(hop)}"
+
+
+def _words(hop: Hop) -> str:
+    words = f"{hop.method} {hop.path}"
+    if not hop.cluster.startswith("inbound|"):
+        words += f" -> {hop.cluster} {hop.upstream}"
+        words += f" by rule '{hop.route}'" if hop.route != "-" else ""
+    reason = "" if hop.answered else f" ({hop.details} {hop.flags})"
+    return f"{words}: {hop.status}{reason}, {hop.received} B in, {hop.sent} B out, {hop.duration} ms"
+
+
+def verdict_on(routing: Routing, story: Story) -> list[str]:
+    """Return what is wrong with a story, or that it is as it must be."""
+    alone = judge(Evidence(routing, {shape_of(story): Tally(1, [story.key])}))
+    wrong = [claim for claim in alone.claims if claim.state == "fails"]
+    if not wrong:
+        return ["as it must be"]
+    return [f"FAIL {claim.id}: {claim.statement}: {claim.detail}" for claim in wrong]

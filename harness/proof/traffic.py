@@ -1,0 +1,176 @@
+"""Traffic of the harness's own: requests that bear tickets, and what their callers saw.
+
+A ticket travels in the User-Agent: Istio's default access log prints it, and the workshop's services
+forward it. Where an application does not, the proof does without: it joins hops by x-request-id.
+"""
+
+import contextlib
+import itertools
+import queue
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import requests
+
+from harness.meshes.mesh import Progress
+
+TIMEOUT = 30.0
+"""Seconds after which a caller gives up, however the answer drips in."""
+
+HEADERS = {"accept": "text/plain"}
+"""What each request bears beside its ticket."""
+
+ENOUGH = 64 * 1024
+"""How many bytes of an answer are looked at."""
+
+_TICKET = re.compile(r"dark-launch/([0-9a-z]+)/(\d{1,18})")
+
+Saw = Callable[[int, int, str | None, float], None]
+"""Takes what a caller saw: its ticket's number, the status (0: no answer), the version named, seconds."""
+
+
+class Ticket(NamedTuple):
+    """The run that a request belongs to, and its number in the run, from 0."""
+
+    run: str
+    number: int
+
+    def __str__(self) -> str:
+        """Return the User-Agent that carries the ticket."""
+        return f"dark-launch/{self.run}/{self.number}"
+
+
+def parse_ticket(user_agent: str) -> Ticket | None:
+    """Return the ticket that a User-Agent carries, if it does."""
+    match = _TICKET.fullmatch(user_agent)
+    return Ticket(match[1], int(match[2])) if match else None
+
+
+def new_run() -> str:
+    """Return the name of a new run; no two are the same."""
+    return secrets.token_hex(4)
+
+
+class Probe(NamedTuple):
+    """A request of the harness: method, query string and body."""
+
+    method: str
+    query: str
+    body: bytes
+
+
+def probe(number: int) -> Probe:
+    """Return the request that bears ticket ``number``: a GET, or a POST of up to 2 KiB, by turns.
+
+    No two look alike, so that a copy that was mixed up with another shows.
+    """
+    query = f"item={number}"
+    if number % 2 == 0:
+        return Probe("GET", query, b"")
+    return Probe("POST", query, b"x" * (number * 37 % 2048))
+
+
+def version_in(answer: str, service: str = "recommendation") -> str | None:
+    """Return the version that an answer names in the words of the workshop's services, if it does."""
+    match = re.search(rf"{re.escape(service)} (\S{{1,60}}) from ", answer)
+    return match[1] if match else None
+
+
+class Traffic:
+    """Callers that send a run's requests, each as soon as the one before is answered."""
+
+    def __init__(
+        self, url: str, run: str, size: int, concurrency: int, service: str = "recommendation"
+    ) -> None:
+        self._url, self._run, self._size, self._service = url, run, size, service
+        self._numbers = itertools.count()
+        self._stop = threading.Event()
+        self._seen: queue.SimpleQueue[tuple[int, int, str | None, float]] = queue.SimpleQueue()
+        self._since: dict[int, tuple[int, float]] = {}
+        """Caller → the ticket that it waits for, and since when."""
+        self._callers = {
+            i: threading.Thread(target=self._caller, args=(i,), daemon=True)
+            for i in range(min(concurrency, size))
+        }
+
+    def send(self, saw: Saw, meanwhile: Callable[[], bool], progress: Progress) -> None:
+        """Send every ticket once, and return when each caller knows its answer or has given up.
+
+        No more are sent when nobody was answered for as long as a caller waits, or when ``meanwhile`` says
+        that it makes no sense to go on.
+        """
+        for thread in self._callers.values():
+            thread.start()
+        answered = sent = 0
+        last_answer = shown = time.monotonic()
+        try:
+            while True:
+                alive = [i for i, thread in self._callers.items() if thread.is_alive()]
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        sight = self._seen.get_nowait()
+                        saw(*sight)
+                        sent += 1
+                        if sight[1]:
+                            answered, last_answer = answered + 1, time.monotonic()
+                now = time.monotonic()
+                if now - last_answer > TIMEOUT:
+                    self._stop.set()
+                overdue = [i for i in alive if self._waits(i, now) > TIMEOUT + 1]
+                if not set(alive).difference(overdue) and self._seen.empty():
+                    for caller in overdue:
+                        saw(self._since[caller][0], 0, None, TIMEOUT)
+                    return
+                if meanwhile():
+                    self._stop.set()
+                if now - shown > 1:
+                    shown = now
+                    progress(f"{answered:,} of {self._size:,} requests answered")
+                time.sleep(0.02)
+        finally:
+            self._stop.set()  # callers that still wait are daemons: nobody waits for them
+
+    def _waits(self, caller: int, now: float) -> float:
+        """Return for how many seconds a caller has waited for its answer."""
+        return now - self._since.get(caller, (0, now))[1]
+
+    def _caller(self, index: int) -> None:
+        with requests.Session() as session:
+            session.trust_env = False
+            while not self._stop.is_set() and (number := next(self._numbers)) < self._size:
+                self._since[index] = number, time.monotonic()
+                status, answer, seconds = call(session, self._url, Ticket(self._run, number))
+                self._seen.put((number, status, version_in(answer, self._service), seconds))
+
+
+def call(session: requests.Session, url: str, ticket: Ticket) -> tuple[int, str, float]:
+    """Send one request; return status (0: no whole answer in time), the answer's beginning, and seconds."""
+    request = probe(ticket.number)
+    start = time.perf_counter()
+    kept = b""
+    try:
+        with session.request(
+            request.method,
+            f"{url}{'&' if '?' in url else '?'}{request.query}",
+            data=request.body or None,
+            headers={"user-agent": str(ticket), **HEADERS},
+            timeout=TIMEOUT,
+            stream=True,
+            allow_redirects=False,
+        ) as answer:
+            # One piece at a time: the timeout of a read is not that of the answer.
+            while piece := answer.raw.read1(ENOUGH, decode_content=True):
+                kept += piece[: ENOUGH - len(kept)]
+                if time.perf_counter() - start > TIMEOUT:
+                    return 0, "", time.perf_counter() - start
+    except (requests.RequestException, OSError, ValueError):
+        return 0, "", time.perf_counter() - start
+    except Exception as error:  # urllib3's own, of a body that breaks off
+        if not type(error).__module__.startswith("urllib3"):
+            raise
+        return 0, "", time.perf_counter() - start
+    return answer.status_code, kept.decode(errors="replace"), time.perf_counter() - start

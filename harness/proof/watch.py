@@ -1,0 +1,368 @@
+"""The one run: follow the proxies' logs, join hops to stories, and judge; verify, load and watch are this."""
+
+import itertools
+import time
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from harness import HarnessError, Json
+from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
+from harness.meshes.scene import Key as ObjectKey
+from harness.meshes.scene import Scene, key
+from harness.proof.claims import Bounds, Evidence
+from harness.proof.expectation import Destination
+from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.ledger import Ledger, Shape, Story, shape_of
+from harness.proof.target import Routing, Target
+from harness.proof.traffic import Traffic, new_run, parse_ticket
+from harness.proof.verdict import Verdict, judge
+from harness.rendering.accesslog import Unreadable, parse_line
+
+PATIENCE = 30.0
+"""Seconds that a story waits for a hop that must come, before it counts as missing."""
+
+AGAIN = 20.0
+"""Seconds for which a mesh that does not answer is asked again, before a run is given up."""
+
+AT_ONCE = 20_000
+"""How many lines are read before finished stories are looked for."""
+
+_ROUTING = {"VirtualService", "DestinationRule", "HTTPRoute", "Service"}
+
+
+class Watch:
+    """A run that is to be judged: what is applied, and what was seen so far."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        target: Target,
+        *,
+        bounds: Bounds | None = None,
+        patience: float | None = None,
+        sample: int = 1,
+        sightings: Sightings | None = None,
+    ) -> None:
+        """Prepare a run.
+
+        :param patience: seconds that a story waits for a hop that must come.
+        :param sample: judge one request in so many, chosen by a hash of the request id: every proxy's log
+            gives the same ones, on however many machines they are read.
+        :param sightings: what callers saw, where the harness is the caller.
+        :raises HarnessError: the mesh does not run, or has no such Service.
+        """
+        self._mesh, self.target = mesh, target
+        self._bounds = bounds or Bounds()
+        self._patience = PATIENCE if patience is None else patience
+        self._sample, self._sightings = sample, sightings
+        self.run = new_run()
+        self.changes: list[str] = []
+        """What changed among the applied objects, each time in one line."""
+        self.broken: list[Story] = []
+        """Up to three stories that break a claim."""
+        self.unjudged = 0
+        self._follower: LogFollower | None = None
+        self._logged: set[str] = set()
+        self._since = self._latest = self._until = ""
+        self._blurred = 0.0
+        self._suspects: list[tuple[Story, Shape]] = []
+        self._asked = time.monotonic()
+        self._told = self._asked, 0
+        """When figures were told, and of how many stories."""
+        self._start(self._ask())
+
+    def _start(self, scene: Scene) -> None:
+        """Judge by what is applied now."""
+        self._scene = scene
+        self._applied = _fingerprint(scene)
+        routing = Routing(scene, self.target)
+        self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
+        self.ledger = Ledger(routing, self._mesh.still, self._patience)
+        self._breaks: dict[Shape, bool] = {}
+
+    @property
+    def routing(self) -> Routing:
+        """What is applied for the target."""
+        return self.ledger.routing
+
+    def _ask(self) -> Scene:
+        """Return what is applied and runs; a mesh that does not answer is asked again during a run.
+
+        :raises MeshError: it does not answer.
+        """
+        self._asked = time.monotonic()
+        while True:
+            try:
+                return self._mesh.scene(self.target.namespace, self.target.callers)
+            except MeshError:
+                if not self._follower or time.monotonic() > self._asked + AGAIN:
+                    raise
+                time.sleep(0.5)
+
+    # --- following ------------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Follow the logs from now on: requests that began before are not judged."""
+        self._follower = self._mesh.follow(
+            lambda: self._mesh.scene(self.target.namespace, self.target.callers).pods
+        )
+        now = datetime.now(UTC) - timedelta(milliseconds=1)
+        self._since = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if self._follower.goes_back:
+            # Streams begin with old lines, by another machine's clock: the latest of them says what is old.
+            self._since = ""
+            end = time.monotonic() + self._mesh.still + 1
+            while time.monotonic() < end:
+                self.read()
+                time.sleep(0.05)
+            self._since = self._latest
+
+    def read(self) -> bool:
+        """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""
+        assert self._follower
+        for pod, line in itertools.islice(self._follower.lines(), AT_ONCE):
+            self.enter(pod, line, time.monotonic())
+        self.sweep(time.monotonic())
+        return bool(self.loops())
+
+    def enter(self, pod: str, line: str, now: float) -> None:
+        """Enter a line of a proxy's log."""
+        try:
+            hop = parse_line(line)
+        except Unreadable:
+            self.evidence.unreadable += 1
+            return
+        if hop is None or (self._sample > 1 and zlib.crc32(hop.request_id.encode()) % self._sample):
+            return
+        if pod not in self._logged:
+            if self.routing.pod(pod) is None:
+                self._look()
+            self._logged.add(pod)
+        if hop.start > self._latest:
+            self._latest = hop.start
+            if now < self._blurred:
+                self._since = hop.start
+        self.ledger.add(pod, hop, now)
+
+    def sweep(self, now: float) -> None:
+        """Judge what is finished; what breaks a claim, once it is known that what is applied is unchanged."""
+        for story in self.ledger.sweep(now):
+            self._finish(story)
+        if self._suspects and now > self._asked + self._mesh.still / 2:
+            self._judge_suspects()
+
+    def _judge_suspects(self) -> None:
+        if self._look():
+            return
+        suspects, self._suspects = self._suspects, []
+        for story, _ in suspects:
+            self._fold(story, shape_of(self.ledger.resolved(story)))
+
+    def _finish(self, story: Story) -> None:
+        if story.start <= self._since:
+            return
+        if self._until and story.start > self._until:
+            self.unjudged += 1
+            return
+        shape = shape_of(story)
+        breaks = self._breaks.get(shape)
+        if breaks is None:
+            breaks = self._breaks[shape] = self._does_break(shape)
+        if breaks or any(call.routed and call.version is None for call in shape.calls):
+            self._suspects.append((story, shape))
+        else:
+            self._fold(story, shape)
+
+    def _fold(self, story: Story, shape: Shape) -> None:
+        evidence = self.evidence
+        tally = evidence.shapes.get(shape)
+        if tally is None:
+            tally = evidence.shapes[shape] = Tally()
+        tally.add(story.key)
+        for version, hop in story.arrivals:
+            times = evidence.times.get(version)
+            if times is None:
+                times = evidence.times[version] = Times()
+            times.add(hop.status, hop.duration, hop.sent)
+        for _, hop in story.calls:
+            evidence.callers.add(hop.status, hop.duration, hop.sent)
+        if self._sightings and shape.calls:
+            ticket = parse_ticket(story.agent)
+            if ticket and ticket.run == self.run:
+                self._sightings.finished(ticket.number, shape.calls[0].rule)
+        if len(self.broken) < 3 and self._does_break(shape):
+            self.broken.append(story)
+
+    def _does_break(self, shape: Shape) -> bool:
+        """Say whether a story of a shape breaks a claim by itself."""
+        alone = Evidence(self.routing, {shape: Tally(1, [])}, bounds=self._bounds)
+        return bool(judge(alone).failed())
+
+    def _look(self) -> bool:
+        """Look again at what is applied and what runs; return whether what is applied changed."""
+        scene = self._ask()
+        changed = _difference(self._applied, _fingerprint(scene))
+        if not changed:
+            self._scene = scene
+            self.evidence.routing = Routing(scene, self.target)
+            self.ledger.reroute(self.evidence.routing)
+            return False
+        self.changes.append(f"what is applied changed: {changed}")
+        self.unjudged += self.evidence.stories + len(self.ledger) + len(self._suspects)
+        self._suspects.clear()
+        self.broken.clear()
+        # Proxies take what is new a moment later; what begins before is judged by neither.
+        self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
+        self._start(scene)
+        return True
+
+    def figures(self) -> dict[str, Any]:
+        """Return how the run stands now, in the types of JSON; rates are since the last call."""
+        evidence, now = self.evidence, time.monotonic()
+        verdict = judge(evidence, self.run)
+        (then, before), self._told = self._told, (now, evidence.stories)
+        return {
+            "time": datetime.now().strftime("%H:%M:%S"),
+            "per_second": max(evidence.stories - before, 0) / max(now - then, 0.001),
+            "requests": verdict.requests,
+            "received": {side.version: side.requests for side in verdict.sides},
+            "open": len(self.ledger),
+            "failed": verdict.failed(),
+            "unproven": verdict.unproven(),
+            "changes": len(self.changes),
+        }
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def settle(self, progress: Progress = quietly) -> None:
+        """Read on until every story is finished: copies come late, and are logged when they end.
+
+        Patience bounds it, whatever keeps logging. Where the proxies say that nothing is under way any more,
+        nothing is waited for.
+        """
+        self._until = self._latest
+        begun = time.monotonic()
+        hops, still_since, told = self.ledger.hops, begun, False
+        while time.monotonic() < begun + self._patience + 2 * self._mesh.quiet:
+            looped = self.read()
+            now = time.monotonic()
+            if self.ledger.hops != hops:
+                hops, still_since = self.ledger.hops, now
+                self._until = max(self._until, self._latest) if self._sightings else self._until
+            still = now - still_since
+            lacking = len(self.ledger) or (self._sightings and self._sightings.unlogged)
+            if looped and now > begun + self._mesh.quiet:
+                break
+            if still > self._mesh.quiet and (
+                not lacking or (still > 4 * self._mesh.quiet and self._is_idle())
+            ):
+                break
+            if now > begun + 1 and not told:
+                progress("waiting for the proxies' logs")
+                told = True
+            time.sleep(0.02)
+        for story in self.ledger.give_up():
+            self._finish(story)
+
+    def _is_idle(self) -> bool:
+        pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
+        return self._mesh.in_flight([pod for pod in pods if pod.proxy]) == 0
+
+    def close(self) -> None:
+        """Follow the logs no longer."""
+        if self._follower:
+            self._follower.close()
+
+    def loops(self) -> tuple[str, ...]:
+        """Return the ways on which a copy leads back to the target, as they were seen."""
+        routing = self.routing
+        copied = [v for rule in routing.rules for v, _ in rule.expectation.copies]
+        found = []
+        for version in dict.fromkeys(copied):
+            workload = routing.versions[version].workload
+            if way := self._way_back(workload, (workload,)):
+                found.append(" -> ".join(way))
+        return tuple(found)
+
+    def _way_back(self, workload: str, way: tuple[str, ...]) -> tuple[str, ...]:
+        for caller, host in self.ledger.edges:
+            if caller != workload:
+                continue
+            if host in self.routing.hosts:
+                return (*way, self.target.service)
+            for callee in self.routing.workloads_behind(Destination(host)):
+                if callee not in way and (found := self._way_back(callee, (*way, callee))):
+                    return found
+        return ()
+
+    def verdict(self) -> Verdict:
+        """Judge what was seen.
+
+        :raises HarnessError: what is applied changed meanwhile, in a run of the harness's own traffic.
+        """
+        self._look()
+        if self._suspects:
+            self._judge_suspects()
+        if self.changes and self._sightings:
+            raise HarnessError(
+                f"{self.changes[-1]}, during the run, so nothing can be said of it: run it again"
+            )
+        self.evidence.loops = self.loops()
+        self.evidence.unjoined = sum(self.ledger.unjoined.values())
+        self.evidence.blind = dict(self._blind())
+        return judge(self.evidence, self.run, self.unjudged + len(self.ledger))
+
+    def _blind(self) -> Iterator[tuple[str, str]]:
+        """Yield (version, reason) for each version of which a proxy cannot be read."""
+        for version in self.routing.versions:
+            for pod in self.routing.pods_of(version):
+                if not pod.proxy:
+                    yield version, f"pod {pod.name} has no sidecar, so nobody sees what arrives there"
+                elif pod.name not in self._logged and self._mesh.logs_requests(pod) is False:
+                    yield version, f"the sidecar of pod {pod.name} logs no requests"
+
+
+def _fingerprint(scene: Scene) -> dict[ObjectKey, Any]:
+    """Return what changes whenever an object that routes depend on is applied, put back included."""
+
+    def state(found: Json) -> Any:
+        metadata = found["metadata"]
+        return metadata.get("uid"), metadata.get("generation"), found.get("spec")
+
+    return {key(found): state(found) for found in scene.objects if found.get("kind") in _ROUTING}
+
+
+def _difference(before: dict[ObjectKey, Any], after: dict[ObjectKey, Any]) -> str:
+    """Return which objects differ, in words; nothing where none does."""
+    changed = [k for k in (before | after) if before.get(k) != after.get(k)]
+    return ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
+
+
+def verify(
+    mesh: Mesh,
+    target: Target,
+    size: int = 500,
+    concurrency: int = 8,
+    progress: Progress = quietly,
+    *,
+    url: str | None = None,
+    bounds: Bounds | None = None,
+    patience: float | None = None,
+) -> Verdict:
+    """Send ``size`` requests, ``concurrency`` at a time, and return the verdict on all that passed meanwhile.
+
+    :param url: where to send them, if not to the workshop's gateway.
+    :raises HarnessError: the mesh does not run, or what is applied changed meanwhile.
+    """
+    sightings = Sightings()
+    watch = Watch(mesh, target, bounds=bounds, patience=patience, sightings=sightings)
+    traffic = Traffic(url or mesh.url(), watch.run, size, concurrency, target.service)
+    watch.follow()
+    try:
+        traffic.send(sightings.saw, watch.read, progress)
+        watch.settle(progress)
+        return watch.verdict()
+    finally:
+        watch.close()

@@ -1,0 +1,23 @@
+"""What the environment says: it is read here, and nowhere else."""
+
+import os
+
+
+def namespace() -> str:
+    """Return the namespace of the workshop: NAMESPACE, or ``tutorial``."""
+    return os.environ.get("NAMESPACE") or "tutorial"
+
+
+def registry() -> str:
+    """Return the registry that images are pushed to: REGISTRY, or nothing."""
+    return os.environ.get("REGISTRY", "")
+
+
+def base_image(default: str) -> str:
+    """Return the image that all others are built on: BASE_IMAGE, or the default."""
+    return os.environ.get("BASE_IMAGE") or default
+
+
+def kubectl() -> str:
+    """Return which kubectl to use: KUBECTL, or nothing."""
+    return os.environ.get("KUBECTL", "")
