@@ -14,13 +14,15 @@ VENV    ?= .venv
 # How to reach a cluster; what is not set here is the harness's affair.
 export KUBECTL NAMESPACE REGISTRY BASE_IMAGE
 HARNESS := $(VENV)/bin/python -m harness
+# Which Service is judged: the workshop's, if nothing is set.
+TARGET  := $(if $(SERVICE),--service '$(SERVICE)') $(if $(CALLERS),--callers '$(CALLERS)')
 # What `make lint` checks and `make format` formats.
 SOURCES := common customer preference recommendation harness loadtest tests
 LOCUST  := MESH=$(MESH) $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
   --users $(USERS) --spawn-rate $(RATE) $(if $(PROCESSES),--processes $(PROCESSES) --master-bind-host 127.0.0.1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify watch doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -28,6 +30,7 @@ help:
 	  /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo 'MESH=containers runs a step in a Docker engine, MESH=cluster on a cluster with Istio.'
+	@echo 'SERVICE=, NAMESPACE=, URL= and CALLERS= judge another Service than recommendation.'
 
 ##@ The story
 
@@ -43,7 +46,7 @@ down: $(VENV)/harness ## stop it and leave nothing behind
 	@$(HARNESS) down --mesh $(MESH)
 
 status: $(VENV)/harness ## show pods, ports and applied routes
-	@$(HARNESS) status --mesh $(MESH)
+	@$(HARNESS) status --mesh $(MESH) $(TARGET)
 
 apply: $(VENV)/harness ## apply a manifest: F=istio/mirror.yaml
 	@$(if $(F),,echo 'Which manifest? For example: make apply F=istio/mirror.yaml'; exit 2;) \
@@ -57,7 +60,17 @@ curl: $(VENV)/harness ## make one call and print the reply
 	@$(HARNESS) curl --mesh $(MESH)
 
 verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers)
-	@$(HARNESS) verify --mesh $(MESH) --requests $(N) --concurrency $(C)
+	@$(HARNESS) verify --mesh $(MESH) $(TARGET) --requests $(N) --concurrency $(C) $(if $(URL),--url '$(URL)')
+
+watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
+	@$(HARNESS) watch --mesh $(MESH) $(TARGET) $(if $(FOR),--for $(FOR))
+
+doctor: $(VENV)/harness ## say why nothing arrives at v2, or why nothing is proven
+	@$(HARNESS) doctor --mesh $(MESH) $(TARGET)
+
+trace: $(VENV)/harness ## print one request's story: T=a ticket, or a request id
+	@$(if $(T),,echo 'Which request? For example: make trace T=dark-launch/6e3a99a3/42'; exit 2;) \
+	$(HARNESS) trace --mesh $(MESH) $(TARGET) '$(T)'
 
 logs: $(VENV)/harness ## print what a workload and its sidecar logged (W=recommendation-v2)
 	@$(HARNESS) logs --mesh $(MESH) '$(W)'

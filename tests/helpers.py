@@ -4,8 +4,9 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, MeshError
 from harness.meshes.pods import workload_of
+from harness.meshes.scene import Scene, key
 
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 
@@ -69,6 +71,25 @@ def shadow(version: str, **environment: str) -> list[dict[str, Any]]:
     return [deployment]
 
 
+def promising(mesh: EnvoyMesh, documents: list[dict[str, Any]]) -> EnvoyMesh:
+    """Return a mesh that claims that other routes are applied than those that are."""
+
+    class Promising:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(mesh, name)
+
+        def scene(self, *arguments: Any) -> Scene:
+            found = mesh.scene(*arguments)
+            kept = [
+                o
+                for o in found.objects
+                if key(o)[::2] not in [(d["kind"], d["metadata"]["name"]) for d in documents]
+            ]
+            return replace(found, objects=(*kept, *documents))
+
+    return cast(EnvoyMesh, Promising())
+
+
 def wait_for(condition: Callable[[], Any], what: str, deadline: float = 20) -> Any:
     """Return the first true value of ``condition``; fail after ``deadline`` seconds."""
     end = time.monotonic() + deadline
@@ -93,18 +114,18 @@ def claims(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {line[3] if line[2] == "" else line[2]: line[1] for line in lines}
 
 
-def kill(mesh: EnvoyMesh, workload: str) -> None:
-    """Kill all processes of a workload at once, behind the harness's back."""
+def kill(mesh: EnvoyMesh, workload: str, only: str | None = None) -> None:
+    """Kill all processes of a workload at once, or ``only`` one container's, behind the harness's back."""
 
-    def doomed(pod: str) -> bool:
-        return workload in (workload_of(pod), "everything")
+    def doomed(pod: str, container: str) -> bool:
+        return workload in (workload_of(pod), "everything") and only in (None, container)
 
     if isinstance(mesh, ContainerMesh):
-        for pod, _, container in mesh.containers():
-            if doomed(pod):
+        for pod, name, container in mesh.containers():
+            if doomed(pod, name):
                 container.kill()
     elif isinstance(mesh, LocalMesh):
-        processes = [process for pod, _, process in mesh.processes() if doomed(pod)]
+        processes = [process for pod, name, process in mesh.processes() if doomed(pod, name)]
         for process in processes:
             process.kill()
         psutil.wait_procs(processes)

@@ -382,7 +382,7 @@ def _received(stream: Stream, version: str, percentages: tuple[float, ...]) -> C
         broken += [tally] if counted["missing"] or counted["surplus"] or counted["phantoms"] else []
     for shape, tally in _without_call(stream, version):
         arrived = sum(a.version == version for a in shape.arrivals) * tally.count
-        sums["surplus" if shape.again else "phantoms"] += arrived
+        sums["phantoms"] += arrived
         broken.append(tally)
     always = sum(percent == 100 for percent in percentages)
     sampled = [percent / 100 for percent in percentages if percent < 100]
@@ -426,7 +426,7 @@ def _received(stream: Stream, version: str, percentages: tuple[float, ...]) -> C
 
 
 def _without_call(stream: Stream, version: str) -> Iterator[tuple[Shape, Tally]]:
-    """Yield what a version got of which no caller's proxy knows; the first rule that mirrors there is charged."""
+    """Yield what arrived without a call, charged to the first rule that mirrors there."""
     first = next(
         (
             i

@@ -22,6 +22,12 @@ class Tally:
         if len(self.examples) < EXAMPLES:
             self.examples.append(key)
 
+    def remove(self, key: Key) -> None:
+        """Count a story no longer."""
+        self.count -= 1
+        if key in self.examples:
+            self.examples.remove(key)
+
 
 class Times:
     """Durations in milliseconds, statuses and sizes of one side: exact below a second, to 1 % above."""

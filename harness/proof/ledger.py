@@ -21,8 +21,8 @@ UNKNOWN, DIRECT = -1, -2
 # A caller's proxy that answers so has handed the request to nobody, and sent no copy of it.
 _NOBODY = {"UH", "NR", "NC", "FI", "RL", "UAEX", "DC"}
 
-REMEMBERED = 50_000
-"""How many finished stories are remembered, so that a hop that comes late is told from a phantom."""
+REMEMBERED = 100_000
+"""How many finished stories are remembered, so that a hop that comes late is not taken for a phantom."""
 
 
 class Call(NamedTuple):
@@ -59,17 +59,26 @@ class Shape(NamedTuple):
     """The versions that got a body of another size than the one that answered."""
     reply_resized: tuple[str, ...] = ()
     """The versions whose answer had another size than the one that the caller got."""
-    again: bool = False
-    """Whether a story with the same key was finished before."""
 
 
 class Story:
     """All hops of one request to the target."""
 
-    __slots__ = ("again", "agent", "arrivals", "begun", "calls", "key", "start", "touched", "waiting")
+    __slots__ = (
+        "agent",
+        "arrivals",
+        "begun",
+        "calls",
+        "key",
+        "shape",
+        "sizes",
+        "start",
+        "touched",
+        "waiting",
+    )
 
-    def __init__(self, key: Key, now: float, *, again: bool = False) -> None:
-        self.key, self.begun, self.touched, self.again = key, now, now, again
+    def __init__(self, key: Key, now: float) -> None:
+        self.key, self.begun, self.touched = key, now, now
         self.start = ""
         """When the first of its hops began."""
         self.agent = ""
@@ -77,6 +86,19 @@ class Story:
         self.arrivals: list[tuple[str, Hop]] = []
         self.waiting = False
         """Whether it waits for hops that must still come."""
+        self.shape: Shape | None = None
+        """As what it was counted; then its hops are gone."""
+        self.sizes = -1, -1
+        """The sizes of the body and of the answer at the version that answered the caller."""
+
+    def count_as(self, shape: Shape) -> None:
+        """Let go of the hops: the story is counted."""
+        self.shape = shape
+        mine = {call.version for call in shape.calls}
+        self.sizes = next(
+            ((h.received, h.sent) for v, h in self.arrivals if v in mine and h.answered), (-1, -1)
+        )
+        self.calls, self.arrivals = [], []
 
 
 def arrival(version: str, hop: Hop) -> Arrival:
@@ -109,7 +131,24 @@ def shape_of(story: Story) -> Shape:
         calls.sort(key=repr)
     if len(arrivals) > 1:
         arrivals.sort()
-    return Shape(tuple(calls), tuple(arrivals), resized, reply_resized, story.again)
+    return Shape(tuple(calls), tuple(arrivals), resized, reply_resized)
+
+
+def with_late_hop(story: Story, version: str | None, call: Call | None, hop: Hop) -> Shape:
+        """What came after its story was counted: (story, version that it arrived at, or call, hop)."""
+    shape = story.shape
+    assert shape
+    if call:
+        return shape._replace(calls=tuple(sorted((*shape.calls, call), key=repr)))
+    assert version
+    late = shape._replace(arrivals=tuple(sorted((*shape.arrivals, arrival(version, hop)))))
+    if hop.answered and story.sizes != (-1, -1) and version not in {call.version for call in shape.calls}:
+        received, sent = story.sizes
+        if hop.received != received:
+            late = late._replace(resized=tuple(sorted({*shape.resized, version})))
+        if hop.sent != sent:
+            late = late._replace(reply_resized=tuple(sorted({*shape.reply_resized, version})))
+    return late
 
 
 class Ledger:
@@ -125,8 +164,10 @@ class Ledger:
         self._quiet, self._patience = quiet, patience
         self._open: dict[Key, Story] = {}
         self._due: deque[tuple[float, Story]] = deque()
-        self._finished: dict[Key, bool] = {}
-        """Key → whether it was finished before all had come, since nothing could mend it."""
+        self._finished: dict[Key, Story] = {}
+        """The latest of the finished stories: a hop that comes late still belongs to one of them."""
+        self.late: list[tuple[Story, str | None, Call | None, Hop]] = []
+        """What came after its story was counted: (story, version that it arrived at, or call, hop)."""
         self.hops = 0
         """How many hops have been entered."""
         self.unjoined: Counter[str] = Counter()
@@ -158,8 +199,9 @@ class Ledger:
                 self.unjoined[version] += 1
                 return None
             story = self._story(hop, now)
-            if story is None:
-                return None
+            if story.shape:
+                self.late.append((story, version, None, hop))
+                return story
             story.arrivals.append((version, hop))
         else:
             call = self._call(pod, hop)
@@ -169,8 +211,9 @@ class Ledger:
                 self.unjoined[call.version or "?"] += 1
                 return None
             story = self._story(hop, now)
-            if story is None:
-                return None
+            if story.shape:
+                self.late.append((story, None, call, hop))
+                return story
             story.calls.append((call, hop))
         if not story.start or hop.start < story.start:
             story.start = hop.start
@@ -178,14 +221,13 @@ class Ledger:
             story.agent = hop.agent
         return story
 
-    def _story(self, hop: Hop, now: float) -> Story | None:
-        """Return the story of a hop; None if it was finished early, since nothing could mend it."""
+    def _story(self, hop: Hop, now: float) -> Story:
         key = hop.request_id, hop.method, hop.path
         story = self._open.get(key)
         if story is None:
-            if self._finished.get(key):
-                return None
-            story = self._open[key] = Story(key, now, again=key in self._finished)
+            if key in self._finished:
+                return self._finished[key]
+            story = self._open[key] = Story(key, now)
             self._due.append((now + self._quiet, story))
         elif story.waiting:
             story.waiting = False
@@ -255,7 +297,7 @@ class Ledger:
 
     def _finish(self, story: Story) -> Story:
         del self._open[story.key]
-        self._finished[story.key] = any(map(self.is_leak, (call for call, _ in story.calls)))
+        self._finished[story.key] = story
         if len(self._finished) > REMEMBERED:
             del self._finished[next(iter(self._finished))]
         return story

@@ -4,6 +4,7 @@ import itertools
 import time
 import zlib
 from collections.abc import Iterator
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,11 +15,11 @@ from harness.meshes.scene import Scene, key
 from harness.proof.claims import Bounds, Evidence
 from harness.proof.expectation import Destination
 from harness.proof.figures import Sightings, Tally, Times
-from harness.proof.ledger import Ledger, Shape, Story, shape_of
+from harness.proof.ledger import Ledger, Shape, Story, shape_of, with_late_hop
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run, parse_ticket
 from harness.proof.verdict import Verdict, judge
-from harness.rendering.accesslog import Unreadable, parse_line
+from harness.rendering.accesslog import Hop, Unreadable, parse_line
 
 PATIENCE = 30.0
 """Seconds that a story waits for a hop that must come, before it counts as missing."""
@@ -150,6 +151,7 @@ class Watch:
         """Judge what is finished; what breaks a claim, once it is known that what is applied is unchanged."""
         for story in self.ledger.sweep(now):
             self._finish(story)
+        self._amend()
         if self._suspects and now > self._asked + self._mesh.still / 2:
             self._judge_suspects()
 
@@ -176,24 +178,45 @@ class Watch:
             self._fold(story, shape)
 
     def _fold(self, story: Story, shape: Shape) -> None:
-        evidence = self.evidence
-        tally = evidence.shapes.get(shape)
-        if tally is None:
-            tally = evidence.shapes[shape] = Tally()
-        tally.add(story.key)
+        self._count(story, shape)
         for version, hop in story.arrivals:
-            times = evidence.times.get(version)
-            if times is None:
-                times = evidence.times[version] = Times()
-            times.add(hop.status, hop.duration, hop.sent)
+            self._measure(version, hop)
         for _, hop in story.calls:
-            evidence.callers.add(hop.status, hop.duration, hop.sent)
+            self.evidence.callers.add(hop.status, hop.duration, hop.sent)
         if self._sightings and shape.calls:
             ticket = parse_ticket(story.agent)
             if ticket and ticket.run == self.run:
                 self._sightings.finished(ticket.number, shape.calls[0].rule)
-        if len(self.broken) < 3 and self._does_break(shape):
-            self.broken.append(story)
+        if len(self.broken) < 3 and self._breaks.get(shape, True) and self._does_break(shape):
+            self.broken.append(copy(story))
+        story.count_as(shape)
+
+    def _count(self, story: Story, shape: Shape) -> None:
+        tally = self.evidence.shapes.get(shape)
+        if tally is None:
+            tally = self.evidence.shapes[shape] = Tally()
+        tally.add(story.key)
+
+    def _measure(self, version: str, hop: Hop) -> None:
+        times = self.evidence.times.get(version)
+        if times is None:
+            times = self.evidence.times[version] = Times()
+        times.add(hop.status, hop.duration, hop.sent)
+
+    def _amend(self) -> None:
+        """Count anew the stories that got a hop after they had been counted."""
+        late, self.ledger.late = self.ledger.late, []
+        for story, version, call, hop in late:
+            assert story.shape
+            shape = with_late_hop(story, version, call, hop)
+            tally = self.evidence.shapes[story.shape]
+            tally.remove(story.key)
+            if not tally.count:
+                del self.evidence.shapes[story.shape]
+            self._count(story, shape)
+            story.shape = shape
+            if version:
+                self._measure(version, hop)
 
     def _does_break(self, shape: Shape) -> bool:
         """Say whether a story of a shape breaks a claim by itself."""
@@ -255,10 +278,10 @@ class Watch:
             lacking = len(self.ledger) or (self._sightings and self._sightings.unlogged)
             if looped and now > begun + self._mesh.quiet:
                 break
-            if still > self._mesh.quiet and (
-                not lacking or (still > 4 * self._mesh.quiet and self._is_idle())
-            ):
-                break
+            if still > self._mesh.quiet * (4 if lacking else 1):
+                under_way = self._under_way()
+                if under_way == 0 or (under_way is None and not lacking):
+                    break
             if now > begun + 1 and not told:
                 progress("waiting for the proxies' logs")
                 told = True
@@ -266,9 +289,10 @@ class Watch:
         for story in self.ledger.give_up():
             self._finish(story)
 
-    def _is_idle(self) -> bool:
+    def _under_way(self) -> int | None:
+        """Return how many requests the versions' proxies have begun and not ended; None: it is not known."""
         pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
-        return self._mesh.in_flight([pod for pod in pods if pod.proxy]) == 0
+        return self._mesh.in_flight([pod for pod in pods if pod.proxy])
 
     def close(self) -> None:
         """Follow the logs no longer."""

@@ -94,10 +94,14 @@ def _routes(objects: list[Object], http: HTTPRoute) -> list[Json]:
             for destination, percent in http.copies()
         ]
     fault = _fault(http)
-    route: Json = {"name": http.name or "default", "route": action}
+    route: Json = {"route": action}
     if fault:
         route["typed_per_filter_config"] = {"envoy.filters.http.fault": fault}
-    return [{"match": _match(m), **route} for m in http.match or [HTTPMatchRequest()]]
+    # The proxies log these names; as in Istio, a rule without one has none in the log either.
+    return [
+        {"name": ".".join(filter(None, (http.name, m.name))), "match": _match(m), **route}
+        for m in http.match or [HTTPMatchRequest()]
+    ]
 
 
 def _weights(http: HTTPRoute) -> list[tuple[Destination, int]]:

@@ -9,6 +9,7 @@ from flask import Flask, Response, request
 VERSION = os.environ.get("VERSION", "v2")
 STATUS = int(os.environ.get("STATUS", "200"))
 DELAY = float(os.environ.get("DELAY", "0"))
+DIE = os.environ.get("DIE") == "yes"
 FAIL_FIRST = os.environ.get("FAIL_FIRST") == "yes"
 
 app = Flask(__name__)
@@ -29,6 +30,8 @@ def shadow() -> Response:
     digest = hashlib.sha256(request.get_data()).hexdigest()
     print(f"received {agent} {request.host} {digest}", flush=True)
     time.sleep(DELAY)
+    if DIE:
+        os._exit(1)
     if FAIL_FIRST and agent not in seen:
         seen.add(agent)
         return Response("the first attempt fails\n", 503)
