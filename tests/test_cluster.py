@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from harness.proof.verify import verify
 from helpers import run
 
 from harness.cluster.deploy import CLUSTER_ONLY, render
@@ -24,7 +25,6 @@ from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS, MeshError
-from harness.proof.verify import verify
 from harness.rendering.routes import sidecar_routes
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())

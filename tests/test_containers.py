@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.proof.verify import verify
 from helpers import run, start, wait_for
 
 from harness.meshes.containers import LABEL, ContainerMesh, quantity
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ROOT
-from harness.proof.verify import verify
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from harness.proof.verify import verify
 from helpers import kill, wait_for
 
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
-from harness.proof.verify import verify
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def shape_of(story: Story) -> Shape:
 
 
 def with_late_hop(story: Story, version: str | None, call: Call | None, hop: Hop) -> Shape:
-        """What came after its story was counted: (story, version that it arrived at, or call, hop)."""
+    """Return what a counted story amounts to with one hop more: a call, or an arrival at a version."""
     shape = story.shape
     assert shape
     if call:

@@ -135,8 +135,11 @@ class Watch:
         except Unreadable:
             self.evidence.unreadable += 1
             return
-        if hop is None or (self._sample > 1 and zlib.crc32(hop.request_id.encode()) % self._sample):
-            return
+        if hop and (self._sample == 1 or not zlib.crc32(hop.request_id.encode()) % self._sample):
+            self.add(pod, hop, now)
+
+    def add(self, pod: str, hop: Hop, now: float) -> None:
+        """Enter a request that a pod's proxy logged."""
         if pod not in self._logged:
             if self.routing.pod(pod) is None:
                 self._look()
@@ -265,29 +268,36 @@ class Watch:
         Patience bounds it, whatever keeps logging. Where the proxies say that nothing is under way any more,
         nothing is waited for.
         """
-        self._until = self._latest
         begun = time.monotonic()
         hops, still_since, told = self.ledger.hops, begun, False
-        while time.monotonic() < begun + self._patience + 2 * self._mesh.quiet:
+        while (now := time.monotonic()) < begun + self._patience + 2 * self._mesh.quiet:
             looped = self.read()
-            now = time.monotonic()
             if self.ledger.hops != hops:
                 hops, still_since = self.ledger.hops, now
-                self._until = max(self._until, self._latest) if self._sightings else self._until
-            still = now - still_since
-            lacking = len(self.ledger) or (self._sightings and self._sightings.unlogged)
-            if looped and now > begun + self._mesh.quiet:
+            if not self._until and now > begun + self._mesh.quiet:
+                self._until = self._latest  # what begins later is not judged
+            if looped and self._until:
                 break
-            if still > self._mesh.quiet * (4 if lacking else 1):
+            lacking = self._lacks_hops()
+            if now - still_since > self._mesh.quiet * (4 if lacking else 1):
                 under_way = self._under_way()
                 if under_way == 0 or (under_way is None and not lacking):
                     break
+            elif not lacking and now > begun + 4 * self._mesh.quiet:
+                break  # others send on
             if now > begun + 1 and not told:
                 progress("waiting for the proxies' logs")
                 told = True
             time.sleep(0.02)
+        self._until = self._until or self._latest
         for story in self.ledger.give_up():
             self._finish(story)
+
+    def _lacks_hops(self) -> bool:
+        """Say whether a story that is to be judged waits for a hop, or a reply for its story."""
+        if self._sightings and self._sightings.unlogged:
+            return True
+        return any(not self._until or story.start <= self._until for story in self.ledger.stories())
 
     def _under_way(self) -> int | None:
         """Return how many requests the versions' proxies have begun and not ended; None: it is not known."""

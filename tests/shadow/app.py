@@ -3,12 +3,15 @@
 import hashlib
 import os
 import time
+import urllib.request
 
 from flask import Flask, Response, request
 
 VERSION = os.environ.get("VERSION", "v2")
 STATUS = int(os.environ.get("STATUS", "200"))
 DELAY = float(os.environ.get("DELAY", "0"))
+CALL = os.environ.get("CALL")
+EARLY = os.environ.get("EARLY") == "yes"
 DIE = os.environ.get("DIE") == "yes"
 FAIL_FIRST = os.environ.get("FAIL_FIRST") == "yes"
 
@@ -27,9 +30,13 @@ def health() -> str:
 def shadow() -> Response:
     """Answer as told, once the digest of what came is on stdout."""
     agent = request.user_agent.string
+    if EARLY:
+        return Response("recommendation {VERSION} does not read\n", STATUS)
     digest = hashlib.sha256(request.get_data()).hexdigest()
     print(f"received {agent} {request.host} {digest}", flush=True)
     time.sleep(DELAY)
+    if CALL:
+        urllib.request.urlopen(CALL, timeout=10).read()  # noqa: S310 (its test says which)
     if DIE:
         os._exit(1)
     if FAIL_FIRST and agent not in seen:

@@ -1,0 +1,133 @@
+"""The ledger: hops in any order, late, twice; the verdict is the same."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenes import arrived, called, hop, scene, story, verdict_on, watch
+
+from harness.proof.ledger import REMEMBERED, shape_of
+from harness.proof.verdict import Verdict
+from harness.rendering.accesslog import Hop
+
+Line = tuple[str, Hop]
+
+
+def outcome(verdict: Verdict) -> list[tuple[str, str, dict[str, int]]]:
+    return [(claim.id, claim.state, dict(claim.figures)) for claim in verdict.claims]
+
+
+STORIES = st.lists(
+    st.builds(
+        lambda call, v1, v2: (call, v1, v2),
+        st.sampled_from(["v1", "v2", None]), st.integers(0, 2), st.integers(0, 3),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+def hops_of(stories: list[tuple[str | None, int, int]]) -> list[Line]:
+    hops: list[Line] = []
+    for number, (answered, at_v1, at_v2) in enumerate(stories):
+        if answered:
+            upstream = {"v1": "10.0.1.1:8080", "v2": "10.0.2.1:8080"}[answered]
+            hops.append(called(number, upstream=upstream))
+        hops += [arrived("v1", number)] * at_v1 + [arrived("v2", number)] * at_v2
+    return hops
+
+
+@settings(max_examples=60, deadline=None)
+@given(STORIES, st.randoms(use_true_random=False))
+def test_the_order_of_hops_does_not_change_the_verdict(stories: list, chance: object) -> None:  # type: ignore[type-arg]
+    hops = hops_of(stories)
+    shuffled = list(hops)
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert outcome(verdict_on(shuffled)) == outcome(verdict_on(hops))
+
+
+@settings(max_examples=60, deadline=None)
+@given(STORIES, st.randoms(use_true_random=False))
+def test_a_hop_that_comes_after_its_story_was_counted_changes_nothing_else(
+    stories: list, chance: object
+) -> None:  # type: ignore[type-arg]
+    hops = hops_of(stories)
+    shuffled = list(hops)
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    looking = watch(scene(), patience=1.0)
+    for place, (pod, seen) in enumerate(shuffled):
+        looking.add(pod, seen, place * 10.0)  # patience is over long before the next
+        looking.sweep(place * 10.0 + 5)
+    looking.sweep(10_000)
+    assert outcome(looking.verdict()) == outcome(verdict_on(hops))
+
+
+def test_a_story_with_all_its_hops_is_finished_when_it_is_still() -> None:
+    looking = watch(scene())
+    for pod, seen in story():
+        looking.add(pod, seen, 0.0)
+    assert list(looking.ledger.sweep(0.2)) == []
+    [finished] = looking.ledger.sweep(0.4)
+    assert len(finished.calls) + len(finished.arrivals) == 3
+
+
+def test_a_story_that_lacks_a_copy_is_finished_when_patience_is_over() -> None:
+    looking = watch(scene(), patience=30)
+    for pod, seen in story(copies=0):
+        looking.add(pod, seen, 0.0)
+    assert list(looking.ledger.sweep(29.0)) == []
+    assert len(list(looking.ledger.sweep(30.0))) == 1
+
+
+def test_a_story_that_waits_is_finished_when_its_copy_comes() -> None:
+    looking = watch(scene(), patience=30)
+    for pod, seen in story(copies=0):
+        looking.add(pod, seen, 0.0)
+    assert list(looking.ledger.sweep(1.0)) == []
+    looking.add(*arrived("v2"), 20.0)
+    assert len(list(looking.ledger.sweep(20.4))) == 1
+
+
+def test_one_request_id_on_two_paths_is_two_stories() -> None:
+    hops = [
+        each
+        for path in ("/a", "/b")
+        for each in (called(path=path), arrived("v1", path=path), arrived("v2", path=path))
+    ]
+    verdict = verdict_on(hops)
+    assert verdict.passed
+    assert verdict.requests == 2
+
+
+def test_one_request_id_that_is_used_twice_on_one_path_is_counted_twice() -> None:
+    assert verdict_on(story() + story()).passed
+    assert verdict_on(story() + story(copies=0)).failed() == ["exactly-once"]
+
+
+def test_what_is_remembered_does_not_grow_without_bound() -> None:
+    looking = watch(scene())
+    for number in range(REMEMBERED + 500):
+        for pod, seen in story(number):
+            looking.add(pod, seen, number / 1000)
+        looking.sweep(number / 1000)
+    looking.sweep(10_000)
+    assert len(looking.ledger) == 0
+    assert len(looking.ledger._finished) == REMEMBERED
+    assert len(looking.evidence.shapes) == 1
+
+
+def test_requests_to_other_services_are_not_the_targets() -> None:
+    looking = watch(scene())
+    other = {
+        "authority": "preference:8080",
+        "cluster": "outbound|8080||preference.tutorial.svc.cluster.local",
+    }
+    looking.add("customer", hop(**other, upstream="10.0.0.3:8080"), 0)
+    looking.add("preference", hop(cluster="inbound|8080||"), 0)
+    assert len(looking.ledger) == 0
+
+
+def test_stories_of_one_shape_are_one() -> None:
+    looking = watch(scene())
+    for number in (1, 2):
+        for pod, seen in story(number):
+            looking.add(pod, seen, 0)
+    first, second = looking.ledger.sweep(1)
+    assert shape_of(first) == shape_of(second)
