@@ -104,6 +104,9 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
         return []
     if selector == "app=istiod":
         return list(RECORDED["control_planes"])
+    if kinds.startswith("services,"):
+        objects = [o for o in mesh.routes() if o.kind in ("Service", "Deployment")]
+        return [as_json(o) for o in objects]
     if kinds == "services":
         for port in RECORDED["gateways"][0]["spec"]["ports"]:
             port.pop("nodePort")  # no node answers here: callers need a port-forward
@@ -121,41 +124,51 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
     if kinds == "jobs.batch":
         return [{"metadata": {"name": "loadtest"}, "status": {}}]
     if kinds == "pod":
-        return [*job_pods(mesh), *(pod_json(name, labels) for name, labels in mesh_pods(mesh))]
+        return [*job_pods(mesh), *(pod_json(*pod) for pod in mesh_pods(mesh))]
     if kinds == "pods":
         wanted = dict(part.split("=") for part in selector.split(",")) if selector else {}
-        pods = [pod_json(name, labels) for name, labels in mesh_pods(mesh)]
+        pods = [pod_json(*pod) for pod in mesh_pods(mesh)]
         return [pod for pod in pods if wanted.items() <= pod["metadata"]["labels"].items()]
-    return [as_json(o) for o in objects if o.kind in ISTIO]
+    routes = [as_json(o) for o in objects if o.kind in ISTIO]
+    if "httproutes" in kinds and os.environ.get("HTTP_ROUTE"):
+        path = ROOT / "istio" / "gateway-api" / f"{os.environ['HTTP_ROUTE']}.yaml"
+        routes.append(yaml.safe_load(path.read_text()))
+    return routes
 
 
 def as_json(found: Object) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(found.model_dump_json(by_alias=True, exclude_unset=True))
-    data["metadata"].update(uid="0", resourceVersion="1", creationTimestamp="2026-11-22T09:23:36Z")
+    data["metadata"].update(
+        namespace="tutorial", uid="0", resourceVersion="1", creationTimestamp="2026-11-22T09:23:36Z"
+    )
     return data
 
 
-def mesh_pods(mesh: LocalMesh) -> list[tuple[str, dict[str, str]]]:
+def mesh_pods(mesh: LocalMesh) -> list[tuple[str, dict[str, str], str]]:
     deployments = {d.metadata.name: d for d in of_kind(mesh.routes(), Deployment)}
-    names = [pod.name for pod in mesh.pods() if pod.state == "Running"]
+    pods = [pod for pod in mesh.pods() if pod.state == "Running"]
     labels = {GATEWAY: {"istio": "ingressgateway"}}
-    return [(n, labels.get(n) or deployments[workload_of(n)].labels) for n in names]
+    return [(p.name, labels.get(p.name) or deployments[workload_of(p.name)].labels, p.address) for p in pods]
 
 
-def pod_json(name: str, labels: dict[str, str]) -> dict[str, Any]:
+def pod_json(name: str, labels: dict[str, str], address: str) -> dict[str, Any]:
     labels = {**labels, "app.kubernetes.io/part-of": "dark-launch"}
-    proxy = {"name": "istio-proxy", "ready": True, "state": {"running": {}}}
+    proxy = {"name": "istio-proxy", "ready": True, "containerID": name, "state": {"running": {}}}
     app = {"name": labels.get("app", "app"), "ready": True, "state": {"running": {}}}
     containers = [{"name": app["name"]}] if name != GATEWAY else [{"name": "istio-proxy"}]
     return {
-        "metadata": {"name": name, "namespace": "tutorial", "labels": labels},
+        "metadata": {
+            "name": name, "namespace": "istio-system" if name == GATEWAY else "tutorial", "labels": labels,
+            "ownerReferences": [{"kind": "ReplicaSet", "name": workload_of(name)}],
+        },
         "spec": {
             "serviceAccountName": "default",
             "containers": containers,
             "initContainers": [{"name": "istio-proxy"}],
         },
         "status": {
-            "phase": "Running", "podIP": "10.244.0.9",
+            "phase": "Running", "podIP": "10.244.0.9", "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [app], "initContainerStatuses": [proxy],
         },
     }  # fmt: skip

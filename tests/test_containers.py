@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.proof.verify import verify
 from helpers import run, start, wait_for
 
 from harness.meshes.containers import LABEL, ContainerMesh, quantity
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ROOT
+from harness.proof.target import Target
+from harness.proof.watch import verify
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: Contai
         wait_for(lambda: list(own.containers()), "the first container")
         harness.kill()
     own.up()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
     own.down()
     assert left(own) == []
 
@@ -128,10 +129,10 @@ def test_two_checkouts_do_not_collide(own: ContainerMesh, tmp_path: Path) -> Non
     try:
         other.up()
         other.apply(ROOT / "istio" / "mirror.yaml")
-        assert verify(own, 50).passed
-        assert verify(other, 50).passed
+        assert verify(own, Target(), 50).passed
+        assert verify(other, Target(), 50).passed
         other.down()
-        assert verify(own, 50).passed
+        assert verify(own, Target(), 50).passed
     finally:
         other.down()
         other.close()

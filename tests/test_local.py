@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from harness.proof.verify import verify
 from helpers import kill, wait_for
 
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
+from harness.proof.target import Target
+from harness.proof.watch import verify
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_up_after_a_kill_of_everything_starts_afresh(own: LocalMesh) -> None:
     own.apply(ROOT / "istio" / "mirror.yaml")
     kill(own, "everything")
     own.up()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
     assert own.objects()["virtualservice/recommendation"][0] == "istio/v1-only.yaml"
 
 
@@ -64,7 +65,7 @@ def test_up_starts_what_died_and_keeps_the_routes(own: LocalMesh) -> None:
     assert {pod.state for pod in own.pods()} == {"Running", "Dead: run 'make up'"}
     own.up()
     assert {pod.state for pod in own.pods()} == {"Running"}
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
 
 
 def test_a_pod_with_a_dead_application_is_dead(own: LocalMesh) -> None:
@@ -88,7 +89,7 @@ def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: LocalM
         wait_for(lambda: list(own.processes()), "the first process")
         harness.kill()
     own.up()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
 
 
 def test_two_meshes_do_not_collide(own: LocalMesh, tmp_path: Path) -> None:
@@ -97,11 +98,11 @@ def test_two_meshes_do_not_collide(own: LocalMesh, tmp_path: Path) -> None:
     other.up()
     try:
         other.apply(ROOT / "istio" / "mirror.yaml")
-        assert verify(own, 50).passed
-        assert verify(other, 50).passed
+        assert verify(own, Target(), 50).passed
+        assert verify(other, Target(), 50).passed
     finally:
         other.down()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
 
 
 def test_a_busy_port_is_named_and_nothing_is_left(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_up_on_a_running_mesh_that_cannot_be_healed_leaves_it_as_it_is(own: Loca
         own.up()
     assert own.objects() == before
     own.up()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[{}]", '[{"source": "x", "object": {"kind": "Fish"}}]'])
@@ -140,20 +141,20 @@ def test_damaged_state_is_named_and_up_starts_afresh(own: LocalMesh, damage: str
     with pytest.raises(MeshError, match=r"is damaged: start afresh with 'make down; make up'$"):
         own.pods()
     own.up()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
 
 
 def test_lost_logs_prove_nothing(own: LocalMesh) -> None:
     own.up()
     for log in own.state.glob("pods/*/access.log"):
         log.unlink()
-    assert verify(own, 50).failed() == ["the proxies logged every answer"]
+    assert verify(own, Target(), 50).unproven() == ["logged"]
 
 
 def test_a_proxy_in_the_environment_does_not_disturb(own: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     own.up()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
 
 
 def test_a_proxy_that_does_not_respond_is_not_running(own: LocalMesh) -> None:
@@ -169,7 +170,7 @@ def test_down_and_up_at_once_take_turns(own: LocalMesh) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda turn: own.up() if turn % 2 else own.down(), range(8)))
     own.up()
-    assert verify(own, 50).passed
+    assert verify(own, Target(), 50).passed
 
 
 def test_commands_say_when_nothing_runs(own: LocalMesh) -> None:

@@ -170,7 +170,7 @@ def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMe
 
 def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
-    follower = mesh.follow(list)
+    follower = mesh.follow("tutorial")
 
     def kill_it_half_way() -> None:
         heard = 0

@@ -102,14 +102,15 @@ class ProcessStream:
 class ContainerLog:
     """What one container logs, as it comes. A stream that breaks off is opened again where it ended."""
 
-    def __init__(self, kubectl: Kubectl, pod: str, container: str, *since: str) -> None:
+    def __init__(self, kubectl: Kubectl, pod: str, container: str, *since: str, id: str = "") -> None:
         """Follow the log of a pod's container, from the start or from what ``since`` says to kubectl.
 
+        :param id: the container's, if it is known already.
         :raises MeshError: the API server does not answer.
         """
         self._kubectl, self._pod, self._container = kubectl, pod, container
         self._closed = threading.Event()
-        self._id = container_status(kubectl.get("pod", pod), container).get("containerID")
+        self._id = id or container_status(kubectl.get("pod", pod), container).get("containerID")
         self._stream = self._open(*since)
 
     def _open(self, *since: str) -> ProcessStream:

@@ -1,6 +1,6 @@
 """A mesh whose control plane is Istio."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness import Json, settings
@@ -241,8 +241,8 @@ class ClusterMesh(Mesh):
     def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
         return scene.look(self.kubectl, namespace, callers)
 
-    def follow(self, find: Callable[[], Iterable[Pod]]) -> LogFollower:
-        return scene.follow(self.kubectl, find)
+    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
+        return scene.follow(self.kubectl, namespace, list(callers))
 
     def request_log(self, pod: Pod) -> Iterator[str]:
         return scene.request_log(self.kubectl, pod)

@@ -39,7 +39,7 @@ def must_rule(kubectl: Kubectl) -> None:
         if any(parent.get("kind") == "Service" for parent in route["spec"].get("parentRefs", [])):
             name = f"httproute/{route['metadata']['name']}"
             raise MeshError(
-                f"{name} overrules the VirtualServices, and only these are judged: "
+                f"{name} overrules the VirtualServices, so that nothing would come of them: "
                 f"{kubectl.program} delete {name} -n {kubectl.namespace}"
             )
 

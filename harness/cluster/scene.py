@@ -3,9 +3,9 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from harness import Json
 from harness.cluster.kubectl import ContainerLog, Kubectl, container_status
@@ -31,20 +31,29 @@ def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene
     :raises MeshError: the cluster does not answer, or does not let this user read the namespace.
     """
     here = replace(kubectl, namespace=namespace)
-    groups = {version.partition("/")[0] for version in kubectl.run("api-versions").split()}
     objects = here.items(CORE)
     unread: list[str] = []
-    kinds = [kind for kind in (*ROUTING, *POLICIES) if kind.partition(".")[2] in groups]
+    kinds = [kind for kind in (*ROUTING, *POLICIES) if kind.partition(".")[2] in _groups(kubectl)]
     if kinds:
         objects += _everywhere(here, ",".join(kinds), unread)
-    pods = [_pod(pod) for pod in here.items("pods") if _lives(pod)]
-    for other in {caller.partition("/")[0] for caller in callers if "/" in caller} - {namespace}:
+    return Scene(namespace, tuple(objects), tuple(_pods(here, callers, unread)), tuple(unread))
+
+
+@cache
+def _groups(kubectl: Kubectl) -> frozenset[str]:
+    """Return the API groups that the server has."""
+    return frozenset(version.partition("/")[0] for version in kubectl.run("api-versions").split())
+
+
+def _pods(kubectl: Kubectl, callers: Iterable[str], unread: list[str]) -> Iterable[Pod]:
+    """Return the pods of a namespace, those of callers elsewhere, and the ingress gateways."""
+    pods = [_pod(pod) for pod in kubectl.items("pods") if _lives(pod)]
+    for other in {caller.partition("/")[0] for caller in callers if "/" in caller} - {kubectl.namespace}:
         pods += [_pod(pod) for pod in replace(kubectl, namespace=other).items("pods") if _lives(pod)]
-    for label in GATEWAYS[: 2 if "gateway.networking.k8s.io" in groups else 1]:
-        found = _everywhere(here, "pods", unread, f"--selector={label}")
+    for label in GATEWAYS[: 2 if "gateway.networking.k8s.io" in _groups(kubectl) else 1]:
+        found = _everywhere(kubectl, "pods", unread, f"--selector={label}")
         pods += [replace(_pod(pod), gateway=True) for pod in found if _lives(pod)]
-    distinct = {(pod.namespace, pod.name): pod for pod in pods}  # a gateway may be in the namespace itself
-    return Scene(namespace, tuple(objects), tuple(distinct.values()), tuple(unread))
+    return {(pod.namespace, pod.name): pod for pod in pods}.values()  # a gateway may be in the namespace
 
 
 def _everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
@@ -73,6 +82,7 @@ def _pod(pod: Json) -> Pod:
         for port in container.get("ports", []):
             number = str(port["containerPort"])
             ports |= {number: number, **({port["name"]: number} if "name" in port else {})}
+    proxy = container_status(pod, SIDECAR)
     addresses = [address["ip"] for address in status.get("podIPs", [])] or [status.get("podIP", "")]
     return Pod(
         name=metadata["name"],
@@ -83,6 +93,7 @@ def _pod(pod: Json) -> Pod:
         ports=ports,
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])),
         proxy=any(container["name"] == SIDECAR for container in containers),
+        proxy_id=proxy.get("containerID", "") if "running" in proxy.get("state", {}) else "",
     )
 
 
@@ -97,19 +108,17 @@ def _workload(metadata: Json) -> str:
     return str(owner["name"])
 
 
-def follow(kubectl: Kubectl, find: Callable[[], Iterable[Pod]]) -> LogFollower:
+def follow(kubectl: Kubectl, namespace: str, callers: Iterable[str]) -> LogFollower:
     """Follow the access logs of pods' proxies."""
 
     def streams(new: bool) -> Iterator[Stream]:
         # A stream needs a moment to open, so it goes back a little.
         since = [] if new else ["--since=30s"]
-        for pod in find():
-            if pod.proxy:
+        for pod in _pods(replace(kubectl, namespace=namespace), callers, []):
+            if pod.proxy_id:  # else there is no log to follow yet
                 there = replace(kubectl, namespace=pod.namespace)
-                status = container_status(there.get("pod", pod.name), SIDECAR)
-                if "running" in status.get("state", {}):  # else there is no log to follow yet
-                    key = f"{pod.namespace}/{pod.name}/{status.get('restartCount', 0)}"
-                    yield Stream(key, pod.name, partial(ContainerLog, there, pod.name, SIDECAR, *since))
+                opened = partial(ContainerLog, there, pod.name, SIDECAR, *since, id=pod.proxy_id)
+                yield Stream(f"{pod.namespace}/{pod.name}/{pod.proxy_id}", pod.name, opened)
 
     return StreamFollower(streams, again=5)
 

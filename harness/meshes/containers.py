@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -291,7 +291,7 @@ class ContainerMesh(EnvoyMesh):
             if (name, kind) == (pod.name, "istio-proxy"):
                 yield from container.logs(stderr=False).decode(errors="replace").splitlines()
 
-    def follow(self, find: Callable[[], Iterable[RunningPod]]) -> LogFollower:
+    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
         def streams(new: bool) -> Iterator[Stream]:
             for pod, name, container in self.containers():
                 if name == "istio-proxy":

@@ -209,7 +209,7 @@ class LocalMesh(EnvoyMesh):
                             (name.replace("access", "istio-proxy"), line.rstrip("\n")) for line in file
                         )
 
-    def follow(self, find: Callable[[], Iterable[RunningPod]]) -> LogFollower:
+    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
         return _FileFollower(self.state / "pods")
 
     def request_log(self, pod: RunningPod) -> Iterator[str]:

@@ -3,12 +3,11 @@
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.meshes.mesh import LogFollower, MeshError
+from harness.meshes.mesh import LogFollower
 
 
 class LogStream(Protocol):
@@ -43,7 +42,9 @@ class StreamFollower(LogFollower):
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._open: dict[str, LogStream] = {}
         self._threads: list[threading.Thread] = []
+        self._closed = threading.Event()
         self._attach(new=False)
+        threading.Thread(target=self._look_again, daemon=True).start()
 
     def _attach(self, *, new: bool) -> None:
         for stream in self._find(new):
@@ -53,7 +54,11 @@ class StreamFollower(LogFollower):
                 thread = threading.Thread(target=self._read, args=arguments, daemon=True)
                 thread.start()
                 self._threads.append(thread)
-        self._attached = time.monotonic()
+
+    def _look_again(self) -> None:
+        while not self._closed.wait(self._again):
+            with contextlib.suppress(Exception):  # a mesh that does not answer may at the next look
+                self._attach(new=True)
 
     def _read(self, pod: str, stream: LogStream) -> None:
         rest = b""
@@ -65,15 +70,12 @@ class StreamFollower(LogFollower):
                     self._lines.put((pod, line.decode(errors="replace")))
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        if time.monotonic() - self._attached > self._again:
-            self._attached = time.monotonic()
-            with contextlib.suppress(MeshError):  # then at the next look
-                self._attach(new=True)
         while not self._lines.empty():
             yield self._lines.get()
 
     def close(self) -> None:
-        for stream in self._open.values():
+        self._closed.set()
+        for stream in list(self._open.values()):
             stream.close()
         for thread in self._threads:
             thread.join(timeout=5)

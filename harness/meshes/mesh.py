@@ -135,8 +135,8 @@ class Mesh(ABC):
         """
 
     @abstractmethod
-    def follow(self, find: Callable[[], Iterable[Pod]]) -> LogFollower:
-        """Follow the access logs of the proxies of the pods that ``find`` returns, now and later."""
+    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
+        """Follow the access logs of the proxies of ``scene``'s pods, of those that start meanwhile too."""
 
     @abstractmethod
     def request_log(self, pod: Pod) -> Iterable[str]:

@@ -25,6 +25,8 @@ class Pod:
     ready: bool = True
     proxy: bool = True
     """Whether it has a sidecar, or is a gateway."""
+    proxy_id: str = ""
+    """What tells its proxy's container from the one before; empty where it does not run."""
     gateway: bool = False
 
 

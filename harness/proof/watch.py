@@ -106,9 +106,7 @@ class Watch:
 
     def follow(self) -> None:
         """Follow the logs from now on: requests that began before are not judged."""
-        self._follower = self._mesh.follow(
-            lambda: self._mesh.scene(self.target.namespace, self.target.callers).pods
-        )
+        self._follower = self._mesh.follow(self.target.namespace, self.target.callers)
         now = datetime.now(UTC) - timedelta(milliseconds=1)
         self._since = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._follower.goes_back:
@@ -116,17 +114,20 @@ class Watch:
             self._since = ""
             end = time.monotonic() + self._mesh.still + 1
             while time.monotonic() < end:
-                self.read()
+                self._read_lines()
                 time.sleep(0.05)
             self._since = self._latest
 
     def read(self) -> bool:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""
+        self._read_lines()
+        self.sweep(time.monotonic())
+        return bool(self.loops())
+
+    def _read_lines(self) -> None:
         assert self._follower
         for pod, line in itertools.islice(self._follower.lines(), AT_ONCE):
             self.enter(pod, line, time.monotonic())
-        self.sweep(time.monotonic())
-        return bool(self.loops())
 
     def enter(self, pod: str, line: str, now: float) -> None:
         """Enter a line of a proxy's log."""
@@ -274,7 +275,8 @@ class Watch:
             looped = self.read()
             if self.ledger.hops != hops:
                 hops, still_since = self.ledger.hops, now
-            if not self._until and now > begun + self._mesh.quiet:
+            late_log = self._sightings and self._sightings.unlogged
+            if not self._until and not late_log and now > begun + self._mesh.quiet:
                 self._until = self._latest  # what begins later is not judged
             if looped and self._until:
                 break
