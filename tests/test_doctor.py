@@ -234,6 +234,14 @@ def test_a_pod_that_does_not_count_as_a_caller_needs_no_sidecar(still: Still) ->
     assert find(still, Target("recommendation", "tutorial", ("preference",))) == []
 
 
+def test_a_v2_with_a_service_of_its_own_is_no_caller(still: Still) -> None:
+    folder = ROOT / "istio" / "gateway-api"
+    still.objects.remove(still.get("VirtualService"))
+    still.objects += documents(folder / "versions.yaml", folder / "mirror.yaml")
+    still.change("recommendation-v2", proxy=False)
+    only(still, "deployment/recommendation-v2", "of v2 has no sidecar", "rollout restart")
+
+
 # --- ports --------------------------------------------------------------------------------------------
 
 

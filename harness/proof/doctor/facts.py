@@ -196,12 +196,20 @@ class Facts:
 
     @cached_property
     def others(self) -> list[Pod]:
-        """The pods that may call the target: those that count, and are neither its own nor gateways."""
-        versions = {v.workload for v in self.routing.versions.values()} - {
-            w for r in self.mirrors if r.destination.host != self.routing.host
-            for w in self.routing.workloads_behind(r.destination)
-        }  # fmt: skip
-        return [p for p in self.scene.pods if not p.gateway and p.workload not in versions and self.counts(p)]
+        """The pods that may call the target: those that count, and are neither its own nor gateways.
+
+        A mirror may lead to a Service that is a caller: its pods are among them if they were seen to call.
+        """
+        versions = {version.workload for version in self.routing.versions.values()}
+        mirrored = {w for m in self.mirrors for w in self.routing.workloads_behind(m.destination)}
+        elsewhere = mirrored - {*self.routing.workloads_behind(Destination(self.routing.host))}
+        return [
+            pod
+            for pod in self.scene.pods
+            if not pod.gateway
+            and self.counts(pod)
+            and (pod.workload not in versions or (pod.workload in elsewhere and self.calls(pod)))
+        ]
 
     @cached_property
     def seen(self) -> list[Pod]:
