@@ -252,3 +252,6 @@ class ClusterMesh(Mesh):
 
     def logs_requests(self, pod: Pod) -> bool | None:
         return scene.logs_requests(self.kubectl, pod)
+
+    def ask_proxy(self, pod: Pod, query: str) -> str | None:
+        return scene.ask_proxy(self.kubectl, pod, query)

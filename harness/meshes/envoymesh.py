@@ -283,6 +283,11 @@ class EnvoyMesh(Mesh, Proxies):
         running = self.running()
         return sum(active(self, pod.name) for pod in pods if pod.name in running)
 
+    def ask_proxy(self, pod: RunningPod, query: str) -> str | None:
+        with contextlib.suppress(OSError):
+            return self.admin(pod.name, f"/{query}")
+        return None
+
 
 def _must_be_free(port: int) -> None:
     remedy = f"stop the program that has it, or choose another port, for example 'make up PORT={port + 1}'"

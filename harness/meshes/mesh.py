@@ -150,6 +150,10 @@ class Mesh(ABC):
         """Say whether a pod's proxy logs the requests that it gets; None if it is not known."""
         return True
 
+    def ask_proxy(self, pod: Pod, query: str) -> str | None:
+        """Return what the admin interface of a pod's proxy answers; None if it cannot be asked."""
+        return None
+
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         """Let go of connections; the mesh runs on."""
 

@@ -53,8 +53,8 @@ def sidecar(
     :param app: where the pod's application listens.
     :param inbound: where other proxies send requests for the application.
     :param outbound: where the application sends its own: an HTTP forward proxy.
-    :param status: where to serve ``/stats``, and the application's path ``readiness``, to the harness if it
-        cannot reach ``admin``.
+    :param status: where to serve ``/stats`` and ``/clusters``, and the application's path ``readiness``, to
+        the harness if it cannot reach ``admin``.
     """
     inbound_cluster = f"inbound|{app.port}||"
     # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
@@ -92,7 +92,8 @@ def _bootstrap(
 ) -> Json:
     if status:
         stats = {"match": {"prefix": "/stats"}, "route": _to("admin")}
-        routes = {"route_config": _static_routes("status", [stats, *probes])}
+        known = {"match": {"path": "/clusters"}, "route": _to("admin")}
+        routes = {"route_config": _static_routes("status", [stats, known, *probes])}
         listeners = [*listeners, _listener("status", status, None, routes)]
         clusters = [*clusters, static_cluster("admin", [Endpoint({}, admin)])]
     return {

@@ -1,0 +1,39 @@
+"""Read objects of any shape: what is missing, null or of another type reads as nothing."""
+
+from typing import Any
+
+from harness import Json
+
+STUMBLES = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+"""What reading an object of an unknown shape may raise."""
+
+
+def at(found: Any, *path: str) -> Any:
+    """Return what stands at a path; None where nothing does."""
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def items(found: Any, *path: str) -> list[tuple[int, Json]]:
+    """Return the objects of the list at a path, each with its place."""
+    there = at(found, *path)
+    return [(i, e) for i, e in enumerate(there) if isinstance(e, dict)] if isinstance(there, list) else []
+
+
+def words(found: Any, *path: str) -> list[str]:
+    """Return the texts of the list at a path."""
+    there = at(found, *path)
+    return [each for each in there if isinstance(each, str)] if isinstance(there, list) else []
+
+
+def text(found: Any, *path: str) -> str:
+    """Return the text at a path; nothing where none is."""
+    there = at(found, *path)
+    return there if isinstance(there, str) else ""
+
+
+def labels(found: Any, *path: str) -> dict[str, str]:
+    """Return the labels at a path."""
+    there = at(found, *path)
+    return {k: v for k, v in there.items() if isinstance(v, str)} if isinstance(there, dict) else {}
