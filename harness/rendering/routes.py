@@ -49,9 +49,13 @@ def _virtual_service_for(objects: list[Object], service: str) -> VirtualService 
 
 
 def gateway_routes(objects: Iterable[Object]) -> Json:
-    """Return the routes of the ingress gateway: those of VirtualServices that name a Gateway."""
+    """Return the routes of the ingress gateway: those of VirtualServices that name a Gateway.
+
+    Of several for one host Istio makes one list, in which routes that match every request stand last.
+    https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
+    """
     objects = list(objects)
-    hosts = []
+    found: dict[str, list[Json]] = {}
     for gateway in of_kind(objects, Gateway):
         allowed = gateway.spec.servers[0].hosts
         for virtual_service in of_kind(objects, VirtualService):
@@ -61,9 +65,14 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
             domains = [h for h in wanted if "*" in allowed or h in allowed]
             if "*" in wanted:
                 domains = list(allowed)
-            if domains:
-                routes = [r for http in virtual_service.spec.http for r in _routes(objects, http)]
-                hosts.append({"name": domains[0], "domains": domains, "routes": routes})
+            routes = [r for http in virtual_service.spec.http for r in _routes(objects, http)]
+            for domain in domains:
+                found.setdefault(domain, []).extend(routes)
+    everything = {"prefix": "/"}
+    hosts = [
+        {"name": domain, "domains": [domain], "routes": sorted(r, key=lambda r: r["match"] == everything)}
+        for domain, r in found.items()
+    ]
     return {"name": "gateway", "virtual_hosts": hosts}
 
 
@@ -94,10 +103,15 @@ def _routes(objects: list[Object], http: HTTPRoute) -> list[Json]:
             for destination, percent in http.copies()
         ]
     fault = _fault(http)
-    route: Json = {"name": http.name or "default", "route": action}
+    route: Json = {"route": action}
     if fault:
         route["typed_per_filter_config"] = {"envoy.filters.http.fault": fault}
-    return [{"match": _match(m), **route} for m in http.match or [HTTPMatchRequest()]]
+    return [{"name": _name(http, m), "match": _match(m), **route} for m in http.match or [HTTPMatchRequest()]]
+
+
+def _name(http: HTTPRoute, match: HTTPMatchRequest) -> str:
+    """Return what the access log calls a route, as Istio does: nothing unless the rule has a name."""
+    return f"{http.name or ''}.{match.name}" if match.name else http.name or ""
 
 
 def _weights(http: HTTPRoute) -> list[tuple[Destination, int]]:
