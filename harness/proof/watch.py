@@ -29,6 +29,9 @@ AGAIN = 20.0
 AT_ONCE = 20_000
 """How many lines are read before finished stories are looked for."""
 
+_NEVER = "9"
+"""A time after all others: what begins before it is not judged."""
+
 _ROUTING = {"VirtualService", "DestinationRule", "HTTPRoute", "Service"}
 
 
@@ -112,7 +115,7 @@ class Watch:
         self._since = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._follower.goes_back:
             # Streams begin with old lines, by another machine's clock: the latest of them says what is old.
-            self._since = ""
+            self._since = _NEVER
             end = time.monotonic() + self._mesh.still + 1
             while time.monotonic() < end:
                 self.read()
@@ -250,11 +253,14 @@ class Watch:
             now = time.monotonic()
             if self.ledger.hops != hops:
                 hops, still_since = self.ledger.hops, now
-                self._until = max(self._until, self._latest) if self._sightings else self._until
+                if self._sightings and now < begun + 2 * self._mesh.quiet:
+                    self._until = self._latest  # the last of the harness's own may be logged only now
             still = now - still_since
             lacking = len(self.ledger) or (self._sightings and self._sightings.unlogged)
             if looped and now > begun + self._mesh.quiet:
                 break
+            if now > begun + 2 * self._mesh.quiet and not self._owes():
+                break  # others' traffic goes on, and is not judged
             if still > self._mesh.quiet and (
                 not lacking or (still > 4 * self._mesh.quiet and self._is_idle())
             ):
@@ -265,6 +271,13 @@ class Watch:
             time.sleep(0.02)
         for story in self.ledger.give_up():
             self._finish(story)
+
+    def _owes(self) -> bool:
+        """Say whether a story that will be judged is not finished."""
+        unlogged = self._sightings is not None and self._sightings.unlogged > 0
+        return unlogged or any(
+            self._since < story.start <= self._until for story in self.ledger.stories()
+        )
 
     def _is_idle(self) -> bool:
         pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
