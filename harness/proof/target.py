@@ -154,10 +154,14 @@ class Routing:
         named = self._by_name.get((scope, hop.route))
         return named if named is not None or hop.route not in ("-", "default") else self._nameless.get(scope)
 
+    def counts(self, caller: Pod) -> bool:
+        """Say whether the target names a caller, or names none."""
+        who = {caller.workload, f"{caller.namespace}/{caller.workload}", f"{caller.namespace}/*"}
+        return not self.target.callers or not who.isdisjoint(self.target.callers)
+
     def is_for_target(self, caller: Pod, hop: Hop) -> bool:
         """Say whether a caller's request asked for the target, and the caller counts."""
-        who = {caller.workload, f"{caller.namespace}/{caller.workload}", f"{caller.namespace}/*"}
-        if self.target.callers and who.isdisjoint(self.target.callers):
+        if not self.counts(caller):
             return False
         host = hop.cluster.rpartition("|")[2]
         if caller.gateway:

@@ -14,7 +14,7 @@ from harness.meshes.scene import Scene, key
 from harness.proof.claims import Bounds, Evidence
 from harness.proof.expectation import Destination
 from harness.proof.figures import Sightings, Tally, Times
-from harness.proof.ledger import Ledger, Shape, Story, shape_of
+from harness.proof.ledger import BESIDE, Ledger, Shape, Story, shape_of
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run, parse_ticket
 from harness.proof.verdict import Verdict, judge
@@ -189,7 +189,7 @@ class Watch:
             if times is None:
                 times = evidence.times[version] = Times()
             times.add(hop.status, hop.duration, hop.sent)
-        for _, hop in story.calls:
+        for hop in (hop for call, hop in story.calls if call.rule > BESIDE):
             evidence.callers.add(hop.status, hop.duration, hop.sent)
         if self._sightings and shape.calls:
             ticket = parse_ticket(story.agent)
@@ -275,9 +275,7 @@ class Watch:
     def _owes(self) -> bool:
         """Say whether a story that will be judged is not finished."""
         unlogged = self._sightings is not None and self._sightings.unlogged > 0
-        return unlogged or any(
-            self._since < story.start <= self._until for story in self.ledger.stories()
-        )
+        return unlogged or any(self._since < story.start <= self._until for story in self.ledger.stories())
 
     def _is_idle(self) -> bool:
         pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
