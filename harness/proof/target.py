@@ -81,6 +81,7 @@ class Routing:
                 f"(there are: {', '.join(there) or 'none'}): name one with --service"
             )
         self._workloads = dict(_workloads(scene))
+        self._sources: list[Json] = []
         written = [*self._mesh_rules(), *self._gateway_rules()]
         own = self._resolve(Destination(self.host))
         found = {d: self._resolve(d) for r in written for d, _ in (*r.answers, *r.mirrors)}
@@ -113,6 +114,15 @@ class Routing:
             for a in p.addresses
             if p.name in self._version_of_pod
         }
+
+    def objects(self) -> Iterator[Json]:
+        """Yield the objects on which it depends where requests go, but for workloads."""
+        hosts = {self.host} | {destination.host for destination in self._found}
+        yield from self._sources
+        yield from (self._services[host] for host in hosts if host in self._services)
+        for found in self.scene.of_kind("DestinationRule"):
+            if full_name(found["spec"].get("host", ""), namespace_of(found, self.scene)) in hosts:
+                yield found
 
     # --- who is who -------------------------------------------------------------------------------------
 
@@ -213,6 +223,7 @@ class Routing:
     def _mesh_rules(self) -> list[RouteRule]:
         found = ruling(self.scene, self.host, self.target.namespace)
         routes = [f for f in found if f["kind"] == "HTTPRoute"] or found[:1]
+        self._sources += routes
         return [rule for f in routes for rule in rules_of(self.scene, f, MESH)]
 
     def _gateway_rules(self) -> list[RouteRule]:
@@ -224,8 +235,14 @@ class Routing:
             for r in self.scene.of_kind("HTTPRoute")
             if any(p.get("kind", "Gateway") == "Gateway" for p in r["spec"].get("parentRefs") or [])
         ]
-        rules = [rule for f in found for rule in rules_of(self.scene, f, GATEWAY)]
-        return [r for r in rules if any(d.host in related for d, _ in r.answers)]
+        rules = []
+        for f in found:
+            leading = [
+                r for r in rules_of(self.scene, f, GATEWAY) if any(d.host in related for d, _ in r.answers)
+            ]
+            self._sources += [f] if leading else []
+            rules += leading
+        return rules
 
     def _resolve(self, destination: Destination) -> tuple[Version, ...]:
         service = self._services.get(destination.host)

@@ -12,7 +12,7 @@ from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
 from harness.proof.claims import Bounds, Evidence
-from harness.proof.expectation import Destination
+from harness.proof.expectation import Destination, Expectation
 from harness.proof.figures import Sightings, Tally, Times
 from harness.proof.ledger import BESIDE, Ledger, Shape, Story, shape_of
 from harness.proof.target import Routing, Target
@@ -31,8 +31,6 @@ AT_ONCE = 20_000
 
 _NEVER = "9"
 """A time after all others: what begins before it is not judged."""
-
-_ROUTING = {"VirtualService", "DestinationRule", "HTTPRoute", "Service"}
 
 
 class Watch:
@@ -78,9 +76,8 @@ class Watch:
 
     def _start(self, scene: Scene) -> None:
         """Judge by what is applied now."""
-        self._scene = scene
-        self._applied = _fingerprint(scene)
         routing = Routing(scene, self.target)
+        self._applied = _fingerprint(routing)
         self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
         self.ledger = Ledger(routing, self._mesh.still, self._patience)
         self._breaks: dict[Shape, bool] = {}
@@ -206,13 +203,17 @@ class Watch:
     def _look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
         scene = self._ask()
-        changed = _difference(self._applied, _fingerprint(scene))
+        routing = Routing(scene, self.target)
+        changed = ""
+        if objects := _difference(self._applied, _fingerprint(routing)):
+            changed = f"what is applied changed: {objects}"
+        elif _promises(routing) != _promises(self.routing):
+            changed = f"what stands behind {self.target.service}'s routes changed"
         if not changed:
-            self._scene = scene
-            self.evidence.routing = Routing(scene, self.target)
-            self.ledger.reroute(self.evidence.routing)
+            self.evidence.routing = routing
+            self.ledger.reroute(routing)
             return False
-        self.changes.append(f"what is applied changed: {changed}")
+        self.changes.append(changed)
         self.unjudged += self.evidence.stories + len(self.ledger) + len(self._suspects)
         self._suspects.clear()
         self.broken.clear()
@@ -335,14 +336,18 @@ class Watch:
                     yield version, f"the sidecar of pod {pod.name} logs no requests"
 
 
-def _fingerprint(scene: Scene) -> dict[ObjectKey, Any]:
+def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
     """Return what changes whenever an object that routes depend on is applied, put back included."""
 
     def state(found: Json) -> Any:
         metadata = found["metadata"]
         return metadata.get("uid"), metadata.get("generation"), found.get("spec")
 
-    return {key(found): state(found) for found in scene.objects if found.get("kind") in _ROUTING}
+    return {key(found): state(found) for found in routing.objects()}
+
+
+def _promises(routing: Routing) -> list[Expectation]:
+    return [rule.expectation for rule in routing.rules]
 
 
 def _difference(before: dict[ObjectKey, Any], after: dict[ObjectKey, Any]) -> str:
