@@ -70,7 +70,11 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
                 found.setdefault(domain, []).extend(routes)
     everything = {"prefix": "/"}
     hosts = [
-        {"name": domain, "domains": [domain], "routes": sorted(r, key=lambda r: r["match"] == everything)}
+        {
+            "name": domain,
+            "domains": [domain],
+            "routes": sorted(r, key=lambda one: bool(one["match"] == everything)),
+        }
         for domain, r in found.items()
     ]
     return {"name": "gateway", "virtual_hosts": hosts}
