@@ -433,7 +433,7 @@ def _received(stream: Stream, version: str, percentages: tuple[float, ...]) -> C
 
 
 def _without_call(stream: Stream, version: str) -> Iterator[tuple[Shape, Tally]]:
-    """Yield what a version got of which no caller's proxy knows; the first rule that mirrors there is charged."""
+    """Yield what a version got for no request to the target; the first rule that mirrors there is charged."""
     first = next(
         (
             i
