@@ -277,8 +277,13 @@ class Routing:
     def _promise(self, written: RouteRule, found: Mapping[Destination, tuple[Version, ...]]) -> Rule:
         problems = [f"{written.source}: {field} is not understood" for field in written.problems]
         answers: dict[str, float | None] = {}
+        mirrored = {v for destination, _ in written.mirrors for v in found[destination]}
+        named = {found[d][0] for d, _ in written.answers if len(found[d]) == 1}
         for destination, share in written.answers:
-            behind = [self._names[v] for v in found[destination]]
+            # A version that the rule mirrors to is meant to be dark: it may not answer because its labels
+            # let it stand behind another's Service, too; only because a destination leads to it alone.
+            meant = [v for v in found[destination] if v not in mirrored or v in named]
+            behind = [self._names[v] for v in meant or found[destination]]
             for version in behind:
                 known = answers.get(version, 0.0)
                 single = len(behind) == 1 and known is not None and share is not None
