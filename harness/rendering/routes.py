@@ -68,16 +68,15 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
             routes = [r for http in virtual_service.spec.http for r in _routes(objects, http)]
             for domain in domains:
                 found.setdefault(domain, []).extend(routes)
-    everything = {"prefix": "/"}
-    hosts = [
-        {
-            "name": domain,
-            "domains": [domain],
-            "routes": sorted(r, key=lambda one: bool(one["match"] == everything)),
-        }
-        for domain, r in found.items()
+    hosts: list[Json] = [
+        {"name": domain, "domains": [domain], "routes": sorted(routes, key=_is_catch_all)}
+        for domain, routes in found.items()
     ]
     return {"name": "gateway", "virtual_hosts": hosts}
+
+
+def _is_catch_all(route: Json) -> bool:
+    return bool(route["match"] == {"prefix": "/"})
 
 
 def _routes(objects: list[Object], http: HTTPRoute) -> list[Json]:
