@@ -15,10 +15,12 @@ from harness.proof.expectation import (
     Expectation,
     RouteRule,
     full_name,
+    hosts_of,
     namespace_of,
     rules_of,
     ruling,
     serves_gateways,
+    serves_mesh,
     virtual_services,
 )
 from harness.rendering.accesslog import Hop
@@ -152,12 +154,19 @@ class Routing:
         return frozenset(v for v in self.versions if not any(pod.ready for pod in self.pods_of(v)))
 
     def names_for(self, namespace: str) -> frozenset[str]:
-        """Return the hosts by which callers of a namespace ask for the target, without a port."""
-        service, home = self.target.service.lower(), self.target.namespace
+        """Return the hosts by which callers of a namespace ask for the target, without a port.
+
+        What a VirtualService of the target's names beside it takes the same rules.
+        """
         spec = self._services[self.host].get("spec", {})
-        addresses = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
-        names = {f"{service}.{home}{end}" for end in ("", ".svc", f".{DOMAIN}")} | addresses
-        return frozenset(names | {service} if namespace == home else names)
+        names = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
+        ruled = [f for f in self._sources if f["kind"] == "VirtualService" and serves_mesh(f)]
+        for host in {self.host, *(h for f in ruled for h in hosts_of(f, self.scene))}:
+            short = host.removesuffix(f".{DOMAIN}")
+            names |= {host} if short == host else {short, f"{short}.svc", host}
+            if short != host and short.endswith(f".{namespace}"):
+                names.add(short.removesuffix(f".{namespace}"))
+        return frozenset(names)
 
     def rule_of(self, hop: Hop, scope: str) -> int | None:
         """Return the place of the rule that a call took, by the route's name; None: it cannot be told."""
@@ -177,7 +186,7 @@ class Routing:
         if caller.gateway:
             return host in self._gateway_hosts
         asked = hop.authority.rpartition(":")[0] if ":" in hop.authority else hop.authority
-        if asked.lower() in self.names_for(caller.namespace):
+        if asked.lower().rstrip(".") in self.names_for(caller.namespace):
             return True
         # A rule may have rewritten the authority, but then it has a name of its own.
         return (MESH, hop.route) in self._by_name and host in self.hosts
