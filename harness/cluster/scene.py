@@ -44,7 +44,20 @@ def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene
         found = _everywhere(here, "pods", unread, f"--selector={label}")
         pods += [replace(_pod(pod), gateway=True) for pod in found if _lives(pod)]
     distinct = {(pod.namespace, pod.name): pod for pod in pods}  # a gateway may be in the namespace itself
-    return Scene(namespace, tuple(objects), tuple(distinct.values()), tuple(unread))
+    return Scene(namespace, tuple(objects), tuple(tell_apart(distinct.values(), namespace)), tuple(unread))
+
+
+def tell_apart(pods: Iterable[Pod], namespace: str) -> Iterator[Pod]:
+    """Yield pods, each with a name of its own: StatefulSets' pods have the same ones in every namespace."""
+    taken: set[str] = set()
+    for pod in sorted(pods, key=lambda pod: pod.namespace != namespace):
+        name = f"{pod.namespace}/{pod.name}" if pod.name in taken else pod.name
+        taken.add(name)
+        yield replace(pod, name=name)
+
+
+def _bare(pod: Pod) -> str:
+    return pod.name.rpartition("/")[2]
 
 
 def _everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
@@ -106,10 +119,10 @@ def follow(kubectl: Kubectl, find: Callable[[], Iterable[Pod]]) -> LogFollower:
         for pod in find():
             if pod.proxy:
                 there = replace(kubectl, namespace=pod.namespace)
-                status = container_status(there.get("pod", pod.name), SIDECAR)
+                status = container_status(there.get("pod", _bare(pod)), SIDECAR)
                 if "running" in status.get("state", {}):  # else there is no log to follow yet
-                    key = f"{pod.namespace}/{pod.name}/{status.get('restartCount', 0)}"
-                    yield Stream(key, pod.name, partial(ContainerLog, there, pod.name, SIDECAR, *since))
+                    key = f"{pod.namespace}/{_bare(pod)}/{status.get('restartCount', 0)}"
+                    yield Stream(key, pod.name, partial(ContainerLog, there, _bare(pod), SIDECAR, *since))
 
     return StreamFollower(streams, again=5)
 
@@ -117,13 +130,13 @@ def follow(kubectl: Kubectl, find: Callable[[], Iterable[Pod]]) -> LogFollower:
 def request_log(kubectl: Kubectl, pod: Pod) -> Iterator[str]:
     """Yield all that a pod's proxy has logged, as far as the node keeps it."""
     with contextlib.suppress(MeshError):  # it has just gone
-        words = ["logs", pod.name, f"--container={SIDECAR}", "--tail=-1"]
+        words = ["logs", _bare(pod), f"--container={SIDECAR}", "--tail=-1"]
         yield from replace(kubectl, namespace=pod.namespace).run(*words).splitlines()
 
 
 def ask_proxy(kubectl: Kubectl, pod: Pod, query: str) -> str | None:
     """Return what the admin interface of a pod's proxy answers; None if it may not be asked."""
-    words = ["exec", pod.name, f"--container={SIDECAR}", "--", "pilot-agent", "request", "GET", query]
+    words = ["exec", _bare(pod), f"--container={SIDECAR}", "--", "pilot-agent", "request", "GET", query]
     with contextlib.suppress(MeshError):
         return replace(kubectl, namespace=pod.namespace).run(*words)
     return None

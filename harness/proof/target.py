@@ -25,6 +25,9 @@ from harness.proof.expectation import (
 )
 from harness.rendering.accesslog import Hop
 
+Workload = tuple[str, str]
+"""A workload's namespace and name."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -46,6 +49,8 @@ class Version:
     """Why no workload stands behind it."""
     unreadable: bool = False
     """Whether somebody may stand behind it whose proxy nobody here can read."""
+    namespace: str = ""
+    """The workload's."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,11 @@ class Routing:
         self._gateway_hosts = {d.host for r in written if r.scope == GATEWAY for d, _ in r.answers}
         self.hosts = {d.host for r in written for d, _ in r.answers} | {self.host}
         self._pods = {pod.name: pod for pod in scene.pods}
-        by_workload = {v.workload: name for name, v in self.versions.items() if v.workload}
+        by_workload = {(v.namespace, v.workload): name for name, v in self.versions.items() if v.workload}
         self._version_of_pod = {
-            p.name: by_workload[p.workload] for p in scene.pods if p.workload in by_workload
+            p.name: by_workload[p.namespace, p.workload]
+            for p in scene.pods
+            if (p.namespace, p.workload) in by_workload
         }
         self._version_at = {
             a: self._version_of_pod[p.name]
@@ -276,8 +283,8 @@ class Routing:
             labels = subsets[destination.subset].get("labels") or {}
         wanted, namespace = {**selector, **labels}, namespace_of(service, self.scene)
         found = tuple(
-            Version(name, name)
-            for name, (where, has) in self._workloads.items()
+            Version(name, name, namespace=where)
+            for (where, name), has in self._workloads.items()
             if where == namespace and wanted.items() <= has.items()
         )
         words = ", ".join(f"{k}={v}" for k, v in wanted.items())
@@ -336,23 +343,23 @@ def subsets_of(scene: Scene, host: str) -> dict[str, Json]:
     return {s["name"]: s for r in rules for s in r["spec"].get("subsets") or []}
 
 
-def _workloads(scene: Scene) -> Iterator[tuple[str, tuple[str, Mapping[str, str]]]]:
-    """Yield (name, (namespace, labels of its pods)) for each workload, those without a pod included."""
+def _workloads(scene: Scene) -> Iterator[tuple[Workload, Mapping[str, str]]]:
+    """Yield each workload, those without a pod included, and the labels of its pods."""
     for found in scene.objects:
         if found.get("kind") in ("Deployment", "StatefulSet", "DaemonSet"):
             labels = found["spec"]["template"]["metadata"].get("labels") or {}
-            yield found["metadata"]["name"], (namespace_of(found, scene), labels)
+            yield (namespace_of(found, scene), found["metadata"]["name"]), labels
     for pod in scene.pods:
         if not pod.gateway:
-            yield pod.workload, (pod.namespace, pod.labels)
+            yield (pod.namespace, pod.workload), pod.labels
 
 
 def _names(
-    versions: Iterable[Version], workloads: Mapping[str, tuple[str, Mapping[str, str]]]
+    versions: Iterable[Version], workloads: Mapping[Workload, Mapping[str, str]]
 ) -> dict[Version, str]:
     """Return what to call each version: its label ``version`` if that tells them apart, else its workload."""
     distinct = list(dict.fromkeys(versions))
-    labels = {v: workloads[v.workload][1].get("version", v.name) for v in distinct if v.workload}
+    labels = {v: workloads[v.namespace, v.workload].get("version", v.name) for v in distinct if v.workload}
     often = Counter(labels.values())
     names = {v: label if often[label] == 1 else v.name for v, label in labels.items()}
     for version in distinct:
