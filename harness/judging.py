@@ -256,6 +256,8 @@ def watch_command(
         verdict = watch.verdict()
     finally:
         watch.close()
+    if watch.changes and not as_json:
+        echo(harmless("\n".join(watch.changes)) + ": judged anew from then on\n")
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
     if as_json:

@@ -1,8 +1,6 @@
 """Meshes for tests, each in a folder and on a port of its own."""
 
 import itertools
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import MESHES, start
+from helpers import MESHES, copy_project, start
 
 from harness.cluster.mesh import ClusterMesh
 from harness.meshes.envoymesh import EnvoyMesh
@@ -110,14 +108,6 @@ def manifest(tmp_path: Path) -> Callable[[str | list[dict[str, Any]]], Path]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Path]:
     """Yield a copy of the project's files, as a clone has them, in which commands can be run."""
-    copy = tmp_path / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
+    copy = copy_project(tmp_path / "checkout")
     yield copy
     LocalMesh(copy / ".mesh" / "local").down()

@@ -1,6 +1,9 @@
 """What several test files need: meshes, manifests, commands, and patience."""
 
+import contextlib
 import os
+import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -99,6 +102,19 @@ def wait_for(condition: Callable[[], Any], what: str, deadline: float = 20) -> A
     return value
 
 
+def copy_project(target: Path) -> Path:
+    """Copy the project's files into a folder, as a clone has them, and return it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
 def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a checkout as a user would: not as a part of the `make test` that runs us."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
@@ -112,6 +128,11 @@ def claims(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
     """Return the claims that were printed: statement → "ok" or "FAIL"."""
     lines = [line.split("  ") for line in ran.stdout.splitlines() if line.startswith(("  ok  ", "  FAIL  "))]
     return {line[3] if line[2] == "" else line[2]: line[1] for line in lines}
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return int(probe.getsockname()[1])
 
 
 def kill(mesh: EnvoyMesh, workload: str, only: str | None = None) -> None:

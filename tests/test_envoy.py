@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 from helpers import to, virtual_service
 
 from harness.manifests.base import Object
@@ -157,7 +158,31 @@ def test_a_host_must_be_allowed_by_gateway_and_route(
         '      hosts:\n        - "*"', f"      hosts: {gateway}"
     )
     found = gateway_routes(objects(*parse(text, "gateway.yaml")))["virtual_hosts"]
-    assert [host["domains"] for host in found] == ([domains] if domains else [])
+    assert [domain for host in found for domain in host["domains"]] == (domains or [])
+
+
+def test_a_gateway_merges_the_routes_of_one_host_and_a_catch_all_stands_last() -> None:
+    text = (ROOT / "istio" / "gateway.yaml").read_text()
+    rest = text.split("---")[1].replace("name: customer", "name: rest")
+    match = rest[rest.index("    - match:") : rest.index("      route:")]
+    rest = rest.replace(match, "    -\n").replace("      rewrite:\n        uri: /\n", "")
+    [gateway, customer] = parse(text, "gateway.yaml")
+    found = gateway_routes(objects(gateway, *parse(rest, "rest.yaml"), customer))["virtual_hosts"]
+    assert [host["domains"] for host in found] == [["*"]]
+    assert [r["match"] for r in found[0]["routes"]] == [
+        {"path": "/customer"}, {"prefix": "/customer/"}, {"prefix": "/"}
+    ]  # fmt: skip
+
+
+def test_a_route_bears_the_name_of_its_rule_and_match_or_none() -> None:
+    http = [
+        {"name": "quote", "match": [{"name": "v2", "uri": {"prefix": "/v2"}}, {"method": {"exact": "PUT"}}],
+         "route": [to("v1")]},
+        {"match": [{"name": "v3", "uri": {"prefix": "/v3"}}], "route": [to("v1")]},
+        {"route": [to("v1")]},
+    ]  # fmt: skip
+    [rule] = parse(yaml.safe_dump(virtual_service({"hosts": ["recommendation"], "http": http})), "names.yaml")
+    assert [r["name"] for r in routes(rule)] == ["quote.v2", "quote", ".v3", ""]
 
 
 def endpoint(port: int, **labels: str) -> Endpoint:

@@ -1,6 +1,5 @@
 """What the local mesh does with processes, ports and files."""
 
-import contextlib
 import resource
 import signal
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from helpers import kill, wait_for
+from helpers import free_port, kill, wait_for
 
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
@@ -263,8 +262,3 @@ def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Sig
     assert "make down" in rest
     assert list(mesh.processes()) == []
     assert not mesh.state.exists()
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return int(probe.getsockname()[1])

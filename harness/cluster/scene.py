@@ -53,7 +53,21 @@ def _pods(kubectl: Kubectl, callers: Iterable[str], unread: list[str]) -> Iterab
     for label in GATEWAYS[: 2 if "gateway.networking.k8s.io" in _groups(kubectl) else 1]:
         found = _everywhere(kubectl, "pods", unread, f"--selector={label}")
         pods += [replace(_pod(pod), gateway=True) for pod in found if _lives(pod)]
-    return {(pod.namespace, pod.name): pod for pod in pods}.values()  # a gateway may be in the namespace
+    distinct = {(pod.namespace, pod.name): pod for pod in pods}  # a gateway may be in the namespace itself
+    return tell_apart(distinct.values(), kubectl.namespace)
+
+
+def tell_apart(pods: Iterable[Pod], namespace: str) -> Iterator[Pod]:
+    """Yield pods, each with a name of its own: StatefulSets' pods have the same ones in every namespace."""
+    taken: set[str] = set()
+    for pod in sorted(pods, key=lambda pod: pod.namespace != namespace):
+        name = f"{pod.namespace}/{pod.name}" if pod.name in taken else pod.name
+        taken.add(name)
+        yield replace(pod, name=name)
+
+
+def _bare(pod: Pod) -> str:
+    return pod.name.rpartition("/")[2]
 
 
 def _everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
@@ -117,7 +131,7 @@ def follow(kubectl: Kubectl, namespace: str, callers: Iterable[str]) -> LogFollo
         for pod in _pods(replace(kubectl, namespace=namespace), callers, []):
             if pod.proxy_id:  # else there is no log to follow yet
                 there = replace(kubectl, namespace=pod.namespace)
-                opened = partial(ContainerLog, there, pod.name, SIDECAR, *since, id=pod.proxy_id)
+                opened = partial(ContainerLog, there, _bare(pod), SIDECAR, *since, id=pod.proxy_id)
                 yield Stream(f"{pod.namespace}/{pod.name}/{pod.proxy_id}", pod.name, opened)
 
     return StreamFollower(streams, again=5)
@@ -126,13 +140,13 @@ def follow(kubectl: Kubectl, namespace: str, callers: Iterable[str]) -> LogFollo
 def request_log(kubectl: Kubectl, pod: Pod) -> Iterator[str]:
     """Yield all that a pod's proxy has logged, as far as the node keeps it."""
     with contextlib.suppress(MeshError):  # it has just gone
-        words = ["logs", pod.name, f"--container={SIDECAR}", "--tail=-1"]
+        words = ["logs", _bare(pod), f"--container={SIDECAR}", "--tail=-1"]
         yield from replace(kubectl, namespace=pod.namespace).run(*words).splitlines()
 
 
 def ask_proxy(kubectl: Kubectl, pod: Pod, query: str) -> str | None:
     """Return what the admin interface of a pod's proxy answers; None if it may not be asked."""
-    words = ["exec", pod.name, f"--container={SIDECAR}", "--", "pilot-agent", "request", "GET", query]
+    words = ["exec", _bare(pod), f"--container={SIDECAR}", "--", "pilot-agent", "request", "GET", query]
     with contextlib.suppress(MeshError):
         return replace(kubectl, namespace=pod.namespace).run(*words)
     return None

@@ -46,7 +46,7 @@ def check(objects: Iterable[Object], source: str) -> None:
             if exposed.spec.selector.items() <= workload.labels.items():
                 problem = f"no port '{target}' in Deployment '{workload.metadata.name}'"
                 need(has_port(workload, target), exposed, "spec.ports[0].targetPort", problem)
-    routed: dict[tuple[str, str], str] = {}
+    routed: dict[str, str] = {}
     for workload in of_kind(objects, Deployment):
         account = workload.spec.template.spec.service_account_name
         field = "spec.template.spec.serviceAccountName"
@@ -62,9 +62,10 @@ def check(objects: Iterable[Object], source: str) -> None:
             for j, host in enumerate(spec.hosts):
                 service = find_service(objects, host)
                 field = f"spec.hosts[{j}]"
-                if gateway == "mesh":
-                    need(service, virtual_service, field, f"no Service '{host}'")
-                other = routed.setdefault((gateway, short_host(host)), virtual_service.metadata.name)
+                if gateway != "mesh":
+                    continue  # a gateway takes the routes of several
+                need(service, virtual_service, field, f"no Service '{host}'")
+                other = routed.setdefault(short_host(host), virtual_service.metadata.name)
                 problem = f"VirtualService '{other}' routes '{host}' already"
                 need(other == virtual_service.metadata.name, virtual_service, field, problem)
         for i, route in enumerate(spec.http):

@@ -128,6 +128,8 @@ class Container(Model):
     name: str
     image: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     image_pull_policy: Literal["IfNotPresent"]
+    command: list[str] = []
+    """What to run in the image's folder, in place of what the image says."""
     ports: Annotated[list[ContainerPort], Field(min_length=1, max_length=1)]
     env: list[EnvVar] = []
     readiness_probe: Probe

@@ -176,7 +176,8 @@ class ContainerMesh(EnvoyMesh):
         }
         limits = container.resources.limits
         app = self._create(
-            pod, "app", image, environment=environment, network_mode=f"container:{proxy.id}",
+            pod, "app", image, command=container.command or None, environment=environment,
+            network_mode=f"container:{proxy.id}",
             mem_limit=round(quantity(limits.memory)), nano_cpus=round(quantity(limits.cpu) * 1e9),
         )  # fmt: skip
         self._docker.start(app)

@@ -112,19 +112,23 @@ class LocalMesh(EnvoyMesh):
             "BIND": f"fd://{listener.fileno()}",
             "http_proxy": f"http://{outbound.ip}:{outbound.port}",
         }
-        module = image(pod.deployment.container.image).folder.replace("/", ".")
-        command = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "--config",
-            "common/gunicorn.conf.py",
-            f"{module}.app:app",
-        ]
+        folder = image(pod.deployment.container.image).folder
+        if command := pod.deployment.container.command:
+            command = [sys.executable if word in ("python", "python3") else word for word in command]
+            self._spawn(pod, "app", command, environment, listener.fileno(), folder=ROOT / folder)
+            return
+        module = f"{folder.replace('/', '.')}.app:app"
+        command = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", module]
         self._spawn(pod, "app", command, environment, listener.fileno())
 
     def _spawn(
-        self, pod: Pod, container: str, command: list[str], environment: dict[str, str], *keep: int
+        self,
+        pod: Pod,
+        container: str,
+        command: list[str],
+        environment: dict[str, str],
+        *keep: int,
+        folder: Path = ROOT,
     ) -> None:
         """Start a process as a container would be: with no environment but its own."""
         inherited = {k: os.environ[k] for k in ("PATH", "TMPDIR") if k in os.environ}
@@ -137,7 +141,7 @@ class LocalMesh(EnvoyMesh):
         with (self._pod_folder(pod.name) / f"{container}.log").open("ab") as log:
             self._children[pod.name, container] = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=folder,
                 env=inherited | environment | mark,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

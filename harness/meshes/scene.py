@@ -14,6 +14,7 @@ class Pod:
     """A pod, as whoever reads its proxy's log must know it."""
 
     name: str
+    """Its name; behind ``NAMESPACE/`` where one of the target's namespace has the same."""
     namespace: str
     workload: str
     """The name of what made it: a Deployment, a StatefulSet, a Rollout's ReplicaSet; else its own."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from harness.proof.figures import Sightings, Tally, Times, binomial_interval
-from harness.proof.ledger import DIRECT, UNKNOWN, Arrival, Shape
+from harness.proof.ledger import BESIDE, DIRECT, UNKNOWN, Arrival, Shape
 from harness.proof.target import Routing, Rule
 
 State = Literal["holds", "fails", "unproven"]
@@ -90,7 +90,7 @@ class Stream(NamedTuple):
     @property
     def calls(self) -> int:
         """How many requests took the rule."""
-        return sum(len(shape.calls) * tally.count for shape, tally in self.shapes.items())
+        return sum(len(shape.own) * tally.count for shape, tally in self.shapes.items())
 
 
 def _state(*, fails: bool, unproven: bool = False) -> State:
@@ -127,7 +127,7 @@ def logged(evidence: Evidence) -> Iterator[Claim]:
     for shape, tally in evidence.shapes.items():
         got = [a.version for a in shape.arrivals]
         lost = 0
-        for call in shape.calls:
+        for call in shape.own:
             if call.answered:
                 calls += tally.count
                 if call.version is None:
@@ -195,11 +195,18 @@ def exercised(evidence: Evidence) -> Iterator[Claim]:
 def attributed(evidence: Evidence) -> Iterator[Claim]:
     """Claim that the rule of every request is known; only made where it is not."""
     unknown = [t for s, t in evidence.shapes.items() if any(call.rule == UNKNOWN for call in s.calls)]
-    if unknown:
-        count = sum(tally.count for tally in unknown)
-        detail = f"{count:,} took a rule that its proxy's log does not name: give every http route a name"
-        statement = "it is known which rule each request took"
-        yield Claim("attributed", statement, "unproven", detail, {"unknown": count}, _examples(unknown))
+    mixed = [t for s, t in evidence.shapes.items() if len({c.rule for c in s.calls if c.rule >= 0}) > 1]
+    statement = "it is known which rule each request took"
+    for found, problem in (
+        (unknown, "took a rule that its proxy's log does not name: give every http route a name"),
+        (mixed, "took several rules with one request id: they cannot be told apart"),
+    ):
+        if found:
+            count = sum(tally.count for tally in found)
+            figures = {"unknown": count}
+            yield Claim(
+                "attributed", statement, "unproven", f"{count:,} {problem}", figures, _examples(found)
+            )
 
 
 def understood(evidence: Evidence) -> Iterator[Claim]:
@@ -271,7 +278,7 @@ def answered_by(stream: Stream) -> Iterator[Claim]:
     leaks = 0
     broken = []
     for shape, tally in stream.shapes.items():
-        for call in shape.calls:
+        for call in shape.own:
             if call.version and call.answered:
                 seen[call.version] += tally.count
             if call.version and call.version not in allowed:
@@ -308,7 +315,7 @@ def shares(stream: Stream) -> Iterator[Claim]:
         return
     seen: Counter[str] = Counter()
     for shape, tally in stream.shapes.items():
-        seen.update({call.version: tally.count for call in shape.calls if call.version})
+        seen.update({call.version: tally.count for call in shape.own if call.version})
     total = sum(seen.values())
     needed = max(_needed(share) for _, share in weighted)
     details, outside = [], False
@@ -351,8 +358,8 @@ def _copies(stream: Stream, version: str, shape: Shape, percentages: tuple[float
     always = sum(percent == 100 for percent in percentages)
     got = [a for a in shape.arrivals if a.version == version]
     extra = max(len(got) - sum(call.version == version for call in shape.calls), 0)
-    routed = sum(call.routed for call in shape.calls)
-    most = len(percentages) * sum(call.copied for call in shape.calls)
+    routed = sum(call.routed for call in shape.own)
+    most = len(percentages) * sum(call.copied for call in shape.own)
     surplus = max(extra - most, 0)
     if version in dict(stream.rule.expectation.answers):
         surplus = max(surplus - sum(_failed(a) for a in got), 0)  # attempts that were made again
@@ -378,7 +385,7 @@ def _received(stream: Stream, version: str, percentages: tuple[float, ...]) -> C
     for shape, tally in stream.shapes.items():
         counted = _copies(stream, version, shape, percentages)._asdict()
         sums.update({name: count * tally.count for name, count in counted.items()})
-        sums["routed"] += sum(call.routed for call in shape.calls) * tally.count
+        sums["routed"] += sum(call.routed for call in shape.own) * tally.count
         broken += [tally] if counted["missing"] or counted["surplus"] or counted["phantoms"] else []
     for shape, tally in _without_call(stream, version):
         arrived = sum(a.version == version for a in shape.arrivals) * tally.count
@@ -426,7 +433,7 @@ def _received(stream: Stream, version: str, percentages: tuple[float, ...]) -> C
 
 
 def _without_call(stream: Stream, version: str) -> Iterator[tuple[Shape, Tally]]:
-    """Yield what arrived without a call, charged to the first rule that mirrors there."""
+    """Yield what a version got for no request to the target; the first rule that mirrors there is charged."""
     first = next(
         (
             i
@@ -438,7 +445,8 @@ def _without_call(stream: Stream, version: str) -> Iterator[tuple[Shape, Tally]]
     if first == stream.place:
         for shape, tally in stream.evidence.shapes.items():
             got = any(a.version == version for a in shape.arrivals)
-            if got and not shape.calls and _is_phantom(stream.evidence, shape):
+            beside = shape.calls and all(call.rule == BESIDE for call in shape.calls)
+            if got and (beside or (not shape.calls and _is_phantom(stream.evidence, shape))):
                 yield shape, tally
 
 
@@ -484,7 +492,7 @@ def same_status(stream: Stream) -> Iterator[Claim]:
         pairs: Counter[tuple[int, int]] = Counter()
         broken = []
         for shape, tally in stream.shapes.items():
-            theirs = sorted(call.status for call in shape.calls if call.routed)
+            theirs = sorted(call.status for call in shape.own if call.routed)
             ours = sorted(a.status for a in shape.arrivals if a.version == version and not a.trouble)
             found = list(zip(theirs, ours, strict=False))
             pairs.update({pair: found.count(pair) * tally.count for pair in found})

@@ -15,8 +15,9 @@ from harness.rendering.accesslog import Hop
 Key = tuple[str, str, str]
 """A story's request id, method and path."""
 
-UNKNOWN, DIRECT = -1, -2
-"""The rule of a call of which no rule can be told; of one that asked for a version, not for the target."""
+UNKNOWN, DIRECT, BESIDE, UNCOUNTED = -1, -2, -3, -4
+"""The rule of a call of which no rule can be told; of one that asked a dark version itself; of one that asked
+a version that answers callers anyway, but not for the target; of a caller that does not count."""
 
 # A caller's proxy that answers so has handed the request to nobody, and sent no copy of it.
 _NOBODY = {"UH", "NR", "NC", "FI", "RL", "UAEX", "DC"}
@@ -29,7 +30,7 @@ class Call(NamedTuple):
     """A request to the target, as its caller's proxy saw it."""
 
     rule: int
-    """The place of the rule that it took, or UNKNOWN or DIRECT."""
+    """The place of the rule that it took, or UNKNOWN, DIRECT, BESIDE or UNCOUNTED."""
     version: str | None
     """Whose pod got it (the last one, if it was tried again); None: nobody, or an unknown one."""
     status: int
@@ -59,6 +60,11 @@ class Shape(NamedTuple):
     """The versions that got a body of another size than the one that answered."""
     reply_resized: tuple[str, ...] = ()
     """The versions whose answer had another size than the one that the caller got."""
+
+    @property
+    def own(self) -> tuple[Call, ...]:
+        """The calls that are judged: neither those beside the target nor those that do not count."""
+        return tuple([call for call in self.calls if call.rule > BESIDE])
 
 
 class Story:
@@ -251,10 +257,12 @@ class Ledger:
         if addressed:
             place = self.routing.rule_of(hop, scope)
             rule = UNKNOWN if place is None else place
-        elif version and self.routing.is_dark(version):
-            rule = DIRECT
-        else:
+        elif version is None:
             return None
+        elif not self.routing.counts(who):
+            rule = UNCOUNTED
+        else:
+            rule = DIRECT if self.routing.is_dark(version) else BESIDE
         routed = hop.upstream != "-"
         copied = routed or _NOBODY.isdisjoint(hop.flags.split(","))
         return Call(rule, version if routed else None, hop.status, hop.answered, routed, copied)
@@ -289,11 +297,9 @@ class Ledger:
 
     def is_leak(self, call: Call) -> bool:
         """Say whether a caller got the answer of a version that may not answer."""
-        if call.version is None or call.rule == UNKNOWN:
-            return False
-        return call.rule == DIRECT or call.version not in dict(
-            self.routing.rules[call.rule].expectation.answers
-        )
+        if call.version is None or call.rule < 0:
+            return call.rule == DIRECT
+        return call.version not in dict(self.routing.rules[call.rule].expectation.answers)
 
     def _finish(self, story: Story) -> Story:
         del self._open[story.key]

@@ -28,9 +28,11 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
     for claim in verdict.claims:
         word = style(f"{WORDS[claim.state]:<4}", claim.state)
         lines.append(harmless_but(f"  {word}  ", f"{claim.statement:<{width}}  {claim.detail}"))
-    lines += ["", "  seen by     requests   median      p99  reply size   status"]
+    seen = {side.version: f"{side.version} proxy" for side in verdict.sides} | {"callers": "callers"}
+    broad = max(10, *map(len, seen.values()))
+    lines += ["", f"  {'seen by':<{broad}}  requests   median      p99  reply size   status"]
     for side in (verdict.callers, *verdict.sides):
-        lines.append(harmless(_row(side, "callers" if side is verdict.callers else f"{side.version} proxy")))
+        lines.append(harmless(_row(side, seen[side.version], broad)))
     held = sum(claim.holds for claim in verdict.claims)
     result: State = ("holds", "fails", "unproven")[verdict.exit_code]
     word = {"holds": "PASS", "fails": "FAIL", "unproven": "UNPROVEN"}[result]
@@ -48,11 +50,11 @@ def harmless_but(trusted: str, text: str) -> str:
     return trusted + harmless(text)
 
 
-def _row(side: Side, name: str) -> str:
+def _row(side: Side, name: str, broad: int) -> str:
     status = ", ".join(f"{code} x {count:,}" for code, count in sorted(side.status.items()))
     size = "-" if side.size is None else f"{side.size:,.0f} B"
     cells = f"{side.requests:>9,} {_ms(side.median):>8} {_ms(side.p99):>8} {size:>11}"
-    return f"  {name:<10} {cells}   {status}".rstrip()
+    return f"  {name:<{broad}} {cells}   {status}".rstrip()
 
 
 def _ms(value: float | None) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from harness.meshes.mesh import Mesh
-from harness.meshes.scene import Scene, named
+from harness.meshes.scene import Scene, key, named
 from harness.proof.expectation import (
     GATEWAY,
     MESH,
     Destination,
     Expectation,
     RouteRule,
+    namespace_of,
     rules_of,
     serves_mesh,
 )
@@ -45,17 +46,18 @@ def _sources(mesh: Mesh) -> dict[str, str]:
 
 
 def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator[str]:
-    """Yield a line for each object that routes; the target's in the names of its versions."""
+    """Yield a line for each object that routes here or to the target, this in the names of its versions."""
     judged: dict[str, list[str]] = {}
     for rule in routing.rules:
         judged.setdefault(rule.written.source, []).append(rule.expectation.describe(routing.gone))
+    judging = {key(found) for found in routing.objects()}
     for found in scene.objects:
-        if found["kind"] in ("VirtualService", "HTTPRoute"):
+        here = namespace_of(found, scene) == scene.namespace
+        if found["kind"] in ("VirtualService", "HTTPRoute") and (here or key(found) in judging):
             name = named(found)
             scope = MESH if found["kind"] == "HTTPRoute" or serves_mesh(found) else GATEWAY
-            words = judged.get(name) or [
-                _words(rule, scene.namespace) for rule in rules_of(scene, found, scope)
-            ]
+            words = judged.get(name, []) if key(found) in judging else []
+            words = words or [_words(rule, scene.namespace) for rule in rules_of(scene, found, scope)]
             source = f" ({sources[name]})" if name in sources else ""
             yield f"{name}: {' | '.join(words)}{source}"
     if "no route" in judged:

@@ -15,13 +15,18 @@ from harness.proof.expectation import (
     Expectation,
     RouteRule,
     full_name,
+    hosts_of,
     namespace_of,
     rules_of,
     ruling,
     serves_gateways,
+    serves_mesh,
     virtual_services,
 )
 from harness.rendering.accesslog import Hop
+
+Workload = tuple[str, str]
+"""A workload's namespace and name."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Version:
     """Why no workload stands behind it."""
     unreadable: bool = False
     """Whether somebody may stand behind it whose proxy nobody here can read."""
+    namespace: str = ""
+    """The workload's."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Routing:
                 f"(there are: {', '.join(there) or 'none'}): name one with --service"
             )
         self._workloads = dict(_workloads(scene))
+        self._sources: list[Json] = []
         written = [*self._mesh_rules(), *self._gateway_rules()]
         own = self._resolve(Destination(self.host))
         found = {d: self._resolve(d) for r in written for d, _ in (*r.answers, *r.mirrors)}
@@ -103,9 +111,11 @@ class Routing:
         self._gateway_hosts = {d.host for r in written if r.scope == GATEWAY for d, _ in r.answers}
         self.hosts = {d.host for r in written for d, _ in r.answers} | {self.host}
         self._pods = {pod.name: pod for pod in scene.pods}
-        by_workload = {v.workload: name for name, v in self.versions.items() if v.workload}
+        by_workload = {(v.namespace, v.workload): name for name, v in self.versions.items() if v.workload}
         self._version_of_pod = {
-            p.name: by_workload[p.workload] for p in scene.pods if p.workload in by_workload
+            p.name: by_workload[p.namespace, p.workload]
+            for p in scene.pods
+            if (p.namespace, p.workload) in by_workload
         }
         self._version_at = {
             a: self._version_of_pod[p.name]
@@ -113,6 +123,15 @@ class Routing:
             for a in p.addresses
             if p.name in self._version_of_pod
         }
+
+    def objects(self) -> Iterator[Json]:
+        """Yield the objects on which it depends where requests go, but for workloads."""
+        hosts = {self.host} | {destination.host for destination in self._found}
+        yield from self._sources
+        yield from (self._services[host] for host in hosts if host in self._services)
+        for found in self.scene.of_kind("DestinationRule"):
+            if full_name(found["spec"].get("host", ""), namespace_of(found, self.scene)) in hosts:
+                yield found
 
     # --- who is who -------------------------------------------------------------------------------------
 
@@ -142,28 +161,39 @@ class Routing:
         return frozenset(v for v in self.versions if not any(pod.ready for pod in self.pods_of(v)))
 
     def names_for(self, namespace: str) -> frozenset[str]:
-        """Return the hosts by which callers of a namespace ask for the target, without a port."""
-        service, home = self.target.service.lower(), self.target.namespace
+        """Return the hosts by which callers of a namespace ask for the target, without a port.
+
+        What a VirtualService of the target's names beside it takes the same rules.
+        """
         spec = self._services[self.host].get("spec", {})
-        addresses = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
-        names = {f"{service}.{home}{end}" for end in ("", ".svc", f".{DOMAIN}")} | addresses
-        return frozenset(names | {service} if namespace == home else names)
+        names = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
+        ruled = [f for f in self._sources if f["kind"] == "VirtualService" and serves_mesh(f)]
+        for host in {self.host, *(h for f in ruled for h in hosts_of(f, self.scene))}:
+            short = host.removesuffix(f".{DOMAIN}")
+            names |= {host} if short == host else {short, f"{short}.svc", host}
+            if short != host and short.endswith(f".{namespace}"):
+                names.add(short.removesuffix(f".{namespace}"))
+        return frozenset(names)
 
     def rule_of(self, hop: Hop, scope: str) -> int | None:
         """Return the place of the rule that a call took, by the route's name; None: it cannot be told."""
         named = self._by_name.get((scope, hop.route))
         return named if named is not None or hop.route not in ("-", "default") else self._nameless.get(scope)
 
+    def counts(self, caller: Pod) -> bool:
+        """Say whether the target names a caller, or names none."""
+        who = {caller.workload, f"{caller.namespace}/{caller.workload}", f"{caller.namespace}/*"}
+        return not self.target.callers or not who.isdisjoint(self.target.callers)
+
     def is_for_target(self, caller: Pod, hop: Hop) -> bool:
         """Say whether a caller's request asked for the target, and the caller counts."""
-        who = {caller.workload, f"{caller.namespace}/{caller.workload}", f"{caller.namespace}/*"}
-        if self.target.callers and who.isdisjoint(self.target.callers):
+        if not self.counts(caller):
             return False
         host = hop.cluster.rpartition("|")[2]
         if caller.gateway:
             return host in self._gateway_hosts
         asked = hop.authority.rpartition(":")[0] if ":" in hop.authority else hop.authority
-        if asked.lower() in self.names_for(caller.namespace):
+        if asked.lower().rstrip(".") in self.names_for(caller.namespace):
             return True
         # A rule may have rewritten the authority, but then it has a name of its own.
         return (MESH, hop.route) in self._by_name and host in self.hosts
@@ -209,6 +239,7 @@ class Routing:
     def _mesh_rules(self) -> list[RouteRule]:
         found = ruling(self.scene, self.host, self.target.namespace)
         routes = [f for f in found if f["kind"] == "HTTPRoute"] or found[:1]
+        self._sources += routes
         return [rule for f in routes for rule in rules_of(self.scene, f, MESH)]
 
     def _gateway_rules(self) -> list[RouteRule]:
@@ -220,8 +251,14 @@ class Routing:
             for r in self.scene.of_kind("HTTPRoute")
             if any(p.get("kind", "Gateway") == "Gateway" for p in r["spec"].get("parentRefs") or [])
         ]
-        rules = [rule for f in found for rule in rules_of(self.scene, f, GATEWAY)]
-        return [r for r in rules if any(d.host in related for d, _ in r.answers)]
+        rules = []
+        for f in found:
+            leading = [
+                r for r in rules_of(self.scene, f, GATEWAY) if any(d.host in related for d, _ in r.answers)
+            ]
+            self._sources += [f] if leading else []
+            rules += leading
+        return rules
 
     def _resolve(self, destination: Destination) -> tuple[Version, ...]:
         service = self._services.get(destination.host)
@@ -246,8 +283,8 @@ class Routing:
             labels = subsets[destination.subset].get("labels") or {}
         wanted, namespace = {**selector, **labels}, namespace_of(service, self.scene)
         found = tuple(
-            Version(name, name)
-            for name, (where, has) in self._workloads.items()
+            Version(name, name, namespace=where)
+            for (where, name), has in self._workloads.items()
             if where == namespace and wanted.items() <= has.items()
         )
         words = ", ".join(f"{k}={v}" for k, v in wanted.items())
@@ -256,8 +293,13 @@ class Routing:
     def _promise(self, written: RouteRule, found: Mapping[Destination, tuple[Version, ...]]) -> Rule:
         problems = [f"{written.source}: {field} is not understood" for field in written.problems]
         answers: dict[str, float | None] = {}
+        mirrored = {v for destination, _ in written.mirrors for v in found[destination]}
+        named = {found[d][0] for d, _ in written.answers if len(found[d]) == 1}
         for destination, share in written.answers:
-            behind = [self._names[v] for v in found[destination]]
+            # A version that the rule mirrors to is meant to be dark: it may not answer because its labels
+            # let it stand behind another's Service, too; only because a destination leads to it alone.
+            meant = [v for v in found[destination] if v not in mirrored or v in named]
+            behind = [self._names[v] for v in meant or found[destination]]
             for version in behind:
                 known = answers.get(version, 0.0)
                 single = len(behind) == 1 and known is not None and share is not None
@@ -301,23 +343,23 @@ def subsets_of(scene: Scene, host: str) -> dict[str, Json]:
     return {s["name"]: s for r in rules for s in r["spec"].get("subsets") or []}
 
 
-def _workloads(scene: Scene) -> Iterator[tuple[str, tuple[str, Mapping[str, str]]]]:
-    """Yield (name, (namespace, labels of its pods)) for each workload, those without a pod included."""
+def _workloads(scene: Scene) -> Iterator[tuple[Workload, Mapping[str, str]]]:
+    """Yield each workload, those without a pod included, and the labels of its pods."""
     for found in scene.objects:
         if found.get("kind") in ("Deployment", "StatefulSet", "DaemonSet"):
             labels = found["spec"]["template"]["metadata"].get("labels") or {}
-            yield found["metadata"]["name"], (namespace_of(found, scene), labels)
+            yield (namespace_of(found, scene), found["metadata"]["name"]), labels
     for pod in scene.pods:
         if not pod.gateway:
-            yield pod.workload, (pod.namespace, pod.labels)
+            yield (pod.namespace, pod.workload), pod.labels
 
 
 def _names(
-    versions: Iterable[Version], workloads: Mapping[str, tuple[str, Mapping[str, str]]]
+    versions: Iterable[Version], workloads: Mapping[Workload, Mapping[str, str]]
 ) -> dict[Version, str]:
     """Return what to call each version: its label ``version`` if that tells them apart, else its workload."""
     distinct = list(dict.fromkeys(versions))
-    labels = {v: workloads[v.workload][1].get("version", v.name) for v in distinct if v.workload}
+    labels = {v: workloads[v.namespace, v.workload].get("version", v.name) for v in distinct if v.workload}
     often = Counter(labels.values())
     names = {v: label if often[label] == 1 else v.name for v, label in labels.items()}
     for version in distinct:

@@ -27,7 +27,7 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
         if wanted in (hop.request_id, hop.agent, hop.agent.rpartition("dark-launch/")[2])
     }
     found = sorted(
-        ((pod, hop) for pod, hop in hops if hop.request_id in ids - {"-"}), key=lambda each: each[1].start
+        ((pod, hop) for pod, hop in hops if hop.request_id in ids - {"-"}), key=lambda each: _place(each[1])
     )
     if not found:
         return []
@@ -50,11 +50,16 @@ def _hops(lines: Iterable[str]) -> Iterator[Hop]:
             yield hop
 
 
+def _place(hop: Hop) -> tuple[str, bool]:
+    """Return what sorts hops: by time; within a millisecond it was sent before it arrived."""
+    return hop.start, hop.cluster.startswith("inbound|")
+
+
 def tell(routing: Routing, story: Story) -> list[str]:
     """Return the hops of a story that is at hand, and what is missing of it."""
     hops = [(None, hop) for _, hop in story.calls] + [(version, hop) for version, hop in story.arrivals]
     lines = []
-    for version, hop in sorted(hops, key=lambda each: each[1].start):
+    for version, hop in sorted(hops, key=lambda each: _place(each[1])):
         who = f"{version} got" if version else "caller sent"
         lines.append(f"{hop.start[11:23]}  {who:<28} {_words(hop)}")
     return [harmless(line) for line in [*lines, *verdict_on(routing, story)]]

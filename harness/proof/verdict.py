@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.proof.claims import OF_RULE, OF_RUN, OF_TARGET, Claim, Evidence, Stream
 from harness.proof.figures import Times
+from harness.proof.ledger import Shape
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
@@ -106,9 +107,9 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
     )
 
 
-def _took(shape: Any) -> int | None:
-    """Return the place of the rule that all calls of a shape took, if it is one."""
-    places = {call.rule for call in shape.calls}
+def _took(shape: Shape) -> int | None:
+    """Return the place of the rule that all calls of a shape to the target took, if it is one."""
+    places = {call.rule for call in shape.own}
     return places.pop() if len(places) == 1 else None
 
 

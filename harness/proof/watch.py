@@ -13,9 +13,9 @@ from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
 from harness.proof.claims import Bounds, Evidence
-from harness.proof.expectation import Destination
+from harness.proof.expectation import Destination, Expectation
 from harness.proof.figures import Sightings, Tally, Times
-from harness.proof.ledger import Ledger, Shape, Story, shape_of, with_late_hop
+from harness.proof.ledger import BESIDE, Ledger, Shape, Story, shape_of, with_late_hop
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run, parse_ticket
 from harness.proof.verdict import Verdict, judge
@@ -30,7 +30,8 @@ AGAIN = 20.0
 AT_ONCE = 20_000
 """How many lines are read before finished stories are looked for."""
 
-_ROUTING = {"VirtualService", "DestinationRule", "HTTPRoute", "Service"}
+_NEVER = "9"
+"""A time after all others: what begins before it is not judged."""
 
 
 class Watch:
@@ -76,9 +77,8 @@ class Watch:
 
     def _start(self, scene: Scene) -> None:
         """Judge by what is applied now."""
-        self._scene = scene
-        self._applied = _fingerprint(scene)
         routing = Routing(scene, self.target)
+        self._applied = _fingerprint(routing)
         self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
         self.ledger = Ledger(routing, self._mesh.still, self._patience)
         self._breaks: dict[Shape, bool] = {}
@@ -111,7 +111,7 @@ class Watch:
         self._since = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._follower.goes_back:
             # Streams begin with old lines, by another machine's clock: the latest of them says what is old.
-            self._since = ""
+            self._since = _NEVER
             end = time.monotonic() + self._mesh.still + 1
             while time.monotonic() < end:
                 self._read_lines()
@@ -185,7 +185,7 @@ class Watch:
         self._count(story, shape)
         for version, hop in story.arrivals:
             self._measure(version, hop)
-        for _, hop in story.calls:
+        for hop in (hop for call, hop in story.calls if call.rule > BESIDE):
             self.evidence.callers.add(hop.status, hop.duration, hop.sent)
         if self._sightings and shape.calls:
             ticket = parse_ticket(story.agent)
@@ -230,13 +230,17 @@ class Watch:
     def _look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
         scene = self._ask()
-        changed = _difference(self._applied, _fingerprint(scene))
+        routing = Routing(scene, self.target)
+        changed = ""
+        if objects := _difference(self._applied, _fingerprint(routing)):
+            changed = f"what is applied changed: {objects}"
+        elif _promises(routing) != _promises(self.routing):
+            changed = f"what stands behind {self.target.service}'s routes changed"
         if not changed:
-            self._scene = scene
-            self.evidence.routing = Routing(scene, self.target)
-            self.ledger.reroute(self.evidence.routing)
+            self.evidence.routing = routing
+            self.ledger.reroute(routing)
             return False
-        self.changes.append(f"what is applied changed: {changed}")
+        self.changes.append(changed)
         self.unjudged += self.evidence.stories + len(self.ledger) + len(self._suspects)
         self._suspects.clear()
         self.broken.clear()
@@ -299,7 +303,8 @@ class Watch:
         """Say whether a story that is to be judged waits for a hop, or a reply for its story."""
         if self._sightings and self._sightings.unlogged:
             return True
-        return any(not self._until or story.start <= self._until for story in self.ledger.stories())
+        stories = self.ledger.stories()
+        return any(self._since < s.start and (not self._until or s.start <= self._until) for s in stories)
 
     def _under_way(self) -> int | None:
         """Return how many requests the versions' proxies have begun and not ended; None: it is not known."""
@@ -360,14 +365,18 @@ class Watch:
                     yield version, f"the sidecar of pod {pod.name} logs no requests"
 
 
-def _fingerprint(scene: Scene) -> dict[ObjectKey, Any]:
+def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
     """Return what changes whenever an object that routes depend on is applied, put back included."""
 
     def state(found: Json) -> Any:
         metadata = found["metadata"]
         return metadata.get("uid"), metadata.get("generation"), found.get("spec")
 
-    return {key(found): state(found) for found in scene.objects if found.get("kind") in _ROUTING}
+    return {key(found): state(found) for found in routing.objects()}
+
+
+def _promises(routing: Routing) -> list[Expectation]:
+    return [rule.expectation for rule in routing.rules]
 
 
 def _difference(before: dict[ObjectKey, Any], after: dict[ObjectKey, Any]) -> str:

@@ -49,9 +49,13 @@ def _virtual_service_for(objects: list[Object], service: str) -> VirtualService 
 
 
 def gateway_routes(objects: Iterable[Object]) -> Json:
-    """Return the routes of the ingress gateway: those of VirtualServices that name a Gateway."""
+    """Return the routes of the ingress gateway: those of VirtualServices that name a Gateway.
+
+    Of several for one host Istio makes one list, in which routes that match every request stand last.
+    https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
+    """
     objects = list(objects)
-    hosts = []
+    found: dict[str, list[Json]] = {}
     for gateway in of_kind(objects, Gateway):
         allowed = gateway.spec.servers[0].hosts
         for virtual_service in of_kind(objects, VirtualService):
@@ -61,10 +65,18 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
             domains = [h for h in wanted if "*" in allowed or h in allowed]
             if "*" in wanted:
                 domains = list(allowed)
-            if domains:
-                routes = [r for http in virtual_service.spec.http for r in _routes(objects, http)]
-                hosts.append({"name": domains[0], "domains": domains, "routes": routes})
+            routes = [r for http in virtual_service.spec.http for r in _routes(objects, http)]
+            for domain in domains:
+                found.setdefault(domain, []).extend(routes)
+    hosts: list[Json] = [
+        {"name": domain, "domains": [domain], "routes": sorted(routes, key=_is_catch_all)}
+        for domain, routes in found.items()
+    ]
     return {"name": "gateway", "virtual_hosts": hosts}
+
+
+def _is_catch_all(route: Json) -> bool:
+    return bool(route["match"] == {"prefix": "/"})
 
 
 def _routes(objects: list[Object], http: HTTPRoute) -> list[Json]:
@@ -97,11 +109,12 @@ def _routes(objects: list[Object], http: HTTPRoute) -> list[Json]:
     route: Json = {"route": action}
     if fault:
         route["typed_per_filter_config"] = {"envoy.filters.http.fault": fault}
-    # The proxies log these names; as in Istio, a rule without one has none in the log either.
-    return [
-        {"name": ".".join(filter(None, (http.name, m.name))), "match": _match(m), **route}
-        for m in http.match or [HTTPMatchRequest()]
-    ]
+    return [{"name": _name(http, m), "match": _match(m), **route} for m in http.match or [HTTPMatchRequest()]]
+
+
+def _name(http: HTTPRoute, match: HTTPMatchRequest) -> str:
+    """Return what the proxies log as the route's name, as in Istio: nothing unless the rule has a name."""
+    return f"{http.name or ''}.{match.name}" if match.name else http.name or ""
 
 
 def _weights(http: HTTPRoute) -> list[tuple[Destination, int]]:

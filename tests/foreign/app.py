@@ -1,0 +1,87 @@
+"""A shop that nobody wrote for this project: a storefront that asks for prices, and who sets them.
+
+No framework, no version in a reply, and no header passed on: neither User-Agent nor x-request-id.
+"""
+
+import json
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+STATUS = int(os.environ.get("STATUS", "200"))
+CURRENCY = os.environ.get("CURRENCY", "EUR")
+PRICING_URL = os.environ.get("PRICING_URL", "http://pricing")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Reads a request whole, and answers it in JSON."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        """Answer a probe, or a caller."""
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        status, answer = (200, b"{}") if self.path == "/healthz" else self.answer(body)
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_GET
+
+    def answer(self, body: bytes) -> tuple[int, bytes]:
+        """Return status and body of the reply."""
+        raise NotImplementedError
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: who wants to know what came asks the proxies."""
+
+
+class Pricing(Handler):
+    """Names the price of a sku."""
+
+    def answer(self, body: bytes) -> tuple[int, bytes]:
+        """Return a price."""
+        return STATUS, json.dumps({"price": 100 + len(body), "currency": CURRENCY}).encode()
+
+
+class Storefront(Handler):
+    """Asks for the price of ``/quote/SKU``."""
+
+    def answer(self, body: bytes) -> tuple[int, bytes]:
+        """Return what pricing says."""
+        asked = urlsplit(self.path)
+        url = f"{PRICING_URL}/v2/quote?sku={asked.path.rpartition('/')[2]}&{asked.query}"
+        request = urllib.request.Request(url, body or None, method=self.command)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+                return reply.status, reply.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+        except OSError as error:
+            return 502, json.dumps({"error": str(error)}).encode()
+
+
+def main(role: str) -> None:
+    """Serve at BIND: ``fd://3``, or an address."""
+    bind = os.environ.get("BIND", "0.0.0.0:9090")
+    handler = {"pricing": Pricing, "storefront": Storefront}[role]
+    if bind.startswith("fd://"):
+        server = ThreadingHTTPServer(("", 0), handler, bind_and_activate=False)
+        server.socket.close()
+        server.socket = socket.socket(fileno=int(bind.removeprefix("fd://")))
+    else:
+        host, _, port = bind.rpartition(":")
+        server = ThreadingHTTPServer((host, int(port)), handler)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

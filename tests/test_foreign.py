@@ -1,0 +1,256 @@
+"""The harness is right about an application that nobody wrote for it: tests/foreign."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from helpers import copy_project, free_port, run, wait_for
+
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import ROOT
+
+FOREIGN = ROOT / "tests" / "foreign"
+PRIMARY = {"destination": {"host": "pricing-primary"}}
+CANARY = {"destination": {"host": "pricing-canary"}}
+TARGET = ("--service", "pricing", "--namespace", "shop")
+
+
+@dataclass
+class Shop:
+    """The foreign application on a local mesh, and commands about it as a user gives them."""
+
+    checkout: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where callers come in."""
+        return f"http://127.0.0.1:{self.port}/quote/book"
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Return what a command prints; it must end with ``code``."""
+        done = run(self.checkout, sys.executable, "-m", "harness", *words, NAMESPACE="shop")
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Apply objects."""
+        path = self.checkout / "applied.yaml"
+        path.write_text(yaml.safe_dump_all(documents))
+        self.run("apply", str(path))
+
+    def verify(self, *words: str, code: int = 0, size: int = 100) -> dict[str, Any]:
+        """Return the verdict on traffic of the harness's own."""
+        asked = ("verify", *TARGET, "--json", "--url", self.url, "--requests", str(size), *words)
+        found: dict[str, Any] = json.loads(self.run(*asked, code=code))
+        return found
+
+    def watch(self, *words: str, code: int = 0) -> str:
+        """Return what a watch prints."""
+        return self.run("watch", *TARGET, *words, code=code)
+
+    def ask(self, url: str) -> requests.Response:
+        """Ask for something as storefront would: by its sidecar."""
+        [pod] = (self.checkout / ".mesh" / "local" / "pods").glob("storefront-*")
+        way = LocalMesh(pod.parent.parent).listener(pod.name, "outbound")
+        return requests.get(url, proxies={"http": f"http://{way.ip}:{way.port}"}, timeout=30)
+
+
+@contextmanager
+def shoppers(ask: Callable[[int], requests.Response]) -> Iterator[list[int]]:
+    """Yield a list to which each answer's status is added, while somebody asks on and on."""
+    done = threading.Event()
+    seen: list[int] = []
+
+    def go_on() -> None:
+        while not done.is_set():
+            seen.append(ask(len(seen)).status_code)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        wait_for(lambda: seen, "the first answer")
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Yield the shop, beside the workshop in namespace ``shop``."""
+    shop = Shop(copy_project(tmp_path_factory.mktemp("foreign") / "checkout"), free_port())
+    try:
+        shop.run("up", "--port", str(shop.port))
+        yield shop
+    finally:
+        shop.run("down")
+
+
+@pytest.fixture
+def shop(running: Shop) -> Shop:
+    """Return the shop as its manifests say: mirrored to the canary."""
+    for name in ("kubernetes", "gateway", "mirror"):
+        running.run("apply", f"tests/foreign/{name}.yaml")
+    return running
+
+
+def canary(**changes: Any) -> dict[str, Any]:
+    """Return the canary's Deployment with other labels or environment."""
+    documents = yaml.safe_load_all((FOREIGN / "kubernetes.yaml").read_text())
+    [found] = (d for d in documents if d["metadata"]["name"] == "pricing-canary" and "replicas" in d["spec"])
+    template = found["spec"]["template"]
+    environment = [{"name": n, "value": v} for n, v in changes.get("environment", {}).items()]
+    template["spec"]["containers"][0]["env"] = environment
+    template["metadata"]["labels"].update(changes.get("labels", {}))
+    return dict(found)
+
+
+def service(name: str, **selector: str) -> dict[str, Any]:
+    """Return a Service."""
+    ports = [{"name": "http", "port": 80, "targetPort": 9090}]
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"selector": selector, "ports": ports}}  # fmt: skip
+
+
+def rule(**http: Any) -> dict[str, Any]:
+    """Return the VirtualService of pricing with one rule."""
+    return {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": "pricing"}, "spec": {"hosts": ["pricing"], "http": [http]}}  # fmt: skip
+
+
+def states(verdict: dict[str, Any], state: str) -> list[str]:
+    """Return the ids of the claims in a state."""
+    return [claim["id"] for claim in verdict["claims"] if claim["state"] == state]
+
+
+def claim(verdict: dict[str, Any], id: str) -> dict[str, Any]:
+    """Return the claim with an id."""
+    [found] = [claim for claim in verdict["claims"] if claim["id"] == id]
+    return dict(found)
+
+
+# --- verify -----------------------------------------------------------------------------------------------
+
+
+def test_a_canary_that_names_no_version_gets_each_request_exactly_once(shop: Shop) -> None:
+    verdict = shop.verify()
+    assert verdict["verdict"] == "PASS"
+    assert claim(verdict, "exactly-once")["figures"]["received"] == 100
+    assert claim(verdict, "answered-by")["figures"] == {"leaks": 0, "pricing-primary": 100}
+
+
+def test_a_stopped_canary_fails_exactly_once_alone(shop: Shop) -> None:
+    shop.run("stop", "pricing-canary")
+    verdict = shop.verify("--patience", "2", code=1)
+    assert states(verdict, "fails") == ["exactly-once"]
+    assert claim(verdict, "exactly-once")["figures"]["missing"] == 100
+
+
+def test_a_canary_that_answers_500_fails_same_status_alone(shop: Shop) -> None:
+    shop.apply(canary(environment={"STATUS": "500"}))
+    verdict = shop.verify(code=1)
+    assert states(verdict, "fails") == ["same-status"]
+    assert claim(verdict, "answered")["figures"]["answered"] == 100
+
+
+def test_a_canary_whose_answers_are_larger_fails_same_size_alone(shop: Shop) -> None:
+    shop.apply(canary(environment={"CURRENCY": "Kronor"}))
+    assert shop.verify()["verdict"] == "PASS"
+    assert states(shop.verify("--same-size", code=1), "fails") == ["same-size"]
+
+
+def test_a_canary_promoted_by_its_service_answers_all(shop: Shop) -> None:
+    shop.apply(rule(route=[CANARY]))
+    verdict = shop.verify()
+    assert claim(verdict, "answered-by")["figures"] == {"leaks": 0, "pricing-canary": 100}
+    assert claim(verdict, "silent")["statement"] == "pricing-primary received nothing"
+
+
+def test_weights_between_services_are_judged(shop: Shop) -> None:
+    shop.apply(rule(route=[{**PRIMARY, "weight": 80}, {**CANARY, "weight": 20}]))
+    verdict = shop.verify(size=200)
+    assert claim(verdict, "shares")["state"] == "holds"
+
+
+def test_a_canary_that_nobody_mirrors_to_is_silent(shop: Shop) -> None:
+    shop.apply(rule(route=[PRIMARY]))
+    assert claim(shop.verify(), "silent")["statement"] == "pricing-canary received nothing"
+
+
+def test_traffic_of_others_is_judged_along(shop: Shop) -> None:
+    with shoppers(lambda n: requests.get(f"{shop.url}?by={n}", timeout=30)) as seen:
+        verdict = shop.verify()
+    assert verdict["verdict"] == "PASS"
+    assert 100 < verdict["requests"] <= 100 + len(seen)
+    assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"]
+
+
+# --- watch ------------------------------------------------------------------------------------------------
+
+
+def test_a_watch_counts_the_traffic_that_flows(shop: Shop) -> None:
+    with shoppers(lambda n: requests.get(f"{shop.url}?by={n}", timeout=30)) as seen:
+        before = len(seen)
+        verdict = json.loads(shop.watch("--for", "3s", "--json").splitlines()[-1])
+    assert set(seen) == {200}
+    assert verdict["verdict"] == "PASS"
+    assert 0 < verdict["requests"] <= len(seen) - before
+    assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"]
+
+
+def test_a_watch_ends_at_the_first_leak_and_tells_its_story(shop: Shop) -> None:
+    # Who wrote this Service forgot the track: the canary's pod stands behind it, too.
+    shop.apply(service("pricing-primary", component="pricing"))
+    with shoppers(lambda n: requests.get(f"{shop.url}?by={n}", timeout=30)):
+        said = shop.watch("--until-failure", "--for", "60s", code=1)
+    assert "FAIL answered-by: callers saw only pricing-primary" in said
+    assert "pricing-canary got" in said
+    assert "GET /v2/quote?sku=book&by=" in said
+
+
+def test_callers_who_ask_the_canary_itself_are_a_leak(shop: Shop) -> None:
+    with shoppers(lambda n: shop.ask(f"http://pricing-canary/v2/quote?sku=pen&n={n}")):
+        verdict = shop.verify(code=1)
+    assert states(verdict, "fails") == ["answered-by"]
+    assert "callers asked pricing-canary itself" in verdict["claims"][-2]["detail"]
+
+
+def test_callers_who_ask_the_primary_itself_are_nobodys_affair(shop: Shop) -> None:
+    with shoppers(lambda n: shop.ask(f"http://pricing-primary/v2/quote?sku=pen&n={n}")):
+        verdict = shop.verify()
+    assert verdict["verdict"] == "PASS"
+    assert verdict["requests"] == 100
+
+
+# --- trace and status -------------------------------------------------------------------------------------
+
+
+def test_a_request_id_tells_the_whole_story(shop: Shop) -> None:
+    shop.ask("http://pricing/v2/quote?sku=once")
+    [line] = wait_for(lambda: logged(shop, "pricing-canary", "sku=once"), "the copy")
+    story = shop.run("trace", *TARGET, line.split('"')[9])
+    assert [words.split()[1].rsplit("-", 2)[0] for words in story.splitlines()[:3]] == [
+        "storefront", "pricing-primary", "pricing-canary"
+    ]  # fmt: skip
+    assert story.endswith("as it must be\n")
+
+
+def logged(shop: Shop, workload: str, text: str) -> list[str]:
+    """Return the lines of a workload's access logs that hold a text."""
+    logs = (shop.checkout / ".mesh" / "local" / "pods").glob(f"{workload}-*/access.log")
+    return [line for log in logs for line in log.read_text().splitlines() if text in line]
+
+
+def test_a_status_names_the_versions_by_their_workloads(shop: Shop) -> None:
+    said = shop.run("status", *TARGET)
+    assert "virtualservice/pricing: all to pricing-primary; mirrored 100 % to pricing-canary" in said
+    assert said.count("pricing-primary-") == 2
