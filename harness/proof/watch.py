@@ -244,6 +244,11 @@ class Watch:
         self._start(scene)
         return True
 
+    def unjudged_stories(self) -> Iterator[Story]:
+        """Yield the stories that are not judged yet."""
+        yield from self.ledger.stories()
+        yield from (story for story, _ in self._suspects)
+
     def figures(self) -> dict[str, Any]:
         """Return how the run stands now, in the types of JSON; rates are since the last call."""
         evidence, now = self.evidence, time.monotonic()
