@@ -116,15 +116,17 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
             pod for pod in job_pods(mesh) if "index" not in selector or pod["metadata"]["name"] == "job-0"
         ]
     objects = mesh.routes()
+    if kinds.startswith("services,"):
+        return [as_json(o) for o in objects if o.kind in ("Service", "Deployment")]
     if kinds == "deployments":
         return [as_json(o) for o in of_kind(objects, Deployment)]
     if kinds == "jobs.batch":
         return [{"metadata": {"name": "loadtest"}, "status": {}}]
     if kinds == "pod":
-        return [*job_pods(mesh), *(pod_json(name, labels) for name, labels in mesh_pods(mesh))]
+        return [*job_pods(mesh), *(pod_json(*pod) for pod in mesh_pods(mesh))]
     if kinds == "pods":
         wanted = dict(part.split("=") for part in selector.split(",")) if selector else {}
-        pods = [pod_json(name, labels) for name, labels in mesh_pods(mesh)]
+        pods = [pod_json(*pod) for pod in mesh_pods(mesh)]
         return [pod for pod in pods if wanted.items() <= pod["metadata"]["labels"].items()]
     return [as_json(o) for o in objects if o.kind in ISTIO]
 
@@ -135,27 +137,30 @@ def as_json(found: Object) -> dict[str, Any]:
     return data
 
 
-def mesh_pods(mesh: LocalMesh) -> list[tuple[str, dict[str, str]]]:
+def mesh_pods(mesh: LocalMesh) -> list[tuple[str, str, dict[str, str]]]:
+    """Return name, address and labels of each pod that runs."""
     deployments = {d.metadata.name: d for d in of_kind(mesh.routes(), Deployment)}
-    names = [pod.name for pod in mesh.pods() if pod.state == "Running"]
+    pods = [(pod.name, pod.address) for pod in mesh.pods() if pod.state == "Running"]
     labels = {GATEWAY: {"istio": "ingressgateway"}}
-    return [(n, labels.get(n) or deployments[workload_of(n)].labels) for n in names]
+    return [(n, a, labels.get(n) or deployments[workload_of(n)].labels) for n, a in pods]
 
 
-def pod_json(name: str, labels: dict[str, str]) -> dict[str, Any]:
-    labels = {**labels, "app.kubernetes.io/part-of": "dark-launch"}
+def pod_json(name: str, address: str, labels: dict[str, str]) -> dict[str, Any]:
+    """Return a pod as the API server gives it; all are at one IP address here, so it bears a port."""
+    labels = {**labels, "app.kubernetes.io/part-of": "dark-launch", "pod-template-hash": "5d4"}
+    owner = {"kind": "ReplicaSet", "name": f"{workload_of(name)}-5d4"}
     proxy = {"name": "istio-proxy", "ready": True, "state": {"running": {}}}
     app = {"name": labels.get("app", "app"), "ready": True, "state": {"running": {}}}
     containers = [{"name": app["name"]}] if name != GATEWAY else [{"name": "istio-proxy"}]
     return {
-        "metadata": {"name": name, "namespace": "tutorial", "labels": labels},
+        "metadata": {"name": name, "namespace": "tutorial", "labels": labels, "ownerReferences": [owner]},
         "spec": {
             "serviceAccountName": "default",
             "containers": containers,
             "initContainers": [{"name": "istio-proxy"}],
         },
         "status": {
-            "phase": "Running", "podIP": "10.244.0.9",
+            "phase": "Running", "podIP": "10.244.0.9", "podIPs": [{"ip": address}],
             "containerStatuses": [app], "initContainerStatuses": [proxy],
         },
     }  # fmt: skip
