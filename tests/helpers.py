@@ -1,6 +1,8 @@
 """What several test files need: meshes, manifests, commands, and patience."""
 
+import contextlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -97,6 +99,11 @@ def wait_for(condition: Callable[[], Any], what: str, deadline: float = 20) -> A
         assert time.monotonic() < end, f"{what} did not come in {deadline} s"
         time.sleep(0.02)
     return value
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return int(probe.getsockname()[1])
 
 
 def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
