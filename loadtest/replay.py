@@ -34,14 +34,14 @@ TEXT = (
 )
 JSON = json.dumps(
     {
-        "start_time": "%(start)s", "method": "%(method)s", "path": "/?item=%(number)d", "protocol": "HTTP/1.1",
-        "response_code": "200", "response_flags": "-", "response_code_details": "via_upstream",
+        "start_time": "%(start)s", "method": "%(method)s", "path": "/?item=%(number)d",
+        "protocol": "HTTP/1.1", "response_code": "200", "response_flags": "-", "response_code_details": "via_upstream",
         "connection_termination_details": None, "upstream_transport_failure_reason": None,
         "bytes_received": "%(received)d", "bytes_sent": "66", "duration": "%(duration)d",
         "upstream_service_time": "%(duration)d", "x_forwarded_for": None,
         "user_agent": "Mozilla/5.0 (X11; Linux x86_64)", "request_id": "%(id)s",
-        "authority": "recommendation:8080", "upstream_host": "%(upstream)s", "upstream_cluster": "%(cluster)s",
-        "upstream_local_address": "10.244.0.11:38342", "downstream_local_address": "10.96.12.7:8080",
+        "authority": "recommendation:8080", "upstream_host": "%(upstream)s",
+        "upstream_cluster": "%(cluster)s", "upstream_local_address": "10.244.0.11:38342", "downstream_local_address": "10.96.12.7:8080",
         "downstream_remote_address": "%(remote)s", "requested_server_name": "%(server)s",
         "route_name": "%(route)s",
     }
@@ -142,7 +142,8 @@ def judge(count: int, form: str = TEXT) -> float:
     watch.sweep(now + Stage.still)
     verdict = watch.verdict()
     spent += time.process_time() - begin
-    assert verdict.passed and verdict.requests == count, verdict
+    assert verdict.passed, verdict
+    assert verdict.requests == count, verdict
     return count / spent
 
 
