@@ -7,6 +7,7 @@ Only ratios mean something on a machine that does other things too. So what is c
 import contextlib
 import itertools
 import json
+import math
 import os
 import platform
 import shutil
@@ -30,12 +31,12 @@ import psutil
 from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 
+from harness.manifests.lookup import NAMESPACE
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import LOOPBACK, ROOT, get, quietly
-from harness.proof.ledger import Ledger
-from harness.proof.tickets import new_run
-from harness.proof.verdict import quantile
-from harness.proof.verify import send, verify
+from harness.proof.target import Target
+from harness.proof.traffic import Traffic, new_run
+from harness.proof.watch import verify
 from harness.terminal import run
 
 ISTIO = ROOT / "istio"
@@ -86,6 +87,11 @@ class Effort:
 def ratios(dividends: list[float], divisors: list[float]) -> list[float]:
     """Return the ratio of each round."""
     return [a / b for a, b in zip(dividends, divisors, strict=True)]
+
+
+def quantile(values: list[float], q: float) -> float:
+    """Return the ``q``-th quantile (0.99: the 99th percentile)."""
+    return sorted(values)[max(math.ceil(q * len(values)), 1) - 1]
 
 
 # --- sending ----------------------------------------------------------------------------------------------
@@ -220,7 +226,7 @@ def measure_mirror(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
                 waited[state].append(at_rate(mesh.url(), rate, 3 * effort.seconds))
         states.rotate()
     for q, percent, aim in ((0.5, "median", "<= 1.05"), (0.99, "99th percentile", "<= 1.10")):
-        of_rounds = {state: [quantile(values, q) or 0 for values in waited[state]] for state in waited}
+        of_rounds = {state: [quantile(values, q) for values in waited[state]] for state in waited}
         base = of_rounds.pop("no mirror")
         yield Figure(f"callers' {percent} without a mirror", "ms", [1000 * b for b in base])
         for state, values in of_rounds.items():
@@ -244,7 +250,8 @@ def shadow_in(mesh: LocalMesh, state: str) -> Iterator[None]:
             process.resume()
         mesh.scale(SHADOW, 1)
         end = time.monotonic() + 60
-        while mesh.in_flight([SHADOW]):
+        pods = [pod for pod in mesh.scene(NAMESPACE).pods if pod.workload == SHADOW]
+        while mesh.in_flight(pods):
             assert time.monotonic() < end, "v2 does not answer what it was sent"
             time.sleep(0.05)
 
@@ -289,10 +296,11 @@ def measure_proof(mesh: LocalMesh, effort: Effort, large: int) -> Iterator[Figur
     bare, verified = [], []
     for _ in range(effort.rounds):
         start = time.perf_counter()
-        send(mesh.url(), Ledger(new_run(), effort.requests, ()), 8, lambda: None, quietly)
+        traffic = Traffic(mesh.url(), new_run(), effort.requests, 8)
+        traffic.send(lambda *sight: None, lambda: False, quietly)
         bare.append(effort.requests / (time.perf_counter() - start))
         start = time.perf_counter()
-        assert verify(mesh, effort.requests).passed
+        assert verify(mesh, Target(), effort.requests).passed
         verified.append(effort.requests / (time.perf_counter() - start))
     note = f"{effort.requests:,} at a time"
     yield Figure("requests verified / only sent, per second", "", ratios(verified, bare), ">= 0.8", note)
@@ -307,7 +315,8 @@ def peak_memory(mesh: LocalMesh, size: int) -> int:
     """
     code = (
         "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
-        "from harness.proof.verify import verify; verify(LocalMesh(Path(sys.argv[1])), int(sys.argv[2]))"
+        "from harness.proof.target import Target; from harness.proof.watch import verify;"
+        "verify(LocalMesh(Path(sys.argv[1])), Target(), int(sys.argv[2]))"
     )
     process = psutil.Popen([sys.executable, "-c", code, str(mesh.state), str(size)], cwd=ROOT)
     peak = 0

@@ -1,4 +1,4 @@
-"""Load a cluster from inside: Locust runs there as a Job (kubernetes.yaml), and the ledger is kept here."""
+"""Load a cluster from inside: Locust runs there as a Job (kubernetes.yaml), and is judged here."""
 
 import base64
 import gzip
@@ -15,15 +15,15 @@ from pathlib import Path
 
 import click
 
-from harness import Json
+from harness import Json, settings
 from harness.cluster.kubectl import ContainerLog, container_status
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import OURS, PROJECT
-from harness.manifests.read import dump
-from harness.meshes.mesh import ROOT, MeshError
-from harness.terminal import echo, progress, render
+from harness.meshes.mesh import ROOT, TARGET, MeshError
+from harness.proof.target import Target
+from harness.terminal import echo, progress, render, seconds_of
 from harness.terminal import run as run_command
-from loadtest.run import SEEN, Run, check_time, time_span
+from loadtest.run import SEEN, Run, check_time
 
 MANIFEST = ROOT / "loadtest" / "kubernetes.yaml"
 LABEL = f"app=loadtest,{OURS}={PROJECT}"
@@ -44,7 +44,7 @@ class Job:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._log: ContainerLog | None = None
 
-    def start(self, environment: dict[str, str], workers: int, duration: int) -> None:
+    def start(self, environment: dict[str, str], workers: int, duration: float) -> None:
         """Start Locust with ``workers`` beside its master, and wait until the master runs.
 
         :param duration: seconds for which it is to send.
@@ -55,7 +55,7 @@ class Job:
         documents = self._mesh.render([MANIFEST])
         [job] = [document for document in documents if document["kind"] == "Job"]
         job["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
-        job["spec"]["activeDeadlineSeconds"] += duration
+        job["spec"]["activeDeadlineSeconds"] += int(duration)
         for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
             variable["value"] = environment[variable["name"]]
         self._mesh.create(documents)
@@ -134,20 +134,23 @@ class Job:
 def follow(job: Job, run: Run, report: Path) -> None:
     """Enter what callers saw and proxies logged, until Locust ends; print the rest, and keep the report.
 
+    There is none if a copy leads back to the target: then nobody waits for the end.
+
     :raises MeshError: Locust did not end as it should, or cannot be asked.
     """
     encoded: list[str] | None = None
     for line in job.lines():
         if line.startswith(SEEN):
             for sight in json.loads(line.removeprefix(SEEN)):
-                run.proof.ledger.saw(*sight)
+                run.sightings.saw(*sight)
         elif line == REPORT:
             encoded = []
         elif encoded is not None:
             encoded.append(line)
         elif line:
             echo(line, err=True)
-        run.proof.read()
+        if run.watch.read():
+            return
     job.must_have_ended_well()
     report.mkdir(exist_ok=True)
     try:
@@ -166,6 +169,12 @@ def follow(job: Job, run: Run, report: Path) -> None:
 @click.option(
     "--workers", type=click.IntRange(1, 100), default=1, show_default=True, help="How many pods send."
 )
+@click.option("--service", envvar="SERVICE", default=TARGET, show_default=True, help="The Service to judge.")
+@click.option(
+    "--namespace", default=settings.namespace, show_default="tutorial",
+    help="Where the Service is, and where Locust runs.",
+)  # fmt: skip
+@click.option("--url", envvar="URL", help="What callers ask, if not the workshop's gateway.")
 @click.option(
     "--max-failures", envvar="MAX_FAILURES", type=click.FloatRange(0, 1), default=0.0,
     help="Which part of requests may fail.",
@@ -178,40 +187,44 @@ def load(
     spawn_rate: float,
     run_time: str,
     workers: int,
+    service: str,
+    namespace: str,
+    url: str | None,
     max_failures: float,
     max_p95: float,
 ) -> None:
     """Load the mesh of a cluster from inside, and judge every request.
 
-    Exit 0: every claim holds. 1: a claim failed. 2: could not run.
+    Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
-    mesh = ClusterMesh(progress())
-    run = Run(mesh, max_failures, max_p95)
+    mesh = ClusterMesh(progress(), namespace)
+    run = Run(mesh, Target(service, namespace), max_failures, max_p95)
     job = Job(mesh)
     try:
         environment = {
-            "LOCUST_HOST": mesh.inner_url(),
+            "LOCUST_HOST": url or mesh.inner_url(),
+            "SERVICE": service,
             "LOCUST_USERS": str(users),
             "LOCUST_SPAWN_RATE": str(spawn_rate),
             "LOCUST_RUN_TIME": run_time,
             "LOCUST_EXPECT_WORKERS": str(workers),
-            "DARK_LAUNCH_RUN": run.proof.ledger.run,
-            "DARK_LAUNCH_ROUTES": dump(mesh.routes()),
+            "DARK_LAUNCH_RUN": run.watch.run,
+            "DARK_LAUNCH_ALLOWED": run.allowed,
         }
-        run.proof.follow()
-        job.start(environment, workers, time_span(run_time))
+        run.watch.follow()
+        job.start(environment, workers, seconds_of(run_time))
         follow(job, run, ROOT / ".load")
         verdict = run.end()
     finally:
         mesh.progress("removing Locust from the cluster")
-        run.proof.close()
+        run.close()
         try:
             job.remove()
         except MeshError as error:
             command = f"{mesh.kubectl.program} delete {KINDS} --selector={LABEL} -n {mesh.namespace}"
             echo(f"Locust may still be in the cluster: {command} ({error})", err=True)
     echo("\n" + render(verdict))
-    context.exit(0 if verdict.passed else 1)
+    context.exit(verdict.exit_code)
 
 
 if __name__ == "__main__":

@@ -2,55 +2,48 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from flask import Response, request
 from locust.web import WebUI
 
-from harness.proof.verify import Proof
+from harness.proof.figures import Tally
+from harness.proof.ledger import shape_of
+from harness.proof.verdict import judge
+from harness.proof.watch import Watch
 
 COLUMNS = ("Requests", "Mirrored", "Missing", "Leaks")
-"""What a tally counts."""
+"""What the tab shows."""
 
 
-class Tally:
-    """Counts tickets as their callers are answered, and looks again only at those without a copy."""
+def figures(watch: Watch) -> dict[str, int]:
+    """Return the figures of now; copies that are on their way are missing."""
+    shapes = {shape: Tally(tally.count) for shape, tally in watch.evidence.shapes.items()}
+    for story in watch.unjudged_stories():
+        if story.calls:
+            shapes.setdefault(shape_of(story), Tally()).count += 1
+    verdict = judge(replace(watch.evidence, shapes=shapes))
 
-    def __init__(self, proof: Proof) -> None:
-        self._proof = proof
-        self._requests = self._mirrored = self._leaks = 0
-        self._without_copy: dict[int, bool] = {}
-        """Number → whether there must be one."""
+    def total(name: str) -> int:
+        return sum(claim.figures.get(name, 0) for claim in verdict.claims if claim.id in _CLAIMS)
 
-    def add(self, number: int) -> None:
-        """Count a ticket whose caller knows the outcome."""
-        ledger, promise = self._proof.ledger, self._proof.promise(number)
-        answered = ledger.answered(number)
-        self._requests += 1
-        self._leaks += answered and ledger.version(number) not in dict(promise.answers)
-        self._without_copy[number] = answered and any(100 in percents for _, percents in promise.copies)
-
-    def figures(self) -> dict[str, int]:
-        """Return the figures of now; copies that are on their way are missing."""
-        ledger = self._proof.ledger
-        for number in list(self._without_copy):
-            version = ledger.version(number)
-            if any(found.counts[number] for name, found in ledger.arrivals.items() if name != version):
-                del self._without_copy[number]
-                self._mirrored += 1
-        missing = sum(self._without_copy.values())
-        return dict(zip(COLUMNS, (self._requests, self._mirrored, missing, self._leaks), strict=True))
+    counts = (verdict.requests, total("received"), total("missing"), total("leaks"))
+    return dict(zip(COLUMNS, counts, strict=True))
 
 
-def add_tab(web_ui: WebUI, tally: Callable[[], Tally | None]) -> None:
+_CLAIMS = ("exactly-once", "sampled", "answered-by")
+
+
+def add_tab(web_ui: WebUI, current: Callable[[], Watch | None]) -> None:
     """Add the tab; its figures travel with the statistics that the page asks for every other second."""
     web_ui.template_args["extended_tabs"] = [{"title": "Ledger", "key": "ledger"}]
     structure = [{"key": name.lower(), "title": name} for name in COLUMNS]
     web_ui.template_args["extended_tables"] = [{"key": "ledger", "structure": structure}]
 
     def add_figures(response: Response) -> Response:
-        current = tally()
-        if request.path.endswith("/stats/requests") and current and response.is_json:
-            row = {name.lower(): f"{figure:,}" for name, figure in current.figures().items()}
+        watch = current()
+        if request.path.endswith("/stats/requests") and watch and response.is_json:
+            row = {name.lower(): f"{figure:,}" for name, figure in figures(watch).items()}
             extended = [{"key": "ledger", "data": [row]}]
             response.set_data(json.dumps({**response.get_json(), "extended_stats": extended}))
         return response

@@ -1,8 +1,7 @@
 """Callers as Locust plays them, every reply checked, and the whole run judged as by ``verify``.
 
-The master, or the only process, keeps the ledger and follows the proxies' logs. Workers send what their
-callers saw together with Locust's own statistics. Inside a cluster the master prints that, and job.py keeps
-the ledger.
+The master, or the only process, follows the proxies' logs and judges. Workers send what their callers saw
+together with Locust's own statistics. Inside a cluster the master prints that, and job.py judges.
 """
 
 import itertools
@@ -13,6 +12,7 @@ import signal
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import gevent
@@ -22,15 +22,14 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from harness import HarnessError
+from harness import HarnessError, settings
 from harness.choice import MESHES, make_mesh
 from harness.cluster.mesh import ClusterMesh
-from harness.manifests.read import dump, parse
-from harness.meshes.mesh import LOOPBACK, check_port
-from harness.proof.tickets import Ticket, probe
-from harness.proof.verify import HEADERS, TIMEOUT, Promise, version_in
+from harness.meshes.mesh import LOOPBACK, TARGET, check_port
+from harness.proof.target import Target
+from harness.proof.traffic import HEADERS, TIMEOUT, Ticket, probe, version_in
 from harness.terminal import render
-from loadtest.ledger_tab import Tally, add_tab
+from loadtest.ledger_tab import add_tab
 from loadtest.run import LIMIT, SEEN, Run
 
 # Longer than a caller waits: no caller may be cut off, since what it would have seen could not be judged.
@@ -44,11 +43,12 @@ class Callers:
     """What a process knows that plays callers."""
 
     def __init__(self, environment: Environment) -> None:
-        """Take over what the master says among the options: the run's name, and the routes."""
+        """Take over what the master says among the options: the run's name, and who may answer."""
         runner, options = environment.runner, environment.parsed_options
         assert options
         self.run: str = options.run
-        self.promise = Promise(parse(options.routes, "the routes"), self.run)
+        self.service: str = options.service
+        self.allowed = frozenset(options.allowed.split(","))
         index, workers = 0, 1
         if isinstance(runner, WorkerRunner):
             index, workers = runner.worker_index, options.expect_workers
@@ -65,11 +65,10 @@ class State:
     """What event listeners share."""
 
     inside = False
-    """Whether this is the master of a load test inside a cluster, whose ledger is kept outside."""
+    """Whether this is the master of a load test inside a cluster, which is judged outside."""
     run: Run | None = None
     reader: gevent.Greenlet
-    tally: Tally | None = None
-    """What the web page shows, if there is one."""
+    reading = False
     callers: Callers | None = None
     verdict: str = ""
 
@@ -83,10 +82,15 @@ def ratio(text: str) -> float:
 
 @events.init_command_line_parser.add_listener
 def options(parser: LocustArgumentParser) -> None:
-    """Add the choice of the mesh, and the thresholds; leaks and missing mirrors are never forgiven."""
+    """Add mesh, target and thresholds; leaks and missing mirrors are never forgiven."""
     hidden: dict[str, Any] = {"include_in_web_ui": False}
     parser.add_argument(
         "--mesh", choices=MESHES, default="local", env_var="MESH", help="where to run", **hidden
+    )
+    parser.add_argument("--service", default=TARGET, env_var="SERVICE", help="the Service to judge", **hidden)
+    parser.add_argument("--namespace", default=settings.namespace(), help="where the Service is", **hidden)
+    parser.add_argument(
+        "--url", default="", env_var="URL", help="what callers ask, if not the workshop's gateway", **hidden
     )
     parser.add_argument(
         "--max-failures", type=ratio, default=0, env_var="MAX_FAILURES", metavar="RATIO",
@@ -100,12 +104,13 @@ def options(parser: LocustArgumentParser) -> None:
         "--run",
         default="",
         env_var="DARK_LAUNCH_RUN",
-        help="the name of a run whose ledger is kept elsewhere",
+        help="the name of a run that is judged elsewhere",
         **hidden,
     )
     parser.add_argument(
-        "--routes", default="", env_var="DARK_LAUNCH_ROUTES", help="what is applied then", **hidden
-    )
+        "--allowed", default="", env_var="DARK_LAUNCH_ALLOWED", metavar="VERSIONS",
+        help="who may answer callers then, with commas between", **hidden,
+    )  # fmt: skip
 
 
 @events.init.add_listener
@@ -125,53 +130,59 @@ def prepare(environment: Environment, **_: Any) -> None:
         elif options.run_time == 0:
             raise HarnessError("a load needs time: TIME=30s, for example")
         if not State.inside:
-            new_run(environment).mesh.close()
+            new_run(environment).close()
     except HarnessError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
     if environment.web_ui:
-        add_tab(environment.web_ui, lambda: State.tally)
+        add_tab(environment.web_ui, lambda: State.run.watch if State.run else None)
 
 
 def new_run(environment: Environment) -> Run:
-    """Open a ledger, and set the options that tell callers of it.
+    """Look at what is applied, and set the options that tell callers of the run.
 
     :raises HarnessError: there is nothing to load, or no way there.
     """
     options = environment.parsed_options
     assert options
-    mesh = make_mesh(options.mesh)
-    if isinstance(mesh, ClusterMesh) and not mesh.reachable_address():
+    if options.url and not options.url.startswith(("http://", "https://")):
+        raise HarnessError(f"URL={options.url} is not an address such as http://127.0.0.1:8080/")
+    mesh = make_mesh(options.mesh, namespace=options.namespace)
+    if isinstance(mesh, ClusterMesh) and not options.url and not mesh.reachable_address():
         raise HarnessError("only a port-forward leads there, too narrow for a load: make load MESH=cluster")
-    run = Run(mesh, options.max_failures, options.max_p95)
-    environment.host = mesh.url()
-    options.run, options.routes = run.proof.ledger.run, dump(run.mesh.routes())
+    run = Run(mesh, Target(options.service, options.namespace), options.max_failures, options.max_p95)
+    environment.host = options.url or mesh.url()
+    options.run, options.allowed = run.watch.run, run.allowed
     return run
 
 
 @events.test_start.add_listener
 def begin(environment: Environment, **_: Any) -> None:
-    """Open a ledger; the process that keeps it follows the logs."""
+    """Open a run; the process that judges it follows the logs."""
     State.run, State.callers, State.verdict = None, None, ""
     try:
         if not isinstance(environment.runner, WorkerRunner):
             environment.stop_timeout = STOP_TIMEOUT
             if not State.inside:
                 State.run = new_run(environment)
-                State.tally = Tally(State.run.proof) if environment.web_ui else None
-                State.run.proof.follow()
-                State.reader = gevent.spawn(read, State.run)
+                State.run.watch.follow()
+                State.reading, State.reader = True, gevent.spawn(read, environment, State.run)
         if not isinstance(environment.runner, MasterRunner):
             State.callers = Callers(environment)
     except HarnessError as error:
         give_up(environment, error)
 
 
-def read(run: Run) -> None:
-    """Enter what the proxies log."""
-    while True:
-        run.proof.read()
-        gevent.sleep(0.1)
+def read(environment: Environment, run: Run) -> None:
+    """Enter what the proxies log, and end the load when a copy leads back to the target."""
+    try:
+        while State.reading:
+            if run.watch.read() and environment.runner:
+                gevent.spawn(environment.runner.stop if environment.web_ui else environment.runner.quit)
+                return
+            gevent.sleep(0.1)
+    except HarnessError as error:
+        give_up(environment, error)
 
 
 def give_up(environment: Environment, error: HarnessError) -> None:
@@ -190,22 +201,14 @@ def report(data: dict[str, Any], **_: Any) -> None:
 
 @events.worker_report.add_listener
 def receive(data: dict[str, Any], **_: Any) -> None:
-    """Enter what a worker's callers saw, or tell whoever keeps the ledger."""
+    """Enter what a worker's callers saw, or tell whoever judges."""
     seen = data.get("seen", ())
     if State.inside:
         for start in range(0, len(seen), 300):  # container engines split lines of more than 16 KiB
             print(SEEN + json.dumps(seen[start : start + 300]), flush=True)
     elif State.run:
         for sight in seen:
-            enter(sight)
-
-
-def enter(sight: Sight) -> None:
-    """Enter into the ledger what a caller saw."""
-    assert State.run
-    State.run.proof.ledger.saw(*sight)
-    if State.tally:
-        State.tally.add(sight[0])
+            State.run.sightings.saw(*sight)
 
 
 @events.test_stopping.add_listener
@@ -233,7 +236,10 @@ def end(environment: Environment, **_: Any) -> None:
         environment.process_exit_code = 1
     if not run or State.verdict:
         return
-    State.reader.kill()
+    State.reading = False
+    State.reader.join()  # a line that it has in hand must be entered
+    if State.verdict:
+        return
     try:
         verdict = run.end()
     except HarnessError as error:
@@ -241,7 +247,7 @@ def end(environment: Environment, **_: Any) -> None:
     except KeyboardInterrupt:
         give_up(environment, HarnessError("interrupted before the proxies' logs were complete"))
     else:
-        environment.process_exit_code = 0 if verdict.passed and not environment.runner.exceptions else 1
+        environment.process_exit_code = verdict.exit_code or int(bool(environment.runner.exceptions))
         State.verdict = render(verdict)
     if environment.web_ui:
         show()
@@ -269,7 +275,7 @@ class Leak(Exception):
 
 
 class Caller(FastHttpUser):
-    """Whoever asks customer for something."""
+    """Whoever asks for something: customer, if nobody else is named."""
 
     abstract = True
     network_timeout = connection_timeout = TIMEOUT
@@ -293,19 +299,19 @@ class Caller(FastHttpUser):
         try:
             with self.client.request(
                 request.method,
-                f"{self.host}?{request.query}",
-                name="/customer",
+                f"{self.host}{'&' if '?' in (self.host or '') else '?'}{request.query}",
+                name=urlsplit(self.host or "").path or "/",
                 data=request.body.decode(),
                 headers={"user-agent": str(Ticket(callers.run, number)), **HEADERS},
                 catch_response=True,
             ) as reply:
-                status, version = reply.status_code, version_in(reply.text or "")
-                if 200 <= status < 300 and version not in dict(callers.promise(number).answers):
+                status, version = reply.status_code, version_in(reply.text or "", callers.service)
+                if 200 <= status < 300 and version and version not in callers.allowed:
                     reply.failure(Leak())
         finally:
             sight = number, status, version, time.perf_counter() - start
             if State.run:
-                enter(sight)
+                State.run.sightings.saw(*sight)
             else:
                 callers.unreported.append(sight)
 

@@ -13,8 +13,8 @@ import psutil
 
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, STATE
-from harness.terminal import echo, progress, run
-from loadtest.run import check_time, time_span
+from harness.terminal import echo, progress, run, seconds_of
+from loadtest.run import check_time
 
 MIB = 2**20
 SAMPLES = 120
@@ -45,15 +45,9 @@ def is_flat(samples: list[Sample]) -> bool:
 
 
 def steady(samples: dict[str, list[Sample]]) -> dict[str, bool]:
-    """Say of each process whether it was there all the time, and stayed as it was.
-
-    Locust only has to be there: the ledger in it grows with every request.
-    """
+    """Say of each process whether it was there all the time, and stayed as it was."""
     rounds = max(map(len, samples.values()))
-    return {
-        name: len(found) == rounds and (is_flat(found) or name.startswith(LOCUST))
-        for name, found in samples.items()
-    }
+    return {name: len(found) == rounds and is_flat(found) for name, found in samples.items()}
 
 
 def measure(process: psutil.Process) -> Sample:
@@ -90,7 +84,7 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
     words = ["--headless", "--only-summary", "--users", str(users), "--spawn-rate", str(users)]
     command = [sys.executable, "-m", "locust", "--locustfile", "loadtest/locustfile.py", *words]
     samples: dict[str, list[Sample]] = {}
-    end = time.monotonic() + time_span(run_time)
+    end = time.monotonic() + seconds_of(run_time)
     with subprocess.Popen(
         [*command, "--run-time", run_time], cwd=ROOT, env={**os.environ, "MESH": "local"}
     ) as locust:
@@ -102,7 +96,7 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         samples.setdefault(f"{name} {process.pid}", []).append(measure(process))
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    locust.wait(time_span(run_time) / SAMPLES)
+                    locust.wait(seconds_of(run_time) / SAMPLES)
         except BaseException:
             locust.terminate()
             raise

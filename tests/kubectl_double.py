@@ -104,9 +104,6 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
         return []
     if selector == "app=istiod":
         return list(RECORDED["control_planes"])
-    if kinds.startswith("services,"):
-        objects = [o for o in mesh.routes() if o.kind in ("Service", "Deployment")]
-        return [as_json(o) for o in objects]
     if kinds == "services":
         for port in RECORDED["gateways"][0]["spec"]["ports"]:
             port.pop("nodePort")  # no node answers here: callers need a port-forward
@@ -119,6 +116,8 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
             pod for pod in job_pods(mesh) if "index" not in selector or pod["metadata"]["name"] == "job-0"
         ]
     objects = mesh.routes()
+    if kinds.startswith("services,"):
+        return [as_json(o) for o in objects if o.kind in ("Service", "Deployment")]
     if kinds == "deployments":
         return [as_json(o) for o in of_kind(objects, Deployment)]
     if kinds == "jobs.batch":
@@ -144,22 +143,25 @@ def as_json(found: Object) -> dict[str, Any]:
     return data
 
 
-def mesh_pods(mesh: LocalMesh) -> list[tuple[str, dict[str, str], str]]:
+def mesh_pods(mesh: LocalMesh) -> list[tuple[str, str, dict[str, str]]]:
+    """Return name, address and labels of each pod that runs."""
     deployments = {d.metadata.name: d for d in of_kind(mesh.routes(), Deployment)}
-    pods = [pod for pod in mesh.pods() if pod.state == "Running"]
+    pods = [(pod.name, pod.address) for pod in mesh.pods() if pod.state == "Running"]
     labels = {GATEWAY: {"istio": "ingressgateway"}}
-    return [(p.name, labels.get(p.name) or deployments[workload_of(p.name)].labels, p.address) for p in pods]
+    return [(n, a, labels.get(n) or deployments[workload_of(n)].labels) for n, a in pods]
 
 
-def pod_json(name: str, labels: dict[str, str], address: str) -> dict[str, Any]:
-    labels = {**labels, "app.kubernetes.io/part-of": "dark-launch"}
+def pod_json(name: str, address: str, labels: dict[str, str]) -> dict[str, Any]:
+    """Return a pod as the API server gives it; all are at one IP address here, so it bears a port."""
+    labels = {**labels, "app.kubernetes.io/part-of": "dark-launch", "pod-template-hash": "5d4"}
+    owner = {"kind": "ReplicaSet", "name": f"{workload_of(name)}-5d4"}
     proxy = {"name": "istio-proxy", "ready": True, "containerID": name, "state": {"running": {}}}
     app = {"name": labels.get("app", "app"), "ready": True, "state": {"running": {}}}
     containers = [{"name": app["name"]}] if name != GATEWAY else [{"name": "istio-proxy"}]
     return {
         "metadata": {
             "name": name, "namespace": "istio-system" if name == GATEWAY else "tutorial", "labels": labels,
-            "ownerReferences": [{"kind": "ReplicaSet", "name": workload_of(name)}],
+            "ownerReferences": [owner],
         },
         "spec": {
             "serviceAccountName": "default",

@@ -21,8 +21,9 @@ from harness.cluster.mesh import ClusterMesh
 from harness.meshes.images import version
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT
+from harness.terminal import seconds_of
 from loadtest.job import REPORT, Job, follow
-from loadtest.run import Run, time_span
+from loadtest.run import Run
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -56,7 +57,7 @@ def test_a_load_inside_a_cluster_is_judged_request_by_request(
 ) -> None:
     ran = load(WORKERS="2")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert len(claims(ran)) == 6
+    assert len(claims(ran)) == 9
     assert set(claims(ran).values()) == {"ok"}
     assert "2 workers connected" in ran.stderr
     assert "seen: " not in ran.stderr
@@ -115,13 +116,13 @@ def test_a_master_that_dies_is_an_error_and_no_verdict(
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1m30s", 90), ("2h", 7200)])
 def test_a_time_is_read_as_locust_reads_it(text: str, seconds: int) -> None:
-    assert time_span(text) == seconds
+    assert seconds_of(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1.5m", "250ms", "30s1m", "-5s", "0", "0m0s"])
 def test_what_locust_would_refuse_or_never_end_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
-        time_span(text)
+        seconds_of(text)
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut", "a letter lost", "short"])
@@ -141,7 +142,7 @@ def test_a_damaged_report_does_not_change_the_verdict(
         "short": base64.b64encode(short[:-8] + whole[-8:]).decode(),  # with the checksum of all
     }[damage]
     job = SimpleNamespace(lines=lambda: iter([REPORT, report]), must_have_ended_well=lambda: None)
-    kept = SimpleNamespace(proof=SimpleNamespace(read=lambda: None))
+    kept = SimpleNamespace(watch=SimpleNamespace(read=lambda: False))
     follow(cast(Job, job), cast(Run, kept), tmp_path / "report")
     assert "report did not arrive whole, which does not change the verdict: " in capsys.readouterr().err
 

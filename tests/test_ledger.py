@@ -109,7 +109,8 @@ def test_what_is_remembered_does_not_grow_without_bound() -> None:
         looking.sweep(number / 1000)
     looking.sweep(10_000)
     assert len(looking.ledger) == 0
-    assert len(looking.ledger._finished) == REMEMBERED
+    remembered = len(looking.ledger._finished) + len(looking.ledger._finished_before)
+    assert REMEMBERED / 2 <= remembered <= REMEMBERED
     assert len(looking.evidence.shapes) == 1
 
 

@@ -5,6 +5,7 @@ over; one that may have, and is not understood, is named in ``RouteRule.problems
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness import Json
 from harness.meshes.scene import Scene, named
@@ -83,6 +84,17 @@ class Expectation:
 
     answers: tuple[tuple[str, float | None], ...]
     copies: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    @cached_property
+    def allowed(self) -> frozenset[str]:
+        """The versions that may answer callers."""
+        return frozenset(version for version, _ in self.answers)
+
+    @cached_property
+    def always(self) -> tuple[tuple[str, int], ...]:
+        """How many copies of every request each version gets, where no chance decides."""
+        counts = ((v, sum(percent == 100 for percent in many)) for v, many in self.copies)
+        return tuple((version, count) for version, count in counts if count)
 
     def describe(self, gone: frozenset[str] = frozenset()) -> str:
         """Return it in words; ``gone`` are the versions without a pod."""

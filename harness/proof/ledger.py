@@ -6,11 +6,12 @@ not, the same method and the same path. So these three join the hops of one requ
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from harness.proof.expectation import GATEWAY, MESH
 from harness.proof.target import Routing
-from harness.rendering.accesslog import Hop
+from harness.rendering.accesslog import VIA_UPSTREAM, Hop
 
 Key = tuple[str, str, str]
 """A story's request id, method and path."""
@@ -24,6 +25,12 @@ _NOBODY = {"UH", "NR", "NC", "FI", "RL", "UAEX", "DC"}
 
 REMEMBERED = 100_000
 """How many finished stories are remembered, so that a hop that comes late is not taken for a phantom."""
+
+KINDS = 10_000
+"""How many kinds of calls are remembered; callers choose the hosts in them, so there may be any number."""
+
+_NONE: list[Any] = []
+"""The hops of all stories that are counted: nothing is added to it."""
 
 
 class Call(NamedTuple):
@@ -104,27 +111,32 @@ class Story:
         self.sizes = next(
             ((h.received, h.sent) for v, h in self.arrivals if v in mine and h.answered), (-1, -1)
         )
-        self.calls, self.arrivals = [], []
+        self.calls = self.arrivals = _NONE
+        self.start = self.agent = ""
 
 
 def arrival(version: str, hop: Hop) -> Arrival:
     """Return what became of a request at a version's proxy."""
-    if hop.answered:
-        return Arrival(version, hop.status, "")
-    reason = f"{hop.status} {hop.details}" if hop.details != "-" else f"{hop.status} {hop.flags}"
+    return _arrival(version, hop.status, hop.flags, hop.details)
+
+
+@lru_cache(maxsize=1000)
+def _arrival(version: str, status: int, flags: str, details: str) -> Arrival:
+    if details == VIA_UPSTREAM and status > 0:
+        return Arrival(version, status, "")
+    reason = f"{status} {details}" if details != "-" else f"{status} {flags}"
     # UF: the proxy could not reach the application; UC, UR: it was cut off; DC: who sent it went away.
-    flags = set(hop.flags.split(","))
-    silent = flags & {"UC", "UR", "UT", "DC", "SI", "DPE"} or hop.status == 0
-    return Arrival(version, hop.status, f"{'unanswered' if silent else 'refused'}: {reason}"[:120])
+    silent = {"UC", "UR", "UT", "DC", "SI", "DPE"} & set(flags.split(",")) or status == 0
+    return Arrival(version, status, f"{'unanswered' if silent else 'refused'}: {reason}"[:120])
 
 
 def shape_of(story: Story) -> Shape:
     """Return what a story amounts to."""
     calls = [call for call, _ in story.calls]
-    arrivals = [arrival(version, hop) for version, hop in story.arrivals]
+    arrivals = [_arrival(version, hop.status, hop.flags, hop.details) for version, hop in story.arrivals]
     resized: tuple[str, ...] = ()
     reply_resized: tuple[str, ...] = ()
-    if len(arrivals) > 1 and calls:
+    if calls and len({(hop.received, hop.sent) for _, hop in story.arrivals}) > 1:
         mine = {call.version for call in calls}
         answers = [(v, hop.received, hop.sent) for v, hop in story.arrivals if hop.answered]
         received = {r for v, r, _ in answers if v in mine}
@@ -171,7 +183,8 @@ class Ledger:
         self._open: dict[Key, Story] = {}
         self._due: deque[tuple[float, Story]] = deque()
         self._finished: dict[Key, Story] = {}
-        """The latest of the finished stories: a hop that comes late still belongs to one of them."""
+        self._finished_before: dict[Key, Story] = {}
+        """The latest of the finished stories, in two lots: a hop that comes late still belongs to one."""
         self.late: list[tuple[Story, str | None, Call | None, Hop]] = []
         """What came after its story was counted: (story, version that it arrived at, or call, hop)."""
         self.hops = 0
@@ -180,7 +193,8 @@ class Ledger:
         """Arrivals that bear no request id, by version."""
         self.edges: dict[tuple[str, str], str] = {}
         """Which workload was seen to call which host: an example of each, as a request id."""
-        self._calls: dict[tuple[str, str, str], tuple[bool, str]] = {}
+        self._calls: dict[tuple[str | int, ...], Call | None] = {}
+        """What calls of one kind say; None: they are to others."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -197,30 +211,26 @@ class Ledger:
     def add(self, pod: str, hop: Hop, now: float) -> Story | None:
         """Enter what a pod's proxy logged; return the story that it belongs to, if it is the target's."""
         self.hops += 1
+        call = version = None
         if hop.cluster.startswith("inbound|"):
             version = self.routing.version_of_pod(pod)
             if version is None or not self.routing.serves(pod, hop.cluster):
                 return None
-            if hop.request_id == "-":
-                self.unjoined[version] += 1
-                return None
-            story = self._story(hop, now)
-            if story.shape:
-                self.late.append((story, version, None, hop))
-                return story
-            story.arrivals.append((version, hop))
         else:
             call = self._call(pod, hop)
             if call is None:
                 return None
-            if hop.request_id == "-":
-                self.unjoined[call.version or "?"] += 1
-                return None
-            story = self._story(hop, now)
-            if story.shape:
-                self.late.append((story, None, call, hop))
-                return story
+        if hop.request_id == "-":
+            self.unjoined[version or (call and call.version) or "?"] += 1
+            return None
+        story = self._story(hop, now)
+        if story.shape:
+            self.late.append((story, version, call, hop))
+            return story
+        if call:
             story.calls.append((call, hop))
+        elif version:
+            story.arrivals.append((version, hop))
         if not story.start or hop.start < story.start:
             story.start = hop.start
         if not story.agent:
@@ -231,8 +241,9 @@ class Ledger:
         key = hop.request_id, hop.method, hop.path
         story = self._open.get(key)
         if story is None:
-            if key in self._finished:
-                return self._finished[key]
+            finished = self._finished.get(key) or self._finished_before.get(key)
+            if finished:
+                return finished
             story = self._open[key] = Story(key, now)
             self._due.append((now + self._quiet, story))
         elif story.waiting:
@@ -243,19 +254,24 @@ class Ledger:
 
     def _call(self, pod: str, hop: Hop) -> Call | None:
         """Return what a hop at a caller's proxy says of a request to the target; None if it is to others."""
+        kind = pod, hop.authority, hop.cluster, hop.upstream, hop.route, hop.status, hop.flags, hop.details
+        try:
+            return self._calls[kind]
+        except KeyError:
+            if len(self._calls) >= KINDS:
+                self._calls.clear()
+            call = self._calls[kind] = self._new_call(pod, hop)
+            return call
+
+    def _new_call(self, pod: str, hop: Hop) -> Call | None:
         who = self.routing.pod(pod)
         if who is None:
             return None
-        known = self._calls.get((pod, hop.authority, hop.cluster))
-        if known is None:
-            scope = GATEWAY if who.gateway else MESH
-            known = self._calls[pod, hop.authority, hop.cluster] = self.routing.is_for_target(who, hop), scope
-            if "|" in hop.cluster:
-                self.edges.setdefault((who.workload, hop.cluster.rpartition("|")[2]), hop.request_id)
-        addressed, scope = known
+        if "|" in hop.cluster:
+            self.edges.setdefault((who.workload, hop.cluster.rpartition("|")[2]), hop.request_id)
         version = self.routing.version_of_call(hop)
-        if addressed:
-            place = self.routing.rule_of(hop, scope)
+        if self.routing.is_for_target(who, hop):
+            place = self.routing.rule_of(hop, GATEWAY if who.gateway else MESH)
             rule = UNKNOWN if place is None else place
         elif version is None:
             return None
@@ -299,13 +315,13 @@ class Ledger:
         """Say whether a caller got the answer of a version that may not answer."""
         if call.version is None or call.rule < 0:
             return call.rule == DIRECT
-        return call.version not in dict(self.routing.rules[call.rule].expectation.answers)
+        return call.version not in self.routing.rules[call.rule].expectation.allowed
 
     def _finish(self, story: Story) -> Story:
         del self._open[story.key]
+        if 2 * len(self._finished) >= REMEMBERED:
+            self._finished_before, self._finished = self._finished, {}
         self._finished[story.key] = story
-        if len(self._finished) > REMEMBERED:
-            del self._finished[next(iter(self._finished))]
         return story
 
     def give_up(self) -> Iterator[Story]:
@@ -321,15 +337,14 @@ class Ledger:
                 return False
         if not story.calls:
             return any(map(self.routing.must_be_silent, got))
-        wanted: Counter[str] = Counter()
+        wanted: dict[str, int] = {}
         for call, _ in story.calls:
             if call.rule >= 0:
-                promised = self.routing.rules[call.rule].expectation
                 if self.is_leak(call):
                     return True
                 if call.routed:
-                    for version, percentages in promised.copies:
-                        wanted[version] += sum(percent == 100 for percent in percentages)
-            if call.version:
-                wanted[call.version] += call.answered
+                    for version, count in self.routing.rules[call.rule].expectation.always:
+                        wanted[version] = wanted.get(version, 0) + count
+            if call.version and call.answered:
+                wanted[call.version] = wanted.get(call.version, 0) + 1
         return all(got.count(version) >= count for version, count in wanted.items())

@@ -107,7 +107,7 @@ class Routing:
             for name in rule.written.route_names
         }
         self._nameless = dict(self._only_nameless())
-        self._served: dict[str, frozenset[str]] = {}
+        self._served: dict[tuple[str, str], bool] = {}
         self._gateway_hosts = {d.host for r in written if r.scope == GATEWAY for d, _ in r.answers}
         self.hosts = {d.host for r in written for d, _ in r.answers} | {self.host}
         self._pods = {pod.name: pod for pod in scene.pods}
@@ -215,9 +215,11 @@ class Routing:
 
     def serves(self, pod: str, cluster: str) -> bool:
         """Say whether a pod's cluster ``inbound|8080||`` is for a port of the target's."""
-        if pod not in self._served:
-            self._served[pod] = frozenset(self._ports(self._pods[pod]))
-        return not self._served[pod] or cluster.split("|")[1] in self._served[pod]
+        known = self._served.get((pod, cluster))
+        if known is None:
+            ports = frozenset(self._ports(self._pods[pod]))
+            known = self._served[pod, cluster] = not ports or cluster.split("|")[1] in ports
+        return known
 
     def _ports(self, pod: Pod) -> Iterator[str]:
         for host in {self.host} | {d.host for d in self._found}:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from copy import copy
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import HarnessError, Json
 from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
@@ -32,6 +32,15 @@ AT_ONCE = 20_000
 
 _NEVER = "9"
 """A time after all others: what begins before it is not judged."""
+
+
+class _Kind(NamedTuple):
+    """The stories of one shape."""
+
+    shape: Shape
+    tally: Tally
+    suspect: bool
+    """Whether a story of the shape breaks a claim, or names a pod that is not known."""
 
 
 class Watch:
@@ -69,7 +78,7 @@ class Watch:
         self._logged: set[str] = set()
         self._since = self._latest = self._until = ""
         self._blurred = 0.0
-        self._suspects: list[tuple[Story, Shape]] = []
+        self._suspects: list[Story] = []
         self._asked = time.monotonic()
         self._told = self._asked, 0
         """When figures were told, and of how many stories."""
@@ -81,7 +90,7 @@ class Watch:
         self._applied = _fingerprint(routing)
         self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
         self.ledger = Ledger(routing, self._mesh.still, self._patience)
-        self._breaks: dict[Shape, bool] = {}
+        self._kinds: dict[Shape, _Kind] = {}
 
     @property
     def routing(self) -> Routing:
@@ -163,8 +172,8 @@ class Watch:
         if self._look():
             return
         suspects, self._suspects = self._suspects, []
-        for story, _ in suspects:
-            self._fold(story, shape_of(self.ledger.resolved(story)))
+        for story in suspects:
+            self._fold(story, self._kind_of(shape_of(self.ledger.resolved(story))))
 
     def _finish(self, story: Story) -> None:
         if story.start <= self._since:
@@ -172,17 +181,22 @@ class Watch:
         if self._until and story.start > self._until:
             self.unjudged += 1
             return
-        shape = shape_of(story)
-        breaks = self._breaks.get(shape)
-        if breaks is None:
-            breaks = self._breaks[shape] = self._does_break(shape)
-        if breaks or any(call.routed and call.version is None for call in shape.calls):
-            self._suspects.append((story, shape))
+        kind = self._kind_of(shape_of(story))
+        if kind.suspect:
+            self._suspects.append(story)
         else:
-            self._fold(story, shape)
+            self._fold(story, kind)
 
-    def _fold(self, story: Story, shape: Shape) -> None:
-        self._count(story, shape)
+    def _kind_of(self, shape: Shape) -> "_Kind":
+        kind = self._kinds.get(shape)
+        if kind is None:
+            suspect = self._does_break(shape) or any(c.routed and c.version is None for c in shape.calls)
+            kind = self._kinds[shape] = _Kind(shape, Tally(), suspect)
+        return kind
+
+    def _fold(self, story: Story, kind: "_Kind") -> None:
+        shape = kind.shape
+        self._count(story, kind)
         for version, hop in story.arrivals:
             self._measure(version, hop)
         for hop in (hop for call, hop in story.calls if call.rule > BESIDE):
@@ -191,15 +205,14 @@ class Watch:
             ticket = parse_ticket(story.agent)
             if ticket and ticket.run == self.run:
                 self._sightings.finished(ticket.number, shape.calls[0].rule)
-        if len(self.broken) < 3 and self._breaks.get(shape, True) and self._does_break(shape):
+        if len(self.broken) < 3 and kind.suspect and self._does_break(shape):
             self.broken.append(copy(story))
         story.count_as(shape)
 
-    def _count(self, story: Story, shape: Shape) -> None:
-        tally = self.evidence.shapes.get(shape)
-        if tally is None:
-            tally = self.evidence.shapes[shape] = Tally()
-        tally.add(story.key)
+    def _count(self, story: Story, kind: "_Kind") -> None:
+        if not kind.tally.count:
+            self.evidence.shapes[kind.shape] = kind.tally
+        kind.tally.add(story.key)
 
     def _measure(self, version: str, hop: Hop) -> None:
         times = self.evidence.times.get(version)
@@ -212,13 +225,13 @@ class Watch:
         late, self.ledger.late = self.ledger.late, []
         for story, version, call, hop in late:
             assert story.shape
-            shape = with_late_hop(story, version, call, hop)
+            kind = self._kind_of(with_late_hop(story, version, call, hop))
             tally = self.evidence.shapes[story.shape]
             tally.remove(story.key)
             if not tally.count:
                 del self.evidence.shapes[story.shape]
-            self._count(story, shape)
-            story.shape = shape
+            self._count(story, kind)
+            story.shape = kind.shape
             if version:
                 self._measure(version, hop)
 
@@ -248,6 +261,11 @@ class Watch:
         self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
         self._start(scene)
         return True
+
+    def unjudged_stories(self) -> Iterator[Story]:
+        """Yield the stories that are not judged yet."""
+        yield from self.ledger.stories()
+        yield from self._suspects
 
     def figures(self) -> dict[str, Any]:
         """Return how the run stands now, in the types of JSON; rates are since the last call."""

@@ -17,6 +17,10 @@ ACCESS_LOG_FORMAT = (
 )
 
 
+VIA_UPSTREAM = "via_upstream"
+"""The details of a status that the other side of a proxy answered with."""
+
+
 class Unreadable(ValueError):
     """A line that a proxy logged of a request, in a form that is not Istio's default."""
 
@@ -58,7 +62,7 @@ class Hop(NamedTuple):
     @property
     def answered(self) -> bool:
         """Whether the other side of the proxy answered, rather than the proxy itself."""
-        return self.details == "via_upstream" and self.status > 0
+        return self.details == VIA_UPSTREAM and self.status > 0
 
 
 def parse_line(line: str) -> Hop | None:
