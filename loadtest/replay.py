@@ -36,7 +36,8 @@ JSON = json.dumps(
     {
         "start_time": "%(start)s", "method": "%(method)s", "path": "/?item=%(number)d",
         "protocol": "HTTP/1.1", "response_code": "200", "response_flags": "-",
-        "response_code_details": "via_upstream", "connection_termination_details": None, "upstream_transport_failure_reason": None,
+        "response_code_details": "via_upstream", "connection_termination_details": None,
+        "upstream_transport_failure_reason": None,
         "bytes_received": "%(received)d", "bytes_sent": "66", "duration": "%(duration)d",
         "upstream_service_time": "%(duration)d", "x_forwarded_for": None,
         "user_agent": "Mozilla/5.0 (X11; Linux x86_64)", "request_id": "%(id)s",

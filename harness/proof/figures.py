@@ -33,18 +33,20 @@ class Times:
     """Durations in milliseconds, statuses and sizes of one side: exact below a second, to 1 % above."""
 
     def __init__(self) -> None:
-        self.count = self.bytes = 0
+        self.count = self.bytes = self.sized = 0
         self.status: Counter[int] = Counter()
         self._durations: Counter[int] = Counter()
 
-    def add(self, status: int, milliseconds: float, size: int = 0) -> None:
-        """Count an answer of ``size`` bytes."""
+    def add(self, status: int, milliseconds: float, size: int | None = None) -> None:
+        """Count an answer of ``size`` bytes, if that is known."""
         value = round(milliseconds)
         if value >= 1000:
             step = 10 ** (len(str(value)) - 3)
             value = value // step * step
         self.count += 1
-        self.bytes += size
+        if size is not None:
+            self.bytes += size
+            self.sized += 1
         self.status[status] += 1
         self._durations[value] += 1
 

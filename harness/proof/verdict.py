@@ -122,5 +122,5 @@ def _blinded(claim: Claim, evidence: Evidence) -> Claim:
 
 
 def _side(version: str, times: Times) -> Side:
-    mean = times.bytes / times.count if times.count else None
+    mean = times.bytes / times.sized if times.sized else None
     return Side(version, times.count, dict(times.status), times.quantile(0.5), times.quantile(0.99), mean)
