@@ -133,7 +133,8 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 	  uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	    --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links \
 	    $$([ $$group = dev ] || echo --constraints requirements/dev.txt) \
-	    --group $$group --output-file requirements/$$group.txt pyproject.toml || exit 1; \
+	    $$(case $$group in dev | harness) echo pyproject.toml;; esac) \
+	    --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
 
 clean: ## stop the mesh and remove all that was made here, .venv too
