@@ -17,14 +17,16 @@ from harness.meshes.mesh import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--mesh", choices=list(MESHES), help="run the end-to-end tests on this mesh alone")
+    parser.addoption(
+        "--mesh", choices=[*MESHES, "cluster"], help="run the end-to-end tests on this mesh alone"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "running_mesh" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("mesh")
         metafunc.parametrize(
-            "running_mesh", [chosen] if chosen else list(MESHES), indirect=True, scope="session"
+            "running_mesh", [m for m in MESHES if chosen in (None, m)], indirect=True, scope="session"
         )
 
 

@@ -14,6 +14,8 @@ import requests
 import yaml
 from helpers import copy_project, free_port, run, wait_for
 
+from harness.cluster.mesh import ClusterMesh
+from harness.cluster.preflight import injection_label
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT
 
@@ -254,3 +256,88 @@ def test_a_status_names_the_versions_by_their_workloads(shop: Shop) -> None:
     said = shop.run("status", *TARGET)
     assert "virtualservice/pricing: all to pricing-primary; mirrored 100 % to pricing-canary" in said
     assert said.count("pricing-primary-") == 2
+
+
+# --- on a cluster: pytest --mesh cluster tests/test_foreign.py, with REGISTRY set -------------------------
+
+NAMESPACE = "dark-launch-foreign"
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[ClusterMesh]:
+    """Yield the cluster, on which the shop runs with shoppers of its own: the canary as a StatefulSet."""
+    if request.config.getoption("mesh") != "cluster":
+        pytest.skip("needs a cluster with Istio: --mesh cluster")
+    mesh = ClusterMesh(namespace=NAMESPACE)
+    facts = mesh.facts()
+    mesh.bring("tests-foreign", mesh.platform(facts))
+    label, _, value = injection_label(facts).partition("=")
+    metadata = {"name": NAMESPACE, "labels": {label: value}}
+    mesh.create([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+    try:
+        files = [FOREIGN / "kubernetes.yaml", FOREIGN / "mirror.yaml"]
+        mesh.create(foreign(mesh.render([ROOT / "istio" / "cluster" / "telemetry.yaml", *files])))
+        for workload in ("deployment/pricing-primary", "statefulset/pricing-canary", "deployment/shoppers"):
+            mesh.kubectl.run("rollout", "status", workload, "--timeout=90s", timeout=100)
+        yield mesh
+    finally:
+        mesh.kubectl.run("delete", "namespace", NAMESPACE, "--wait=true", timeout=120)
+        mesh.close()
+
+
+def foreign(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the shop's documents as strangers write them, with shoppers that call from inside the mesh."""
+    [storefront] = (d for d in documents if d["kind"] == "Deployment" and "store" in d["metadata"]["name"])
+    shoppers = json.loads(json.dumps(storefront).replace("storefront", "shoppers"))
+    container = shoppers["spec"]["template"]["spec"]["containers"][0]
+    container["command"][-1] = "shopper"
+    del container["readinessProbe"], container["livenessProbe"], container["ports"]
+    shoppers["spec"]["template"]["spec"]["serviceAccountName"] = "storefront"
+    for document in documents:
+        document["metadata"].pop("labels")
+        if document["kind"] == "Deployment" and document["metadata"]["name"] == "pricing-canary":
+            document["kind"] = "StatefulSet"
+            document["spec"]["serviceName"] = "pricing-canary"
+    return [*documents, shoppers]
+
+
+def watch_on_cluster(code: int, *words: str) -> dict[str, Any]:
+    """Return the verdict of a watch on the cluster."""
+    asked = ("watch", "--mesh", "cluster", "--service", "pricing", "--namespace", NAMESPACE, "--json")
+    done = run(ROOT, sys.executable, "-m", "harness", *asked, "--for", "5s", "--patience", "5", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_on_a_cluster_a_mirror_is_proven_from_the_proxies_alone(cluster: ClusterMesh) -> None:
+    verdict = watch_on_cluster(0)
+    assert verdict["requests"] > 10
+    assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"]
+
+
+def test_on_a_cluster_a_canary_without_a_pod_fails_exactly_once_alone(cluster: ClusterMesh) -> None:
+    cluster.kubectl.run("scale", "statefulset/pricing-canary", "--replicas=0")
+    cluster.kubectl.run("wait", "--for=delete", "pod/pricing-canary-0", "--timeout=60s")
+    assert states(watch_on_cluster(1), "fails") == ["exactly-once"]
+    cluster.kubectl.run("scale", "statefulset/pricing-canary", "--replicas=1")
+    cluster.kubectl.run("rollout", "status", "statefulset/pricing-canary", "--timeout=90s", timeout=100)
+
+
+def test_on_a_cluster_an_http_route_is_judged_like_a_virtual_service(cluster: ClusterMesh) -> None:
+    canary = {"name": "pricing-canary", "port": 80}
+    mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": canary}}
+    rule = {"backendRefs": [{"name": "pricing-primary", "port": 80}], "filters": [mirror]}
+    parent = {"group": "", "kind": "Service", "name": "pricing", "port": 80}
+    route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+             "metadata": {"name": "pricing"}, "spec": {"parentRefs": [parent], "rules": [rule]}}  # fmt: skip
+    cluster.create([route])
+    cluster.kubectl.run("delete", "virtualservice", "pricing")
+    wait_for(lambda: "-dark-launch-foreign.pricing.0" in caller_log(cluster), "the route")
+    verdict = watch_on_cluster(0)
+    assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"] > 10
+
+
+def caller_log(cluster: ClusterMesh) -> str:
+    """Return the last lines of storefront's proxy, without blanks."""
+    words = ("logs", "deployment/storefront", "--container=istio-proxy", "--tail=4")
+    return cluster.kubectl.run(*words).replace(" ", "")

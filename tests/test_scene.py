@@ -110,7 +110,7 @@ WHOLE = [call("30.000", "new"), arrival("30.001", "new", "pricing-primary"),
 
 
 def test_a_request_that_began_before_the_watch_is_not_judged() -> None:
-    before = [call("10.000", "old"), arrival("10.001", "old", "pricing-primary")]
+    before = [call("10.000", "old"), arrival("10.001", "old", "pricing-primary"), call("10.000", "-")]
     verdict = watched(Cluster(before), *WHOLE).verdict()
     assert verdict.passed
     assert verdict.requests == 1

@@ -126,6 +126,8 @@ class Watch:
                 self._read_lines()
                 time.sleep(0.05)
             self._since = self._latest
+            self.ledger.unjoined.clear()
+            self.evidence.unreadable = 0
 
     def read(self) -> bool:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""

@@ -1,12 +1,15 @@
-"""A shop that nobody wrote for this project: a storefront that asks for prices, and who sets them.
+"""A shop that knows nothing of this project: a storefront asks pricing what a thing costs.
 
 No framework, no version in a reply, and no header passed on: neither User-Agent nor x-request-id.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +18,7 @@ from urllib.parse import urlsplit
 STATUS = int(os.environ.get("STATUS", "200"))
 CURRENCY = os.environ.get("CURRENCY", "EUR")
 PRICING_URL = os.environ.get("PRICING_URL", "http://pricing")
+STOREFRONT_URL = os.environ.get("STOREFRONT_URL", "http://storefront/quote/book")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -69,19 +73,26 @@ class Storefront(Handler):
             return 502, json.dumps({"error": str(error)}).encode()
 
 
-def main(role: str) -> None:
-    """Serve at BIND: ``fd://3``, or an address."""
-    bind = os.environ.get("BIND", "0.0.0.0:9090")
-    handler = {"pricing": Pricing, "storefront": Storefront}[role]
-    if bind.startswith("fd://"):
-        server = ThreadingHTTPServer(("", 0), handler, bind_and_activate=False)
+def serve(handler: type[Handler]) -> None:
+    """Serve on the socket that BIND names (``fd://3``), else on port 9090."""
+    bind = os.environ.get("BIND", "")
+    inherited = bind.startswith("fd://")
+    server = ThreadingHTTPServer(("0.0.0.0", 9090), handler, bind_and_activate=not inherited)
+    if inherited:
         server.socket.close()
         server.socket = socket.socket(fileno=int(bind.removeprefix("fd://")))
-    else:
-        host, _, port = bind.rpartition(":")
-        server = ThreadingHTTPServer((host, int(port)), handler)
     server.serve_forever()
 
 
+def shop() -> None:
+    """Ask the storefront for quotes, on and on."""
+    for number in itertools.count():
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{STOREFRONT_URL}?n={number}") as reply:  # noqa: S310
+            reply.read()
+        time.sleep(0.1)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1] == "shopper":
+        shop()
+    serve({"pricing": Pricing, "storefront": Storefront}[sys.argv[1]])
