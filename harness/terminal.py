@@ -1,6 +1,7 @@
 """How commands run, and what they print: a failure is one line; progress and colours are for terminals."""
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -48,9 +49,15 @@ def seconds_of(text: str) -> float:
     return float(span)
 
 
+def collect_rarely() -> None:
+    """Have Python look for cycles among objects rarely: requests under way have none, and are many."""
+    gc.set_threshold(100_000, 20, 100)
+
+
 def run(command: click.Command, name: str) -> int:
     """Run a command line; every failure is one line, and the rest of what is known goes to a log."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    collect_rarely()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -28,7 +28,7 @@ from harness.cluster.mesh import ClusterMesh
 from harness.meshes.mesh import LOOPBACK, TARGET, check_port
 from harness.proof.target import Target
 from harness.proof.traffic import HEADERS, TIMEOUT, Ticket, probe, version_in
-from harness.terminal import render
+from harness.terminal import collect_rarely, render
 from loadtest.ledger_tab import add_tab
 from loadtest.run import LIMIT, SEEN, Run
 
@@ -119,6 +119,7 @@ def prepare(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     assert options
     State.inside = bool(options.run)
+    collect_rarely()
     if isinstance(environment.runner, WorkerRunner):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, who tells workers
         return

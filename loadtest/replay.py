@@ -6,7 +6,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import yaml
@@ -16,6 +16,7 @@ from harness.meshes.scene import Pod, Scene
 from harness.proof.target import Target
 from harness.proof.watch import Watch
 from harness.rendering.accesslog import parse_line
+from harness.terminal import collect_rarely
 
 RATE = 25_000
 """Requests in a second of the logs' own time."""
@@ -34,20 +35,32 @@ TEXT = (
 )
 JSON = json.dumps(
     {
-        "start_time": "%(start)s", "method": "%(method)s", "path": "/?item=%(number)d",
-        "protocol": "HTTP/1.1", "response_code": "200", "response_flags": "-",
-        "response_code_details": "via_upstream", "connection_termination_details": None,
+        "start_time": "%(start)s",
+        "method": "%(method)s",
+        "path": "/?item=%(number)d",
+        "protocol": "HTTP/1.1",
+        "response_code": "200",
+        "response_flags": "-",
+        "response_code_details": "via_upstream",
+        "connection_termination_details": None,
         "upstream_transport_failure_reason": None,
-        "bytes_received": "%(received)d", "bytes_sent": "66", "duration": "%(duration)d",
-        "upstream_service_time": "%(duration)d", "x_forwarded_for": None,
-        "user_agent": "Mozilla/5.0 (X11; Linux x86_64)", "request_id": "%(id)s",
-        "authority": "recommendation:8080", "upstream_host": "%(upstream)s",
-        "upstream_cluster": "%(cluster)s", "upstream_local_address": "10.244.0.11:38342",
+        "bytes_received": "%(received)d",
+        "bytes_sent": "66",
+        "duration": "%(duration)d",
+        "upstream_service_time": "%(duration)d",
+        "x_forwarded_for": None,
+        "user_agent": "Mozilla/5.0 (X11; Linux x86_64)",
+        "request_id": "%(id)s",
+        "authority": "recommendation:8080",
+        "upstream_host": "%(upstream)s",
+        "upstream_cluster": "%(cluster)s",
+        "upstream_local_address": "10.244.0.11:38342",
         "downstream_local_address": "10.96.12.7:8080",
-        "downstream_remote_address": "%(remote)s", "requested_server_name": "%(server)s",
+        "downstream_remote_address": "%(remote)s",
+        "requested_server_name": "%(server)s",
         "route_name": "%(route)s",
     }
-)  # fmt: skip
+)
 HOST = "recommendation.tutorial.svc.cluster.local"
 PROXIES = {
     "preference": {
@@ -149,9 +162,10 @@ def judge(count: int, form: str = TEXT) -> float:
     return count / spent
 
 
-def main(measure: Callable[[int], float] = judge) -> None:
+def main() -> None:
     """Judge as many requests as the command line says."""
-    print(f"{measure(int(sys.argv[1])):,.0f} requests/s")
+    collect_rarely()
+    print(f"{judge(int(sys.argv[1])):,.0f} requests/s")
 
 
 if __name__ == "__main__":

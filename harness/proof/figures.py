@@ -1,12 +1,17 @@
 """Counts that do not grow with a run: stories of one shape, times, what callers saw; and chance."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.proof.ledger import Key
 
 EXAMPLES = 3
+
+UNDER_WAY = 100_000
+"""How many tickets wait at most for the other half of what is known of them."""
 
 
 @dataclass(slots=True)
@@ -71,6 +76,8 @@ class Sightings:
         """Place of the rule that a request took → the versions that replies name."""
         self._waiting: dict[int, str] = {}
         """Ticket → the version that its reply names, until its story is finished."""
+        self._forgotten = 0
+        """How many of those were too many to wait longer."""
         self._places: dict[int, int] = {}
         """Ticket → the rule that its story took, until its caller knows the answer."""
 
@@ -86,6 +93,7 @@ class Sightings:
             self._count(self._places.pop(ticket), version)
         else:
             self._waiting[ticket] = version
+            self._forgotten += _bound(self._waiting)
 
     def finished(self, ticket: int, place: int) -> None:
         """Enter which rule the request of a ticket took."""
@@ -93,6 +101,7 @@ class Sightings:
             self._count(place, self._waiting.pop(ticket))
         else:
             self._places[ticket] = place
+            _bound(self._places)  # a caller's request may lead to several stories, but has one reply
 
     def _count(self, place: int, version: str) -> None:
         self.said.setdefault(place, Counter())[version] += 1
@@ -100,7 +109,17 @@ class Sightings:
     @property
     def unlogged(self) -> int:
         """How many replies name a version though no proxy logged their request to the target."""
-        return len(self._waiting)
+        return len(self._waiting) + self._forgotten
+
+
+def _bound(waiting: dict[int, Any]) -> int:
+    """Forget the older half of what waits if it is too much; return how many that are."""
+    if len(waiting) <= UNDER_WAY:
+        return 0
+    oldest = list(itertools.islice(waiting, UNDER_WAY // 2))
+    for ticket in oldest:
+        del waiting[ticket]
+    return len(oldest)
 
 
 def binomial_interval(n: int, p: float, alpha: float) -> tuple[int, int]:
