@@ -37,13 +37,15 @@ from harness.meshes.mesh import LOOPBACK, ROOT, get, quietly
 from harness.proof.target import Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.watch import verify
-from harness.terminal import run
+from harness.terminal import collect_rarely, run
+from loadtest import replay
 
 ISTIO = ROOT / "istio"
 MIRROR, V1_ONLY = ISTIO / "mirror.yaml", ISTIO / "v1-only.yaml"
 FUSE, NO_FUSE = ISTIO / "fuse.yaml", ISTIO / "destination-rule.yaml"
 SHADOW = "recommendation-v2"
 SENDERS = 16
+PARTS = ("mesh", "chains", "mirror", "proof")
 MIB = 2**20
 
 # All hosts here are addresses; of itself gevent has a thread look up each of them.
@@ -304,21 +306,26 @@ def measure_proof(mesh: LocalMesh, effort: Effort, large: int) -> Iterator[Figur
         verified.append(effort.requests / (time.perf_counter() - start))
     note = f"{effort.requests:,} at a time"
     yield Figure("requests verified / only sent, per second", "", ratios(verified, bare), ">= 0.8", note)
-    more = peak_memory(mesh, large) - peak_memory(mesh, large // 20)
+    more = verifying(mesh, large) - verifying(mesh, large // 20)
     yield Figure(f"memory to verify {large:,} rather than {large // 20:,}", "MiB", [more / MIB], "<= 50")
 
 
-def peak_memory(mesh: LocalMesh, size: int) -> int:
-    """Return the most memory that a process holds while it verifies ``size`` requests.
-
-    Looked at from outside: what the kernel remembers as the peak includes what the parent held at the fork.
-    """
+def verifying(mesh: LocalMesh, size: int) -> int:
+    """Return the most memory that a process holds while it verifies ``size`` requests."""
     code = (
         "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
         "from harness.proof.target import Target; from harness.proof.watch import verify;"
         "verify(LocalMesh(Path(sys.argv[1])), Target(), int(sys.argv[2]))"
     )
-    process = psutil.Popen([sys.executable, "-c", code, str(mesh.state), str(size)], cwd=ROOT)
+    return peak_memory("-c", code, str(mesh.state), str(size))
+
+
+def peak_memory(*words: str) -> int:
+    """Return the most memory that a run of Python holds.
+
+    Looked at from outside: what the kernel remembers as the peak includes what the parent held at the fork.
+    """
+    process = psutil.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):  # it has just ended
@@ -326,6 +333,64 @@ def peak_memory(mesh: LocalMesh, size: int) -> int:
         time.sleep(0.02)
     assert process.returncode == 0
     return peak
+
+
+def measure_stories(effort: Effort, stories: int) -> Iterator[Figure]:
+    """Measure how many requests a core can judge whose lines are there, and what memory that takes."""
+    collect_rarely()
+    size = effort.requests * 50
+    rates: dict[str, list[float]] = {"text": [], "JSON": []}
+    parts: dict[str, list[float]] = {"text": [], "JSON": []}
+    for _ in range(effort.rounds):
+        for name, form in (("text", replay.TEXT), ("JSON", replay.JSON)):
+            rates[name].append(replay.judge(size, form))
+            parts[name].append(rates[name][-1] / replay.parse(size, form))
+    for name, aim in (("text", ">= 25000"), ("JSON", "")):
+        note = "three lines each"
+        yield Figure(f"requests judged on one core, {name}", "requests/s", rates[name], aim, note)
+        yield Figure(f"part of that which reading lines takes, {name}", "", parts[name])
+    more = peak_memory("-m", "loadtest.replay", str(10 * stories))
+    more -= peak_memory("-m", "loadtest.replay", str(stories))
+    name = f"memory to watch {10 * stories:,} requests rather than {stories:,}"
+    yield Figure(name, "MiB", [more / MIB], "<= 20")
+
+
+def measure_leak(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
+    """Measure how long a watch takes to end after the first reply that leaks."""
+    mesh.apply(MIRROR)
+    seconds = [seconds_to_a_leak(mesh) for _ in range(effort.rounds)]
+    yield Figure("from the first leaked reply to the end of a watch", "s", seconds, "<= 1")
+
+
+def seconds_to_a_leak(mesh: LocalMesh) -> float:
+    """Let v2 answer callers under load; return how long after the first such reply a watch ends.
+
+    What is applied stays as it is. It is the proxies that do otherwise, so only their logs can tell.
+    """
+    code = (
+        "import sys; from pathlib import Path; from harness import choice, cli;"
+        "choice.STATE = Path(sys.argv.pop(1)); cli.main()"
+    )
+    words = [sys.executable, "-c", code, str(mesh.state.parent), "watch", "--until-failure", "--json"]
+    environment = {**os.environ, "NAMESPACE": NAMESPACE}
+    leaks: list[float] = []
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout
+        watch.stdout.readline()  # once a second it tells how it stands
+        routes = json.loads((mesh.xds / "sidecar.json").read_text())
+        leaky = json.dumps(routes | {"version_info": "leaky"}).replace("|v1|", "|v2|")
+        mesh.write("sidecar.json", leaky)
+
+        def saw(number: int, status: int, version: str | None, seconds: float) -> None:
+            if version == "v2":
+                leaks.append(time.monotonic())
+
+        traffic = Traffic(mesh.url(), new_run(), 1_000_000, 8)
+        traffic.send(saw, lambda: watch.poll() is not None, quietly)
+        ended = time.monotonic()
+    mesh.apply(MIRROR)
+    assert watch.returncode == 1
+    return ended - leaks[0]
 
 
 def measure_mesh(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
@@ -388,25 +453,38 @@ def render(figures: Iterable[Figure]) -> str:
     help="How many requests to verify when memory is measured.",
 )  # fmt: skip
 @click.option(
+    "--stories", type=click.IntRange(1000, 10_000_000), default=1_000_000, show_default=True,
+    help="How many requests to replay, and ten times as many, when memory is measured.",
+)  # fmt: skip
+@click.option("--only", type=click.Choice(PARTS), help="Measure one part alone.")
+@click.option(
     "--output", type=click.Path(path_type=Path), default=ROOT / ".load" / "bench.json",
     help="Where to write the figures.",
 )  # fmt: skip
-def main(quick: bool, large: int, output: Path) -> None:
+def main(quick: bool, large: int, stories: int, only: str | None, output: Path) -> None:
     """Measure, print a table and write the same as JSON."""
     effort = Effort(1, 0.3, 50) if quick else Effort(7, 3, 2000)
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
-        mesh = LocalMesh(Path(folder) / "mesh", port=0)
-        try:
-            for part in (
-                measure_mesh(mesh, effort),
-                measure_chains(mesh, effort),
-                measure_mirror(mesh, effort),
+        mesh = LocalMesh(Path(folder) / "local", port=0)
+        parts = {
+            "mesh": [measure_mesh(mesh, effort)],
+            "chains": [measure_chains(mesh, effort)],
+            "mirror": [measure_mirror(mesh, effort)],
+            "proof": [
+                measure_stories(effort, 1000 if quick else stories),
                 measure_proof(mesh, effort, 200 if quick else large),
+                measure_leak(mesh, effort),
+            ],
+        }
+        try:
+            if only and only != "mesh":
+                mesh.up()
+            for figure in itertools.chain(
+                *(p for name in parts for p in parts[name] if name == (only or name))
             ):
-                for figure in part:
-                    figures.append(figure)
-                    click.echo(f"{figure.name}: {figure.row()[1]}", err=True)
+                figures.append(figure)
+                click.echo(f"{figure.name}: {figure.row()[1]}", err=True)
         finally:
             mesh.down()
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import requests
 from helpers import claims, free_port, kill, run, shadow, wait_for
 
 from harness.meshes.local import LocalMesh
-from loadtest.bench import peak_memory
+from loadtest.bench import verifying
 from loadtest.soak import MIB, Sample, is_flat, steady
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
@@ -299,7 +299,7 @@ def test_a_soak_without_a_mesh_is_an_error(checkout: Path) -> None:
 
 def test_the_benchmark_tells_the_memory_of_what_verifies_from_its_own(own: LocalMesh) -> None:
     held = b"x" * (300 * MIB)
-    assert 0 < peak_memory(own, 10) < len(held)
+    assert 0 < verifying(own, 10) < len(held)
 
 
 def test_the_benchmark_measures_all_it_should(checkout: Path, tmp_path: Path) -> None:
@@ -319,6 +319,10 @@ def test_the_benchmark_measures_all_it_should(checkout: Path, tmp_path: Path) ->
         "requests/s: mesh / services without",
         "requests verified / only sent, per second",
         "memory to verify 200 rather than 10",
+        "memory to watch 10,000 requests rather than 1,000",
+        "requests judged on one core, text",
+        "requests judged on one core, JSON",
+        "from the first leaked reply to the end of a watch",
         "memory of the whole mesh, at rest",
         "time of make up",
     }
