@@ -308,6 +308,7 @@ def test_shares_and_copies_follow_istio() -> None:
 
 def test_the_route_of_the_helpers_is_the_projects() -> None:
     """The routes that tests build must be what the workshop applies, or they prove something else."""
-    built = VirtualService.model_validate(route(mirror={"host": "recommendation", "subset": "v2"})[0])
+    mirrored = route(name="mirror", mirror={"host": "recommendation", "subset": "v2"})
+    built = VirtualService.model_validate(mirrored[0])
     [mirror] = parse(MIRROR, "mirror.yaml")
     assert built == mirror
