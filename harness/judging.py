@@ -15,7 +15,7 @@ from harness import HarnessError
 from harness.choice import MESHES, default_mesh, make_mesh
 from harness.meshes.mesh import TARGET, Mesh
 from harness.proof import doctor, trace
-from harness.proof.claims import Bounds
+from harness.proof.evidence import Bounds
 from harness.proof.report import harmless, to_json, to_junit
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict

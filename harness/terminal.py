@@ -12,7 +12,7 @@ import click
 
 from harness import HarnessError
 from harness.meshes.mesh import STATE, Progress, quietly
-from harness.proof.claims import State
+from harness.proof.evidence import State
 from harness.proof.report import table
 from harness.proof.verdict import Verdict
 

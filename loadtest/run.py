@@ -5,8 +5,8 @@ from dataclasses import replace
 import click
 
 from harness.meshes.mesh import Mesh
-from harness.proof.claims import Claim, State
 from harness.proof.doctor import explained
+from harness.proof.evidence import Claim, State
 from harness.proof.figures import Sightings
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scenes import PODS, arrived, called, scene, story, verdict_on, virtual_service, watch
 
-from harness.proof.claims import Bounds
+from harness.proof.evidence import Bounds
 from harness.proof.figures import Sightings, Times, binomial_interval
 from harness.proof.report import harmless, table, to_junit
 from harness.proof.verdict import Verdict

@@ -17,7 +17,7 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 from harness.meshes.scene import Pod, Scene
 from harness.proof import doctor
-from harness.proof.claims import Claim
+from harness.proof.evidence import Claim
 from harness.proof.target import Target
 from harness.proof.verdict import Side, Verdict
 

@@ -19,7 +19,7 @@ from harness.manifests.base import Object
 from harness.manifests.read import ManifestError, read
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT, MeshError
-from harness.proof.claims import Bounds
+from harness.proof.evidence import Bounds
 from harness.proof.report import table
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict

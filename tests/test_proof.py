@@ -17,7 +17,7 @@ from helpers import route, shadow, to, virtual_service, wait_for
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT
 from harness.proof import traffic
-from harness.proof.claims import Bounds
+from harness.proof.evidence import Bounds
 from harness.proof.report import table
 from harness.proof.status import status_of
 from harness.proof.target import Target

@@ -4,7 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
-from harness.proof.claims import State
+from harness.proof.evidence import State
 from harness.proof.verdict import Side, Verdict
 
 WORDS: dict[State, str] = {"holds": "ok", "fails": "FAIL", "unproven": "?"}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod
-from harness.proof.claims import Evidence
+from harness.proof.evidence import Evidence
 from harness.proof.figures import Tally
 from harness.proof.ledger import Ledger, Story, shape_of
 from harness.proof.report import harmless

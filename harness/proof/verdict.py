@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from harness.proof.claims import OF_RULE, OF_RUN, OF_TARGET, Claim, Evidence, Stream
+from harness.proof import claims as run_claims
+from harness.proof.evidence import Claim, Evidence, Stream
 from harness.proof.figures import Times
 from harness.proof.ledger import Shape
+from harness.proof.rule_claims import OF_RULE
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
@@ -84,14 +86,14 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
         for place, rule in enumerate(routing.rules)
     ]
     taken = [stream for stream in streams if stream.shapes]
-    claims = [claim for make in OF_RUN for claim in make(evidence)]
+    claims = [claim for make in run_claims.FIRST for claim in make(evidence)]
     for stream in taken:
         prefix = f"[{stream.rule.title}] " if len(routing.rules) > 1 else ""
         for make in OF_RULE:
             if stream.rule.problems and make is not OF_RULE[0]:
                 continue  # it is not known what to expect
             claims += [replace(claim, statement=prefix + claim.statement) for claim in make(stream)]
-    claims += [claim for make in OF_TARGET for claim in make(evidence)]
+    claims += [claim for make in run_claims.LAST for claim in make(evidence)]
     shown = taken or streams
     words = dict.fromkeys(stream.rule.expectation.describe(routing.gone) for stream in shown)
     seen = evidence.sightings

@@ -12,7 +12,7 @@ from harness import HarnessError, Json
 from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
-from harness.proof.claims import Bounds, Evidence
+from harness.proof.evidence import Bounds, Evidence
 from harness.proof.expectation import Destination, Expectation
 from harness.proof.figures import Sightings, Tally, Times
 from harness.proof.ledger import BESIDE, Ledger, Shape, Story, shape_of, with_late_hop

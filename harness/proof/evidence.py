@@ -1,0 +1,119 @@
+"""What claims are made from, and what a claim is."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.ledger import Shape
+from harness.proof.target import Routing, Rule
+
+State = Literal["holds", "fails", "unproven"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One checked statement with its figures."""
+
+    id: str
+    statement: str
+    state: State
+    detail: str
+    figures: Mapping[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+    """Request ids of up to three stories that break it."""
+    version: str = ""
+    """The version on whose own proxies' logs it rests, if it does."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds."""
+        return self.state == "holds"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is asked of v2 beside what must always be."""
+
+    max_differences: float = 0.0
+    """Which part (0 to 1) of the copies may be answered with another status than v1's."""
+    same_size: bool = False
+    """Whether answers must be of the same size."""
+    max_p99_ratio: float | None = None
+    """How many times as long as v1's v2's 99th percentile may be."""
+
+
+@dataclass
+class Evidence:
+    """All that was seen of a target."""
+
+    routing: Routing
+    shapes: dict[Shape, Tally] = field(default_factory=dict)
+    sightings: Sightings | None = None
+    """What callers saw, where the harness was the caller."""
+    times: dict[str, Times] = field(default_factory=dict)
+    """What each version's proxies measured."""
+    callers: Times = field(default_factory=Times)
+    """What the proxies of callers measured."""
+    blind: Mapping[str, str] = field(default_factory=dict)
+    """Versions whose proxies cannot be read, with the reason."""
+    loops: tuple[str, ...] = ()
+    """Ways on which a copy leads back to the target."""
+    unreadable: int = 0
+    """Lines on requests that are not in Istio's default format."""
+    unjoined: int = 0
+    """Hops without a request id."""
+    bounds: Bounds = Bounds()
+
+    @property
+    def stories(self) -> int:
+        """How many stories were judged."""
+        return sum(tally.count for tally in self.shapes.values())
+
+
+class Stream(NamedTuple):
+    """The stories that took one rule."""
+
+    evidence: Evidence
+    place: int
+    rule: Rule
+    shapes: dict[Shape, Tally]
+
+    @property
+    def calls(self) -> int:
+        """How many requests took the rule."""
+        return sum(len(shape.own) * tally.count for shape, tally in self.shapes.items())
+
+    def dark(self) -> Iterator[str]:
+        """Yield the versions that get copies and do not answer callers."""
+        for version, _ in self.rule.expectation.copies:
+            if version not in self.rule.expectation.allowed:
+                yield version
+
+
+class Sum:
+    """Figures summed over stories, and the stories that break a claim."""
+
+    def __init__(self, *names: str) -> None:
+        self.figures: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self._broken: list[Tally] = []
+
+    def __getitem__(self, name: str) -> int:
+        return self.figures[name]
+
+    def add(self, tally: Tally, *, breaks: bool = False, **figures: int) -> None:
+        """Add the figures of one story for each of a tally's."""
+        for name, figure in figures.items():
+            self.figures[name] += figure * tally.count
+        if breaks:
+            self._broken.append(tally)
+
+    def claim(
+        self, id: str, statement: str, detail: str, *, fails: bool = False, unproven: bool = False,
+        version: str = "",
+    ) -> Claim:  # fmt: skip
+        """Return the claim that these figures make."""
+        state: State = "fails" if fails else "unproven" if unproven else "holds"
+        examples = tuple([key[0] for tally in self._broken for key in tally.examples][:3])
+        return Claim(id, statement, state, detail, dict(self.figures), examples, version)

@@ -1,0 +1,255 @@
+"""The claims on the stories that took one rule: each is one checked statement, and one function."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from harness.proof.claims import is_phantom, silence_of
+from harness.proof.evidence import Claim, Stream, Sum
+from harness.proof.figures import Tally, binomial_interval
+from harness.proof.ledger import BESIDE, Arrival, Shape
+
+FALSE_ALARM = 1e-6
+"""How often a claim on a percentage may fail though the proxies draw as they should."""
+
+
+def answered_by(stream: Stream) -> Iterator[Claim]:
+    """Claim that only the versions that may answer callers did."""
+    allowed = [version for version, _ in stream.rule.expectation.answers]
+    found, seen = Sum("leaks"), Counter[str]()
+    for shape, tally in stream.shapes.items():
+        leaks = sum(call.version is not None and call.version not in allowed for call in shape.own)
+        found.add(tally, breaks=leaks > 0, leaks=leaks)
+        seen.update({c.version: tally.count for c in shape.own if c.version and c.answered})
+    words = [", ".join(f"{v} x {n:,}" for v, n in sorted(seen.items())) or "no answer seen"]
+    words.append(f"{found['leaks']:,} leaked")
+    sightings = stream.evidence.sightings
+    said = sightings.said.get(stream.place, Counter()) if sightings else Counter[str]()
+    wrong = {version: count for version, count in said.items() if version not in allowed}
+    if wrong:
+        words.append(f"{sum(wrong.values()):,} replies name {', '.join(sorted(wrong)[:3])}")
+    found.figures.update(seen, leaks=sum(wrong.values()))
+    statement = f"callers saw only {' and '.join(allowed) or 'nobody'}"
+    yield found.claim("answered-by", statement, "; ".join(words), fails=found["leaks"] > 0)
+
+
+def shares(stream: Stream) -> Iterator[Claim]:
+    """Claim that callers saw the versions as weighted, where weights are set."""
+    weighted = [(v, share) for v, share in stream.rule.expectation.answers if share is not None]
+    if len(weighted) < 2:
+        return
+    found = Sum(*(version for version, _ in weighted))
+    for shape, tally in stream.shapes.items():
+        for version in [call.version for call in shape.own if call.version]:
+            found.figures[version] += tally.count
+    total = sum(found.figures.values())
+    details, outside = [], False
+    for version, share in weighted:
+        low, high = binomial_interval(total, share, FALSE_ALARM / len(weighted))
+        outside |= not low <= found[version] <= high
+        details.append(f"{version} {found[version]:,} (between {low:,} and {high:,})")
+    few = _too_few(total, [share for _, share in weighted])
+    statement = "callers saw " + ", ".join(f"{v} {100 * s:g} %" for v, s in weighted)
+    detail = "; ".join(details) if outside else few or "; ".join(details)
+    yield found.claim("shares", statement, detail, fails=outside, unproven=bool(few))
+
+
+def _too_few(total: int, shares: list[float]) -> str:
+    """Return that so many requests are too few to judge shares (0 to 1): none at all must be no luck."""
+    rare = [min(share, 1 - share) for share in shares]
+    needed = max(math.ceil(math.log(FALSE_ALARM / 4) / math.log1p(-r)) if r > 0 else 0 for r in rare)
+    if total >= needed:
+        return ""
+    return f"{total:,} requests are too few to judge: {needed:,} or more are needed"
+
+
+# --- copies -----------------------------------------------------------------------------------------------
+
+
+def _copies(stream: Stream, version: str, shape: Shape, percentages: tuple[float, ...]) -> dict[str, int]:
+    """Return how the copies of a shape's stories at a version stand, in figures."""
+    always = sum(percent == 100 for percent in percentages)
+    got = [a for a in shape.arrivals if a.version == version]
+    extra = max(len(got) - sum(call.version == version for call in shape.calls), 0)
+    requests = sum(call.routed for call in shape.own)
+    most = len(percentages) * sum(call.copied for call in shape.own)
+    surplus = max(extra - most, 0)
+    if version in stream.rule.expectation.allowed:
+        surplus = max(surplus - sum(map(_may_be_tried_again, got)), 0)
+    return {
+        "received": min(extra, most), "requests": requests, "missing": max(always * requests - extra, 0),
+        "duplicates": surplus if most else 0, "phantoms": 0 if most else surplus,
+        "drawn": max(min(extra, most) - always * requests, 0),
+    }  # fmt: skip
+
+
+def _may_be_tried_again(found: Arrival) -> bool:
+    return bool(found.trouble) or found.status >= 400
+
+
+def received(stream: Stream) -> Iterator[Claim]:
+    """Claim that each version got its copies, each as often as the mirrors say: no more, no less."""
+    for version, percentages in stream.rule.expectation.copies:
+        found = Sum()
+        for shape, tally in stream.shapes.items():
+            counted = _copies(stream, version, shape, percentages)
+            wrong = counted["missing"] or counted["duplicates"] or counted["phantoms"]
+            found.add(tally, breaks=wrong > 0, **counted)
+        for shape, tally in _without_call(stream, version):
+            found.add(tally, breaks=True, phantoms=sum(a.version == version for a in shape.arrivals))
+        sampled = [percent / 100 for percent in percentages if percent < 100]
+        always = len(percentages) - len(sampled)
+        yield _sampled(found, version, always, sampled) if sampled else _exactly(found, version, always)
+
+
+def _wrong(found: Sum) -> str:
+    missing, duplicates, phantoms = found["missing"], found["duplicates"], found["phantoms"]
+    return f"{missing:,} missing, {duplicates:,} duplicate, {phantoms:,} phantom"
+
+
+def _exactly(found: Sum, version: str, always: int) -> Claim:
+    del found.figures["drawn"]
+    times = {1: "once", 2: "twice"}.get(always, f"{always} times")
+    statement = f"{version} received every request exactly {times}"
+    detail = f"{found['received'] // always:,} of {found['requests']:,}: {_wrong(found)}"
+    fails = found["missing"] + found["duplicates"] + found["phantoms"] > 0
+    return found.claim("exactly-once", statement, detail, fails=fails, unproven=not found["requests"],
+                       version=version)  # fmt: skip
+
+
+def _sampled(found: Sum, version: str, always: int, sampled: list[float]) -> Claim:
+    requests, drawn = found["requests"], found["drawn"]
+    intervals = [binomial_interval(requests, p, FALSE_ALARM / len(sampled)) for p in sampled]
+    low, high = sum(i[0] for i in intervals), sum(i[1] for i in intervals)
+    found.figures.update(low=low, high=high)
+    beside = f"every request {always} times and " if always else ""
+    statement = f"{version} received {beside}{' and '.join(f'{100 * p:g} %' for p in sampled)} of requests"
+    detail = f"{drawn:,} of {requests:,} (between {low:,} and {high:,}): {_wrong(found)}"
+    few = _too_few(requests, sampled)
+    fails = found["missing"] + found["duplicates"] + found["phantoms"] > 0 or not low <= drawn <= high
+    return found.claim("sampled", statement, detail if fails else few or detail, fails=fails,
+                       unproven=bool(few), version=version)  # fmt: skip
+
+
+def _without_call(stream: Stream, version: str) -> Iterator[tuple[Shape, Tally]]:
+    """Yield what a version got for no request to the target; the first rule that mirrors there is charged."""
+    rules = stream.evidence.routing.rules
+    if stream.place != next(i for i, r in enumerate(rules) if version in dict(r.expectation.copies)):
+        return
+    for shape, tally in stream.evidence.shapes.items():
+        beside = shape.calls and all(call.rule == BESIDE for call in shape.calls)
+        alone = not shape.calls and is_phantom(stream.evidence, shape)
+        if (beside or alone) and any(a.version == version for a in shape.arrivals):
+            yield shape, tally
+
+
+def unheard(stream: Stream) -> Iterator[Claim]:
+    """Claim of each version that gets copies by another rule that it got none by this one."""
+    mine = {v for v, _ in (*stream.rule.expectation.answers, *stream.rule.expectation.copies)}
+    for version in stream.evidence.routing.versions:
+        if version not in mine and not stream.evidence.routing.must_be_silent(version):
+            yield silence_of(stream.evidence, version, stream.shapes)
+
+
+def unshared(stream: Stream) -> Iterator[Claim]:
+    """Claim that one version alone got each request, once; of a single version, only made where it fails."""
+    if stream.rule.expectation.copies:
+        return
+    found = Sum("shared")
+    for shape, tally in stream.shapes.items():
+        counted = [_copies(stream, v, shape, ()) for v, _ in stream.rule.expectation.answers]
+        shared = sum(each["phantoms"] for each in counted)
+        found.add(tally, breaks=shared > 0, shared=shared)
+    if found["shared"] or len(stream.rule.expectation.answers) > 1:
+        statement = "each request reached only the version that answered it"
+        detail = f"{found['shared']:,} reached another, or the same once more"
+        yield found.claim("unshared", statement, detail, fails=found["shared"] > 0)
+
+
+# --- how v2 answered --------------------------------------------------------------------------------------
+
+
+def delivered(stream: Stream) -> Iterator[Claim]:
+    """Claim that the application of each dark version answered every copy that arrived at its proxy."""
+    for version in stream.dark():
+        found, troubles = Sum("arrived", "answered", "refused", "unanswered"), Counter[str]()
+        for shape, tally in stream.shapes.items():
+            got = [a.trouble.partition(":")[0] or "answered" for a in shape.arrivals if a.version == version]
+            breaks = len(got) > got.count("answered")
+            found.add(tally, breaks=breaks, arrived=len(got), **Counter(got))
+            for trouble in [a.trouble for a in shape.arrivals if a.version == version and a.trouble]:
+                troubles[trouble] += tally.count
+        words = [f"{found['answered']:,} of {found['arrived']:,}"]
+        words += [f"{trouble} x {count:,}" for trouble, count in troubles.most_common(3)]
+        if found["arrived"]:
+            yield found.claim("delivered", f"{version} answered every copy", "; ".join(words),
+                              fails=bool(troubles), version=version)  # fmt: skip
+
+
+def same_status(stream: Stream) -> Iterator[Claim]:
+    """Claim that each dark version answered with the status that the caller got."""
+    for version in stream.dark():
+        found, different = Sum("compared", "different"), Counter[tuple[int, int]]()
+        for shape, tally in stream.shapes.items():
+            theirs = sorted(call.status for call in shape.own if call.routed)
+            ours = sorted(a.status for a in shape.arrivals if a.version == version and not a.trouble)
+            pairs = list(zip(theirs, ours, strict=False))
+            unlike = [(a, b) for a, b in pairs if a != b]
+            found.add(tally, breaks=bool(unlike), compared=len(pairs), different=len(unlike))
+            for pair in unlike:
+                different[pair] += tally.count
+        words = [f"{found['compared'] - found['different']:,} of {found['compared']:,}"]
+        words += [f"{a} became {b} x {count:,}" for (a, b), count in different.most_common(3)]
+        fails = found["different"] > stream.evidence.bounds.max_differences * found["compared"]
+        if found["compared"]:
+            yield found.claim("same-status", f"{version} answered with the caller's status",
+                              "; ".join(words), fails=fails, version=version)  # fmt: skip
+
+
+def faithful(stream: Stream) -> Iterator[Claim]:
+    """Claim that copies equal their originals; method and path do, or they would not have been joined."""
+    for version in stream.dark():
+        statement = f"each copy at {version} is faithful (method, path, size)"
+        yield from _sizes(stream, version, "faithful", statement, lambda shape: shape.resized)
+
+
+def same_size(stream: Stream) -> Iterator[Claim]:
+    """Claim, where it is asked for, that answers were of the size that the caller got."""
+    for version in stream.dark() if stream.evidence.bounds.same_size else ():
+        statement = f"each answer of {version} has the size of the caller's"
+        yield from _sizes(stream, version, "same-size", statement, lambda shape: shape.reply_resized)
+
+
+def _sizes(
+    stream: Stream, version: str, id: str, statement: str, unlike: Callable[[Shape], tuple[str, ...]]
+) -> Iterator[Claim]:
+    found = Sum("compared", "equal")
+    for shape, tally in stream.shapes.items():
+        there = {a.version for a in shape.arrivals if not a.trouble}
+        if version in there and there & {call.version for call in shape.calls}:
+            differs = version in unlike(shape)
+            found.add(tally, breaks=differs, compared=1, equal=not differs)
+    if found["compared"]:
+        detail = f"{found['equal']:,} of {found['compared']:,}"
+        fails = found["equal"] < found["compared"]
+        yield found.claim(id, statement, detail, fails=fails, version=version)
+
+
+def p99_ratio(stream: Stream) -> Iterator[Claim]:
+    """Claim, where it is asked for, that a dark version's slowest answers took not much longer than v1's."""
+    bound, times = stream.evidence.bounds.max_p99_ratio, stream.evidence.times
+    if bound is None:
+        return
+    v1 = [times[v].quantile(0.99) or 0 for v, _ in stream.rule.expectation.answers if v in times]
+    for version in stream.dark():
+        ours, theirs = times[version].quantile(0.99) if version in times else None, max(v1, default=0)
+        if ours is not None:
+            statement = f"{version}'s 99th percentile is at most {bound:g} times the callers' version's"
+            fails = ours > bound * max(theirs, 1)
+            detail = f"{ours:g} ms / {theirs:g} ms"
+            yield Sum().claim("p99-ratio", statement, detail, fails=fails, version=version)
+
+
+OF_RULE = (
+    answered_by, shares, received, delivered, same_status, faithful, same_size, p99_ratio, unheard, unshared,
+)  # fmt: skip
