@@ -86,7 +86,7 @@ def test_one_story_breaks_one_claim(one: list[Any], claims: list[str]) -> None:
 def test_a_failing_claim_names_up_to_three_of_its_stories() -> None:
     verdict = verdict_on(many(copies=0))
     assert verdict.claim("exactly-once").examples == ("id-0", "id-1", "id-2")
-    assert "trace id-0" in table(verdict)
+    assert "make trace T=id-0" in table(verdict)
 
 
 def test_retries_of_v1_are_no_duplicates_of_v2() -> None:

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
+from harness.meshes.mesh import in_clone
 from harness.proof.evidence import State
 from harness.proof.verdict import Side, Verdict
 
@@ -40,7 +41,8 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
     if verdict.unjudged:
         lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
     examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)
-    lines += [f"      see one of them: trace {example}" for example in list(examples)[:3]]
+    trace = "make trace T=" if in_clone() else "dark-launch trace "
+    lines += [f"      see one of them: {trace}{example}" for example in list(examples)[:3]]
     lines += [f"      {harmless(line)}" for line in verdict.findings]
     return "\n".join(lines)
 

@@ -181,7 +181,6 @@ class Watch:
         if story.start <= self._since:
             return
         if self._until and story.start > self._until:
-            self.unjudged += 1
             return
         kind = self._kind_of(shape_of(story))
         if kind.suspect:
@@ -304,12 +303,12 @@ class Watch:
                 self._until = self._latest  # what begins later is not judged
             if looped and self._until:
                 break
-            lacking = self._lacks_hops()
+            lacking = self._lacking() or (self._sightings and self._sightings.unlogged)
             if now - still_since > self._mesh.quiet * (4 if lacking else 1):
                 under_way = self._under_way()
                 if under_way == 0 or (under_way is None and not lacking):
                     break
-            elif not lacking and now > begun + 4 * self._mesh.quiet:
+            elif not lacking and now > begun + 2 * self._mesh.quiet:
                 break  # others send on
             if now > begun + 1 and not told:
                 progress("waiting for the proxies' logs")
@@ -319,12 +318,10 @@ class Watch:
         for story in self.ledger.give_up():
             self._finish(story)
 
-    def _lacks_hops(self) -> bool:
-        """Say whether a story that is to be judged waits for a hop, or a reply for its story."""
-        if self._sightings and self._sightings.unlogged:
-            return True
+    def _lacking(self) -> int:
+        """Return how many stories that are to be judged are not finished."""
         stories = self.ledger.stories()
-        return any(self._since < s.start and (not self._until or s.start <= self._until) for s in stories)
+        return sum(self._since < s.start and (not self._until or s.start <= self._until) for s in stories)
 
     def _under_way(self) -> int | None:
         """Return how many requests the versions' proxies have begun and not ended; None: it is not known."""
@@ -373,7 +370,7 @@ class Watch:
         self.evidence.loops = self.loops()
         self.evidence.unjoined = sum(self.ledger.unjoined.values())
         self.evidence.blind = dict(self._blind())
-        return judge(self.evidence, self.run, self.unjudged + len(self.ledger))
+        return judge(self.evidence, self.run, self.unjudged + self._lacking())
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""
