@@ -189,10 +189,14 @@ def logs(mesh: LocalMesh, pod: str, options: list[str]) -> None:
     # LOGS_BREAK_OFF=n cuts every stream after n new lines, in the middle of a line.
     since = next((o.partition("=")[2] for o in options if o.startswith("--since-time=")), "")
     left = int(os.environ.get("LOGS_BREAK_OFF", "-1"))
-    with subprocess.Popen(["tail", "-n", "+1", *ending, str(log)], stdout=subprocess.PIPE, text=True) as tail:
+    recent = any(option.startswith("--since=") for option in options)
+    first = max(log.read_text().count("\n") - 20, 0) if recent else 0
+    with subprocess.Popen(
+        ["tail", "-n", f"+{first + 1}", *ending, str(log)], stdout=subprocess.PIPE, text=True
+    ) as tail:
         assert tail.stdout
         signal.signal(signal.SIGTERM, lambda *_: (tail.kill(), sys.exit(143)))
-        for number, line in enumerate(tail.stdout):
+        for number, line in enumerate(tail.stdout, first):
             stamp = f"2026-11-22T09:23:36.{number // 7:09}Z"
             left -= stamp >= since
             if left == 0:

@@ -127,7 +127,7 @@ def follow(kubectl: Kubectl, namespace: str, callers: Iterable[str]) -> LogFollo
 
     def streams(new: bool) -> Iterator[Stream]:
         # A stream needs a moment to open, so it goes back a little.
-        since = [] if new else ["--since=30s"]
+        since = [] if new else ["--since=10s"]
         for pod in _pods(replace(kubectl, namespace=namespace), callers, []):
             if pod.proxy_id:  # else there is no log to follow yet
                 there = replace(kubectl, namespace=pod.namespace)

@@ -116,14 +116,16 @@ class Watch:
     def follow(self) -> None:
         """Follow the logs from now on: requests that began before are not judged."""
         self._follower = self._mesh.follow(self.target.namespace, self.target.callers)
-        now = datetime.now(UTC) - timedelta(milliseconds=1)
-        self._since = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        before = datetime.now(UTC) - timedelta(milliseconds=1)
+        self._since = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._follower.goes_back:
             # Streams begin with old lines, by another machine's clock: the latest of them says what is old.
             self._since = _NEVER
-            end = time.monotonic() + self._mesh.still + 1
-            while time.monotonic() < end:
+            begun = last = time.monotonic()
+            while (now := time.monotonic()) < min(last + self._mesh.still + 1, begun + 5):
+                hops = self.ledger.hops
                 self._read_lines()
+                last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
             self._since = self._latest
             self.ledger.unjoined.clear()
