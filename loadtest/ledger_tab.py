@@ -8,7 +8,7 @@ from flask import Response, request
 from locust.web import WebUI
 
 from harness.proof.figures import Tally
-from harness.proof.ledger import shape_of
+from harness.proof.story import shape_of
 from harness.proof.verdict import judge
 from harness.proof.watch import Watch
 

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import arrived, called, hop, scene, story, verdict_on, watch
 
-from harness.proof.ledger import REMEMBERED, shape_of
+from harness.proof.ledger import REMEMBERED
+from harness.proof.story import shape_of
 from harness.proof.verdict import Verdict
 from harness.rendering.accesslog import Hop
 

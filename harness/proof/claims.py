@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from harness.proof.evidence import Claim, Evidence, Sum
 from harness.proof.figures import Tally
-from harness.proof.ledger import DIRECT, UNKNOWN, Shape
+from harness.proof.story import DIRECT, UNKNOWN, Shape
 
 
 def answered(evidence: Evidence) -> Iterator[Claim]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from harness.proof.figures import Sightings, Tally, Times
-from harness.proof.ledger import Shape
+from harness.proof.story import Shape
 from harness.proof.target import Routing, Rule
 
 State = Literal["holds", "fails", "unproven"]

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.proof.ledger import Key
+from harness.proof.story import Key
 
 EXAMPLES = 3
 

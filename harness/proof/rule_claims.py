@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from harness.proof.claims import is_phantom, silence_of
 from harness.proof.evidence import Claim, Stream, Sum
 from harness.proof.figures import Tally, binomial_interval
-from harness.proof.ledger import BESIDE, Arrival, Shape
+from harness.proof.story import BESIDE, Arrival, Shape
 
 FALSE_ALARM = 1e-6
 """How often a claim on a percentage may fail though the proxies draw as they should."""

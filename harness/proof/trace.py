@@ -6,8 +6,9 @@ from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod
 from harness.proof.evidence import Evidence
 from harness.proof.figures import Tally
-from harness.proof.ledger import Ledger, Story, shape_of
+from harness.proof.ledger import Ledger
 from harness.proof.report import harmless
+from harness.proof.story import Story, shape_of
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import judge
 from harness.rendering.accesslog import Hop, Unreadable, parse_line

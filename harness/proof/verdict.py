@@ -7,8 +7,8 @@ from typing import Any
 from harness.proof import claims as run_claims
 from harness.proof.evidence import Claim, Evidence, Stream
 from harness.proof.figures import Times
-from harness.proof.ledger import Shape
 from harness.proof.rule_claims import OF_RULE
+from harness.proof.story import Shape
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""

@@ -15,7 +15,8 @@ from harness.meshes.scene import Scene, key
 from harness.proof.evidence import Bounds, Evidence
 from harness.proof.expectation import Destination, Expectation
 from harness.proof.figures import Sightings, Tally, Times
-from harness.proof.ledger import BESIDE, Ledger, Shape, Story, shape_of, with_late_hop
+from harness.proof.ledger import Ledger
+from harness.proof.story import BESIDE, Shape, Story, shape_of, with_late_hop
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run, parse_ticket
 from harness.proof.verdict import Verdict, judge
