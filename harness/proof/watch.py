@@ -4,21 +4,22 @@ import itertools
 import time
 import zlib
 from collections.abc import Iterator
-from copy import copy
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness import HarnessError, Json
 from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
+from harness.proof.counting import Counts
 from harness.proof.evidence import Bounds, Evidence
-from harness.proof.expectation import Destination, Expectation
-from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.expectation import Expectation
+from harness.proof.figures import Sightings
 from harness.proof.ledger import Ledger
-from harness.proof.story import BESIDE, Shape, Story, shape_of, with_late_hop
+from harness.proof.loops import loops
+from harness.proof.story import Story
 from harness.proof.target import Routing, Target
-from harness.proof.traffic import Traffic, new_run, parse_ticket
+from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
 from harness.rendering.accesslog import Hop, Unreadable, parse_line
 
@@ -33,15 +34,6 @@ AT_ONCE = 20_000
 
 _NEVER = "9"
 """A time after all others: what begins before it is not judged."""
-
-
-class _Kind(NamedTuple):
-    """The stories of one shape."""
-
-    shape: Shape
-    tally: Tally
-    suspect: bool
-    """Whether a story of the shape breaks a claim, or names a pod that is not known."""
 
 
 class Watch:
@@ -72,8 +64,6 @@ class Watch:
         self.run = new_run()
         self.changes: list[str] = []
         """What changed among the applied objects, each time in one line."""
-        self.broken: list[Story] = []
-        """Up to three stories that break a claim."""
         self.unjudged = 0
         self._follower: LogFollower | None = None
         self._logged: set[str] = set()
@@ -89,9 +79,18 @@ class Watch:
         """Judge by what is applied now."""
         routing = Routing(scene, self.target)
         self._applied = _fingerprint(routing)
-        self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
+        self.counts = Counts(routing, self._bounds, self.run, self._sightings)
         self.ledger = Ledger(routing, self._mesh.still, self._patience)
-        self._kinds: dict[Shape, _Kind] = {}
+
+    @property
+    def evidence(self) -> Evidence:
+        """What was seen since what is applied is the same."""
+        return self.counts.evidence
+
+    @property
+    def broken(self) -> list[Story]:
+        """The first stories that break a claim."""
+        return self.counts.broken
 
     @property
     def routing(self) -> Routing:
@@ -136,7 +135,7 @@ class Watch:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""
         self._read_lines()
         self.sweep(time.monotonic())
-        return bool(self.loops())
+        return bool(loops(self.routing, self.ledger.edges))
 
     def _read_lines(self) -> None:
         assert self._follower
@@ -169,7 +168,8 @@ class Watch:
         """Judge what is finished; what breaks a claim, once it is known that what is applied is unchanged."""
         for story in self.ledger.sweep(now):
             self._finish(story)
-        self._amend()
+        late, self.ledger.late = self.ledger.late, []
+        self.counts.amend(late)
         if self._suspects and now > self._asked + self._mesh.still / 2:
             self._judge_suspects()
 
@@ -178,71 +178,16 @@ class Watch:
             return
         suspects, self._suspects = self._suspects, []
         for story in suspects:
-            self._fold(story, self._kind_of(shape_of(self.ledger.resolved(story))))
+            self.counts.add(story, self.counts.kind_of(self.ledger.resolved(story)))
 
     def _finish(self, story: Story) -> None:
-        if story.start <= self._since:
+        if story.start <= self._since or (self._until and story.start > self._until):
             return
-        if self._until and story.start > self._until:
-            return
-        kind = self._kind_of(shape_of(story))
+        kind = self.counts.kind_of(story)
         if kind.suspect:
             self._suspects.append(story)
         else:
-            self._fold(story, kind)
-
-    def _kind_of(self, shape: Shape) -> "_Kind":
-        kind = self._kinds.get(shape)
-        if kind is None:
-            suspect = self._does_break(shape) or any(c.routed and c.version is None for c in shape.calls)
-            kind = self._kinds[shape] = _Kind(shape, Tally(), suspect)
-        return kind
-
-    def _fold(self, story: Story, kind: "_Kind") -> None:
-        shape = kind.shape
-        self._count(story, kind)
-        for version, hop in story.arrivals:
-            self._measure(version, hop)
-        for hop in (hop for call, hop in story.calls if call.rule > BESIDE):
-            self.evidence.callers.add(hop.status, hop.duration, hop.sent)
-        if self._sightings and shape.calls:
-            ticket = parse_ticket(story.agent)
-            if ticket and ticket.run == self.run:
-                self._sightings.finished(ticket.number, shape.calls[0].rule)
-        if len(self.broken) < 3 and kind.suspect and self._does_break(shape):
-            self.broken.append(copy(story))
-        story.count_as(shape)
-
-    def _count(self, story: Story, kind: "_Kind") -> None:
-        if not kind.tally.count:
-            self.evidence.shapes[kind.shape] = kind.tally
-        kind.tally.add(story.key)
-
-    def _measure(self, version: str, hop: Hop) -> None:
-        times = self.evidence.times.get(version)
-        if times is None:
-            times = self.evidence.times[version] = Times()
-        times.add(hop.status, hop.duration, hop.sent)
-
-    def _amend(self) -> None:
-        """Count anew the stories that got a hop after they had been counted."""
-        late, self.ledger.late = self.ledger.late, []
-        for story, version, call, hop in late:
-            assert story.shape
-            kind = self._kind_of(with_late_hop(story, version, call, hop))
-            tally = self.evidence.shapes[story.shape]
-            tally.remove(story.key)
-            if not tally.count:
-                del self.evidence.shapes[story.shape]
-            self._count(story, kind)
-            story.shape = kind.shape
-            if version:
-                self._measure(version, hop)
-
-    def _does_break(self, shape: Shape) -> bool:
-        """Say whether a story of a shape breaks a claim by itself."""
-        alone = Evidence(self.routing, {shape: Tally(1, [])}, bounds=self._bounds)
-        return bool(judge(alone).failed())
+            self.counts.add(story, kind)
 
     def _look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
@@ -260,7 +205,6 @@ class Watch:
         self.changes.append(changed)
         self.unjudged += self.evidence.stories + len(self.ledger) + len(self._suspects)
         self._suspects.clear()
-        self.broken.clear()
         # Proxies take what is new a moment later; what begins before is judged by neither.
         self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
         self._start(scene)
@@ -336,28 +280,6 @@ class Watch:
         if self._follower:
             self._follower.close()
 
-    def loops(self) -> tuple[str, ...]:
-        """Return the ways on which a copy leads back to the target, as they were seen."""
-        routing = self.routing
-        copied = [v for rule in routing.rules for v, _ in rule.expectation.copies]
-        found = []
-        for version in dict.fromkeys(copied):
-            workload = routing.versions[version].workload
-            if way := self._way_back(workload, (workload,)):
-                found.append(" -> ".join(way))
-        return tuple(found)
-
-    def _way_back(self, workload: str, way: tuple[str, ...]) -> tuple[str, ...]:
-        for caller, host in self.ledger.edges:
-            if caller != workload:
-                continue
-            if host in self.routing.hosts:
-                return (*way, self.target.service)
-            for callee in self.routing.workloads_behind(Destination(host)):
-                if callee not in way and (found := self._way_back(callee, (*way, callee))):
-                    return found
-        return ()
-
     def verdict(self) -> Verdict:
         """Judge what was seen.
 
@@ -370,7 +292,7 @@ class Watch:
             raise HarnessError(
                 f"{self.changes[-1]}, during the run, so nothing can be said of it: run it again"
             )
-        self.evidence.loops = self.loops()
+        self.evidence.loops = loops(self.routing, self.ledger.edges)
         self.evidence.unjoined = sum(self.ledger.unjoined.values())
         self.evidence.blind = dict(self._blind())
         return judge(self.evidence, self.run, self.unjudged + self._lacking())

@@ -1,0 +1,93 @@
+"""Counting: finished stories become counts by shape, and figures that do not grow with a run."""
+
+from collections.abc import Iterable
+from copy import copy
+from typing import NamedTuple
+
+from harness.proof.evidence import Bounds, Evidence
+from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.story import BESIDE, Call, Shape, Story, shape_of, with_late_hop
+from harness.proof.target import Routing
+from harness.proof.traffic import parse_ticket
+from harness.proof.verdict import judge
+from harness.rendering.accesslog import Hop
+
+EXAMPLES = 3
+"""How many stories that break a claim are kept whole."""
+
+
+class Kind(NamedTuple):
+    """The stories of one shape."""
+
+    shape: Shape
+    tally: Tally
+    suspect: bool
+    """Whether a story of the shape breaks a claim, or names a pod that is not known."""
+
+
+class Counts:
+    """What was seen of a target since what is applied is the same."""
+
+    def __init__(self, routing: Routing, bounds: Bounds, run: str, sightings: Sightings | None) -> None:
+        self.evidence = Evidence(routing, sightings=sightings, bounds=bounds)
+        self.broken: list[Story] = []
+        """The first stories that break a claim."""
+        self._run = run
+        self._kinds: dict[Shape, Kind] = {}
+
+    def kind_of(self, story: Story) -> Kind:
+        """Return what a story is to be counted as."""
+        return self._kind(shape_of(story))
+
+    def _kind(self, shape: Shape) -> Kind:
+        kind = self._kinds.get(shape)
+        if kind is None:
+            suspect = self._does_break(shape) or any(c.routed and c.version is None for c in shape.calls)
+            kind = self._kinds[shape] = Kind(shape, Tally(), suspect)
+        return kind
+
+    def _does_break(self, shape: Shape) -> bool:
+        """Say whether a story of a shape breaks a claim by itself."""
+        alone = Evidence(self.evidence.routing, {shape: Tally(1, [])}, bounds=self.evidence.bounds)
+        return bool(judge(alone).failed())
+
+    def add(self, story: Story, kind: Kind) -> None:
+        """Count a story; its hops are gone then."""
+        self._count(story, kind)
+        for version, hop in story.arrivals:
+            self._measure(version, hop)
+        for call, hop in story.calls:
+            if call.rule > BESIDE:
+                self.evidence.callers.add(hop.status, hop.duration, hop.sent)
+        if self.evidence.sightings and kind.shape.calls:
+            ticket = parse_ticket(story.agent)
+            if ticket and ticket.run == self._run:
+                self.evidence.sightings.finished(ticket.number, kind.shape.calls[0].rule)
+        if len(self.broken) < EXAMPLES and kind.suspect and self._does_break(kind.shape):
+            self.broken.append(copy(story))
+        story.count_as(kind.shape)
+
+    def amend(self, late: Iterable[tuple[Story, str | None, Call | None, Hop]]) -> None:
+        """Count stories anew that got a hop after they had been counted."""
+        for story, version, call, hop in late:
+            assert story.shape
+            kind = self._kind(with_late_hop(story, version, call, hop))
+            tally = self.evidence.shapes[story.shape]
+            tally.remove(story.key)
+            if not tally.count:
+                del self.evidence.shapes[story.shape]
+            self._count(story, kind)
+            story.shape = kind.shape
+            if version:
+                self._measure(version, hop)
+
+    def _count(self, story: Story, kind: Kind) -> None:
+        if not kind.tally.count:
+            self.evidence.shapes[kind.shape] = kind.tally
+        kind.tally.add(story.key)
+
+    def _measure(self, version: str, hop: Hop) -> None:
+        times = self.evidence.times.get(version)
+        if times is None:
+            times = self.evidence.times[version] = Times()
+        times.add(hop.status, hop.duration, hop.sent)
