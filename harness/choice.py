@@ -17,11 +17,13 @@ def make_mesh(name: str, port: int | None = None, namespace: str | None = None) 
     """Return the mesh called ``name``.
 
     :param port: its gateway's on 127.0.0.1, if it is to be started.
-    :param namespace: the one to look at, if it is not the workshop's.
+    :param namespace: the one of the Service to judge; none, if the workshop itself is meant.
+    :raises MeshError: the workshop's files are needed, and are not here.
     """
+    if name != "cluster" or namespace is None:
+        must_be_clone("this" if name == "cluster" else f"the {name} mesh")
     if name == "cluster":
         return ClusterMesh(progress(), namespace)
-    must_be_clone(f"MESH={name}")
     state = STATE / name
     if name == "containers":
         # Here, since only this mesh needs testcontainers, which takes a while to import.

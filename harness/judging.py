@@ -16,7 +16,7 @@ from harness.choice import MESHES, default_mesh, make_mesh
 from harness.meshes.mesh import TARGET, Mesh
 from harness.proof import doctor, trace
 from harness.proof.evidence import Bounds
-from harness.proof.report import harmless, to_json, to_junit
+from harness.proof.report import harmless, to_junit
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import PATIENCE, Watch, verify
@@ -136,7 +136,9 @@ def _part(context: click.Context, parameter: click.Parameter, value: str) -> flo
     raise click.BadParameter(f"'{value}' is not a part such as 0.001 or 0.1%")
 
 
-def tell(mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None) -> None:
+def tell(
+    mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None, indent: int | None = 2
+) -> None:
     """Print a verdict, with what the doctor finds if it is no PASS, and end with its exit code."""
     verdict = doctor.explained(mesh, target, verdict)
     if junit:
@@ -144,7 +146,7 @@ def tell(mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Pat
             junit.write_text(to_junit(verdict))
         except OSError as error:
             raise HarnessError(f"{junit}: {error.strerror}") from None
-    echo(to_json(verdict) if as_json else render(verdict))
+    echo(json.dumps(verdict.to_dict(), indent=indent) if as_json else render(verdict))
     sys.exit(verdict.exit_code)
 
 
@@ -260,13 +262,7 @@ def watch_command(
         echo(harmless("\n".join(watch.changes)) + ": judged anew from then on\n")
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
-    if as_json:
-        verdict = doctor.explained(mesh, target, verdict)
-        if junit:
-            junit.write_text(to_junit(verdict))
-        echo(json.dumps(verdict.to_dict()))
-        sys.exit(verdict.exit_code)
-    tell(mesh, target, verdict, as_json, junit)
+    tell(mesh, target, verdict, as_json, junit, indent=None)
 
 
 def figures_in_words(figures: dict[str, Any]) -> str:

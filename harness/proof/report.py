@@ -1,6 +1,5 @@
-"""Reports of a verdict: a table for people, JSON and JUnit XML for machines."""
+"""Reports of a verdict: a table for people, JUnit XML for machines."""
 
-import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -61,11 +60,6 @@ def _row(side: Side, name: str, broad: int) -> str:
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} ms"
-
-
-def to_json(verdict: Verdict) -> str:
-    """Return a verdict as JSON; docs/verdict.md says what stands in it."""
-    return json.dumps(verdict.to_dict(), indent=2)
 
 
 def to_junit(verdict: Verdict) -> str:
