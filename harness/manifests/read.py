@@ -73,7 +73,7 @@ def parse(text: str, source: str) -> list[Object]:
         raise ManifestError(f"{source}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if not documents:
         raise ManifestError(f"{source}: holds no object")
-    return [_object(document, source) for document in documents]
+    return [to_object(document, source) for document in documents]
 
 
 def dump(objects: Iterable[Object]) -> str:
@@ -81,7 +81,11 @@ def dump(objects: Iterable[Object]) -> str:
     return yaml.safe_dump_all(o.model_dump(mode="json", by_alias=True, exclude_unset=True) for o in objects)
 
 
-def _object(document: Any, source: str) -> Object:
+def to_object(document: Any, source: str) -> Object:
+    """Return the object that a document describes; ``source`` names it in errors.
+
+    :raises ManifestError: it is not supported.
+    """
     if not isinstance(document, dict):
         raise ManifestError(f"{source}: holds a {type(document).__name__} where an object should be")
     kind = document.get("kind")

@@ -12,7 +12,7 @@ from harness.manifests.base import Object
 from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import NAMESPACE, of_kind
-from harness.manifests.read import ManifestError, parse, read
+from harness.manifests.read import ManifestError, read, to_object
 from harness.meshes.images import image
 from harness.meshes.lock import lock
 from harness.meshes.mesh import (
@@ -154,14 +154,13 @@ class EnvoyMesh(Mesh, Proxies):
             raise MeshError(
                 f"the {self.name} mesh is one namespace, {NAMESPACE}: choose another with NAMESPACE="
             )
-        self.must_run()
+        stored = [found for _, found in self.must_run().values()]
         objects = []
         for entry in json.loads((self.state / "objects.json").read_text()):
             found = entry["object"]
             metadata = {**found["metadata"], "namespace": NAMESPACE, "generation": entry["generation"]}
             objects.append({**found, "metadata": metadata})
         running = self.running()
-        stored = [found for _, found in self.objects().values()]
         pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
         return Scene(NAMESPACE, tuple(objects), tuple(pods))
 
@@ -179,7 +178,7 @@ class EnvoyMesh(Mesh, Proxies):
     def objects(self) -> dict[str, tuple[str, Object]]:
         try:
             entries = json.loads((self.state / "objects.json").read_text())
-            stored = [(e["source"], parse(json.dumps(e["object"]), e["source"])[0]) for e in entries]
+            stored = [(e["source"], to_object(e["object"], e["source"])) for e in entries]
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, ManifestError):

@@ -82,6 +82,8 @@ class Ledger:
             return story
         if call:
             story.calls.append((call, hop))
+            if self.is_leak(call):
+                self._due.appendleft((now, story))  # nothing can mend it
         elif version:
             story.arrivals.append((version, hop))
         if not story.start or hop.start < story.start:
@@ -149,7 +151,7 @@ class Ledger:
             _, story = self._due.popleft()
             if self._open.get(story.key) is not story:
                 continue
-            if story.touched + self._quiet > now:
+            if story.touched + self._quiet > now and not self._leaks(story):
                 self._due.append((now + self._quiet, story))
             elif self._has_all(story):
                 yield self._finish(story)
@@ -163,6 +165,9 @@ class Ledger:
             late.append(story)
         for story in late:
             yield self._finish(story)
+
+    def _leaks(self, story: Story) -> bool:
+        return any(self.is_leak(call) for call, _ in story.calls)
 
     def is_leak(self, call: Call) -> bool:
         """Say whether a caller got the answer of a version that may not answer."""
@@ -185,19 +190,15 @@ class Ledger:
     def _has_all(self, story: Story) -> bool:
         """Say whether a story has every hop that must come; one that has a leak needs no more."""
         got = [version for version, _ in story.arrivals]
-        for call, _ in story.calls:
-            if call.answered and call.version and call.version not in got:
-                return False
         if not story.calls:
             return any(map(self.routing.must_be_silent, got))
+        if self._leaks(story):
+            return True
         wanted: dict[str, int] = {}
         for call, _ in story.calls:
-            if call.rule >= 0:
-                if self.is_leak(call):
-                    return True
-                if call.routed:
-                    for version, count in self.routing.rules[call.rule].expectation.always:
-                        wanted[version] = wanted.get(version, 0) + count
+            if call.rule >= 0 and call.routed:
+                for version, count in self.routing.rules[call.rule].expectation.always:
+                    wanted[version] = wanted.get(version, 0) + count
             if call.version and call.answered:
                 wanted[call.version] = wanted.get(call.version, 0) + 1
         return all(got.count(version) >= count for version, count in wanted.items())

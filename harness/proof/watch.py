@@ -285,9 +285,10 @@ class Watch:
 
         :raises HarnessError: what is applied changed meanwhile, in a run of the harness's own traffic.
         """
-        self._look()
         if self._suspects:
             self._judge_suspects()
+        else:
+            self._look()
         if self.changes and self._sightings:
             raise HarnessError(
                 f"{self.changes[-1]}, during the run, so nothing can be said of it: run it again"
