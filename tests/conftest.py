@@ -1,5 +1,6 @@
 """Meshes for tests, each in a folder and on a port of its own."""
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -37,8 +38,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     mesh = getattr(item, "funcargs", {}).get("mesh")
     if report.when == "call" and report.failed and isinstance(mesh, EnvoyMesh):
         for workload in ("istio-ingressgateway", "preference", "recommendation-v1", "recommendation-v2"):
-            lines = [f"{container} | {line}" for container, line in mesh.logs(workload)]
-            report.sections.append((f"last words of {workload}", "\n".join(lines[-15:])))
+            with contextlib.suppress(Exception):  # it may be gone, and that is not what failed
+                lines = [f"{container} | {line}" for container, line in mesh.logs(workload)]
+                report.sections.append((f"last words of {workload}", "\n".join(lines[-15:])))
     return report
 
 
