@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -203,13 +204,17 @@ class Watch:
             self._measure(version, hop)
         for hop in (hop for call, hop in story.calls if call.rule > BESIDE):
             self.evidence.callers.add(hop.status, hop.duration, hop.sent)
-        if self._sightings and shape.calls:
-            ticket = parse_ticket(story.agent)
-            if ticket and ticket.run == self.run:
-                self._sightings.finished(ticket.number, shape.calls[0].rule)
+        if shape.calls:
+            self._join(story.agent, shape.calls[0].rule)
         if len(self.broken) < 3 and kind.suspect and self._does_break(shape):
             self.broken.append(copy(story))
         story.count_as(shape)
+
+    def _join(self, agent: str, place: int) -> None:
+        """Join what the caller of a ticket saw with the rule that its request took."""
+        ticket = parse_ticket(agent) if self._sightings else None
+        if self._sightings and ticket and ticket.run == self.run:
+            self._sightings.finished(ticket.number, place)
 
     def _count(self, story: Story, kind: "_Kind") -> None:
         if not kind.tally.count:
@@ -236,6 +241,9 @@ class Watch:
             story.shape = kind.shape
             if version:
                 self._measure(version, hop)
+            elif call and call.rule > BESIDE:
+                self.evidence.callers.add(hop.status, hop.duration, hop.sent)
+                self._join(hop.agent, call.rule)
 
     def _does_break(self, shape: Shape) -> bool:
         """Say whether a story of a shape breaks a claim by itself."""
@@ -373,7 +381,14 @@ class Watch:
         self.evidence.loops = self.loops()
         self.evidence.unjoined = sum(self.ledger.unjoined.values())
         self.evidence.blind = dict(self._blind())
-        return judge(self.evidence, self.run, self.unjudged + len(self.ledger))
+        overdue = sum(map(self._is_overdue, self.ledger.stories()))
+        verdict = judge(self.evidence, self.run, self.unjudged + len(self.ledger))
+        return _with_overdue(verdict, overdue) if overdue else verdict
+
+    def _is_overdue(self, story: Story) -> bool:
+        """Say whether a story has lacked a hop for longer than a log is late, at a run's early end."""
+        judged = self._since < story.start and (not self._until or story.start <= self._until)
+        return judged and story.waiting and time.monotonic() > story.touched + 2 * self._mesh.quiet
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""
@@ -383,6 +398,18 @@ class Watch:
                     yield version, f"pod {pod.name} has no sidecar, so nobody sees what arrives there"
                 elif pod.name not in self._logged and self._mesh.logs_requests(pod) is False:
                     yield version, f"the sidecar of pod {pod.name} logs no requests"
+
+
+def _with_overdue(verdict: Verdict, overdue: int) -> Verdict:
+    """Return a verdict by which no copies are proven that were still waited for: nobody knows of them."""
+    words = f"; {overdue:,} more still wait for what must come"
+    claims = [
+        replace(claim, state="unproven", detail=claim.detail + words)
+        if claim.holds and claim.id in ("logged", "exactly-once", "sampled")
+        else claim
+        for claim in verdict.claims
+    ]
+    return replace(verdict, claims=tuple(claims))
 
 
 def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
