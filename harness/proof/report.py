@@ -1,6 +1,7 @@
 """Reports of a verdict: a table for people, JSON and JUnit XML for machines."""
 
 import json
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -40,7 +41,7 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
     if verdict.unjudged:
         lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
     examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)
-    lines += [f"      see one of them: trace {example}" for example in list(examples)[:3]]
+    lines += [f"      see one of them: trace {shlex.quote(harmless(e))}" for e in list(examples)[:3]]
     lines += [f"      {harmless(line)}" for line in verdict.findings]
     return "\n".join(lines)
 
@@ -61,9 +62,9 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} ms"
 
 
-def to_json(verdict: Verdict) -> str:
+def to_json(verdict: Verdict, indent: int | None = 2) -> str:
     """Return a verdict as JSON; docs/verdict.md says what stands in it."""
-    return json.dumps(verdict.to_dict(), indent=2)
+    return json.dumps(verdict.to_dict(), indent=indent)
 
 
 def to_junit(verdict: Verdict) -> str:
@@ -85,7 +86,7 @@ def to_junit(verdict: Verdict) -> str:
         if not claim.holds:
             kind = "failure" if claim.state == "fails" else "error"
             problem = ET.SubElement(case, kind, {"type": claim.state, "message": harmless(claim.detail)})
-            problem.text = "\n".join(["", *(f"trace {example}" for example in claim.examples)])
+            problem.text = "\n".join(["", *(f"trace {harmless(example)}" for example in claim.examples)])
     suites = ET.Element("testsuites")
     suites.append(suite)
     ET.indent(suites)
