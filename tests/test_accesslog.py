@@ -62,6 +62,11 @@ def test_a_failure_reason_with_spaces_does_not_disturb() -> None:
     assert parse_line(line) == HOP
 
 
+@pytest.mark.parametrize("path", ['/?q="x"', '/"', '/"200', '/?a="&b="HTTP/1.1"'])
+def test_a_path_may_have_quotes(path: str) -> None:
+    assert parse_line(TEXT.replace("/?item=7", path)) == HOP._replace(path=path)
+
+
 def test_a_user_agent_cannot_forge_the_fields_behind_it() -> None:
     forged = 'x" "other-id" "other:80" "1.2.3.4:80" outbound|80||other - - - - other'
     found = parse_line(TEXT.replace("dark-launch/0a1b2c3d/7", forged))
@@ -89,7 +94,7 @@ def test_a_line_on_something_else_is_passed_over(line: str) -> None:
     [
         TEXT[:200],
         TEXT.replace(" 200 - ", " two hundred - "),
-        TEXT.replace("POST /?item=7", 'POST /"?item=7'),
+        TEXT.replace("POST /?item=7", 'POST /" ?item=7'),
         '[2026-11-22T08:07:35.748Z] "GET / HTTP/1.1" 200 12ms',
         json.dumps({**JSON, "bytes_received": None}),
         json.dumps({k: v for k, v in JSON.items() if k != "request_id"}),

@@ -313,3 +313,10 @@ def test_quantiles_are_exact_below_a_second() -> None:
     assert times.quantile(0.5) == 51
     assert times.quantile(1) == 123_000
     assert Times().quantile(0.5) is None
+
+
+def test_an_example_that_a_caller_chose_steers_neither_terminal_nor_shell() -> None:
+    fields = {"request_id": "\x9b31m;x $(y)"}
+    verdict = verdict_on([called(**fields), arrived("v1", **fields)], patience=0)
+    assert "trace T='\ufffd31m;x $(y)'" in table(verdict)
+    assert "\x9b" not in to_junit(verdict)

@@ -1,10 +1,14 @@
 """The ledger: hops in any order, late, twice; the verdict is the same."""
 
+import time
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import arrived, called, hop, scene, story, verdict_on, watch
 
+from harness.proof.figures import Sightings
 from harness.proof.ledger import REMEMBERED
+from harness.proof.report import table
 from harness.proof.story import shape_of
 from harness.proof.verdict import Verdict
 from harness.rendering.accesslog import Hop
@@ -133,3 +137,40 @@ def test_stories_of_one_shape_are_one() -> None:
             looking.add(pod, seen, 0)
     first, second = looking.ledger.sweep(1)
     assert shape_of(first) == shape_of(second)
+
+
+def test_what_waits_for_a_copy_when_a_watch_is_interrupted_is_unproven() -> None:
+    looking = watch(scene(), patience=30)
+    then = time.monotonic() - 10
+    for pod, seen in story(1) + story(2, copies=0):
+        looking.add(pod, seen, then)
+    looking.sweep(then + 5)
+    verdict = looking.verdict()
+    assert (verdict.failed(), verdict.unproven()) == ([], ["logged", "exactly-once"])
+    assert verdict.unjudged == 1
+
+
+def test_what_has_just_begun_when_a_watch_is_interrupted_is_not_judged() -> None:
+    looking = watch(scene(), patience=30)
+    then = time.monotonic()
+    for pod, seen in story(1):
+        looking.add(pod, seen, then - 10)
+    for pod, seen in story(2, copies=0):
+        looking.add(pod, seen, then)
+    looking.sweep(then + 0.4)
+    assert looking.verdict().passed
+
+
+def test_a_reply_is_joined_with_a_call_that_was_logged_after_patience() -> None:
+    looking = watch(scene(), patience=1, sightings=Sightings())
+    assert looking._sightings
+    looking._sightings.saw(3, 200, "v1", 3.0)
+    mine = {"agent": f"dark-launch/{looking.run}/3"}
+    looking.add(*arrived("v2", 3, **mine), 0.0)
+    looking.sweep(2.0)
+    looking._judge_suspects()
+    looking.add(*arrived("v1", 3, **mine), 3.0)
+    looking.add(*called(3, **mine), 3.0)
+    looking.sweep(3.1)
+    verdict = looking.verdict()
+    assert verdict.passed, table(verdict)

@@ -169,6 +169,14 @@ def test_a_rule_is_told_by_the_routes_name_in_the_log() -> None:
     assert found.rule_of(hop(route="post"), GATEWAY) is None
 
 
+def test_rules_that_differ_and_bear_one_name_are_not_told_apart() -> None:
+    dark = {"name": "same", "match": [{"method": {"exact": "POST"}}], "route": [to()], "mirror": MIRROR_V2}
+    rest = {"name": "same", "route": [to()]}
+    assert routing(virtual_service(dark, rest)).rule_of(hop(route="same"), MESH) is None
+    alike = routing(virtual_service(dark, {**rest, "mirror": MIRROR_V2}))
+    assert alike.rule_of(hop(route="same"), MESH) == 0
+
+
 def service(name: str, **selector: str) -> dict[str, Any]:
     ports = [{"name": "http", "port": 80, "targetPort": 9898}]
     metadata = {"name": name, "namespace": "shop"}

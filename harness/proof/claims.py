@@ -35,12 +35,18 @@ def logged(evidence: Evidence) -> Iterator[Claim]:
         found.add(tally, breaks=there < len(calls) or orphan, calls=len(calls), logged=there,
                   unknown=calls.count(None), orphans=orphan)  # fmt: skip
     unlogged = evidence.sightings.unlogged if evidence.sightings else 0
-    found.figures.update(unlogged=unlogged, unreadable=evidence.unreadable, unjoined=evidence.unjoined)
+    found.figures.update(
+        unlogged=unlogged,
+        unreadable=evidence.unreadable,
+        unjoined=evidence.unjoined,
+        overdue=evidence.overdue,
+    )
     problems = {
         "orphans": "arrived from callers whose proxies are not read",
         "unknown": "answered by a pod that is not known",
         "unreadable": "lines not in Istio's default format",
         "unjoined": "without a request id",
+        "overdue": "still lack a hop that must come",
     }
     words = [f"{found['logged']:,} of {found['calls'] + unlogged:,}"]
     words += [f"{found[name]:,} {problem}" for name, problem in problems.items() if found[name]]

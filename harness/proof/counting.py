@@ -57,12 +57,7 @@ class Counts:
         for version, hop in story.arrivals:
             self._measure(version, hop)
         for call, hop in story.calls:
-            if call.rule > BESIDE:
-                self.evidence.callers.add(hop.status, hop.duration, hop.sent)
-        if self.evidence.sightings and kind.shape.calls:
-            ticket = parse_ticket(story.agent)
-            if ticket and ticket.run == self._run:
-                self.evidence.sightings.finished(ticket.number, kind.shape.calls[0].rule)
+            self._heard(call, hop)
         if len(self.broken) < EXAMPLES and kind.suspect and self._does_break(kind.shape):
             self.broken.append(copy(story))
         story.count_as(kind.shape)
@@ -80,6 +75,17 @@ class Counts:
             story.shape = kind.shape
             if version:
                 self._measure(version, hop)
+            elif call:
+                self._heard(call, hop)
+
+    def _heard(self, call: Call, hop: Hop) -> None:
+        """Enter what a caller's proxy measured, and which rule the request of a ticket took."""
+        if call.rule <= BESIDE:
+            return
+        self.evidence.callers.add(hop.status, hop.duration, hop.sent)
+        ticket = parse_ticket(hop.agent) if self.evidence.sightings else None
+        if self.evidence.sightings and ticket and ticket.run == self._run:
+            self.evidence.sightings.finished(ticket.number, call.rule)
 
     def _count(self, story: Story, kind: Kind) -> None:
         if not kind.tally.count:

@@ -64,6 +64,8 @@ class Evidence:
     """Lines on requests that are not in Istio's default format."""
     unjoined: int = 0
     """Hops without a request id."""
+    overdue: int = 0
+    """Stories that still lacked a hop for long when the run was ended early."""
     bounds: Bounds = Bounds()
 
     @property

@@ -1,5 +1,6 @@
 """Reports of a verdict: a table for people, JUnit XML for machines."""
 
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -41,7 +42,7 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
         lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
     examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)
     trace = "make trace T=" if in_clone() else "dark-launch trace "
-    lines += [f"      see one of them: {trace}{example}" for example in list(examples)[:3]]
+    lines += [f"      see one of them: {trace}{shlex.quote(harmless(e))}" for e in list(examples)[:3]]
     lines += [f"      {harmless(line)}" for line in verdict.findings]
     return "\n".join(lines)
 
@@ -81,7 +82,7 @@ def to_junit(verdict: Verdict) -> str:
         if not claim.holds:
             kind = "failure" if claim.state == "fails" else "error"
             problem = ET.SubElement(case, kind, {"type": claim.state, "message": harmless(claim.detail)})
-            problem.text = "\n".join(["", *(f"trace {example}" for example in claim.examples)])
+            problem.text = "\n".join(["", *(f"trace {harmless(example)}" for example in claim.examples)])
     suites = ET.Element("testsuites")
     suites.append(suite)
     ET.indent(suites)

@@ -101,11 +101,7 @@ class Routing:
         self._found = {Destination(self.host): own, **found}
         self._answering = {v for rule in self.rules for v, _ in rule.expectation.answers}
         self._copied = {v for rule in self.rules for v, _ in rule.expectation.copies}
-        self._by_name = {
-            (rule.written.scope, name): place
-            for place, rule in reversed([*enumerate(self.rules)])
-            for name in rule.written.route_names
-        }
+        self._by_name = self._named()
         self._nameless = dict(self._only_nameless())
         self._served: dict[tuple[str, str], bool] = {}
         self._gateway_hosts = {d.host for r in written if r.scope == GATEWAY for d, _ in r.answers}
@@ -320,13 +316,26 @@ class Routing:
             problems += [f"{written.source}: {v.problem}" for v in found[destination] if v.unreadable]
         return Rule(written, Expectation(tuple(answers.items()), tuple(copies.items())), tuple(problems))
 
+    def _named(self) -> dict[tuple[str, str], int | None]:
+        """Return the place of the rule that bears a name; None where rules that differ bear the same one."""
+        found: dict[tuple[str, str], int | None] = {}
+        for place, rule in enumerate(self.rules):
+            for name in rule.written.route_names:
+                known = found.setdefault((rule.written.scope, name), place)
+                if known is not None and self._promised(known) != self._promised(place):
+                    found[rule.written.scope, name] = None
+        return found
+
+    def _promised(self, place: int) -> tuple[Expectation, tuple[str, ...]]:
+        return self.rules[place].expectation, self.rules[place].problems
+
     def _only_nameless(self) -> Iterator[tuple[str, int]]:
         """Yield (scope, place) of the rule without a name that all calls took which took none with a name."""
         for scope in (MESH, GATEWAY):
             places = [
                 i for i, r in enumerate(self.rules) if r.written.scope == scope and not r.written.route_names
             ]
-            if len({(self.rules[i].expectation, self.rules[i].problems) for i in places}) == 1:
+            if len({self._promised(i) for i in places}) == 1:
                 yield scope, places[0]
 
     def _without_route(self, own: Iterable[Version]) -> Rule:

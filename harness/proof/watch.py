@@ -181,7 +181,7 @@ class Watch:
             self.counts.add(story, self.counts.kind_of(self.ledger.resolved(story)))
 
     def _finish(self, story: Story) -> None:
-        if story.start <= self._since or (self._until and story.start > self._until):
+        if not self._is_judged(story):
             return
         kind = self.counts.kind_of(story)
         if kind.suspect:
@@ -267,8 +267,11 @@ class Watch:
 
     def _lacking(self) -> int:
         """Return how many stories that are to be judged are not finished."""
-        stories = self.ledger.stories()
-        return sum(self._since < s.start and (not self._until or s.start <= self._until) for s in stories)
+        return sum(map(self._is_judged, self.ledger.stories()))
+
+    def _is_judged(self, story: Story) -> bool:
+        """Say whether a story began within the run."""
+        return self._since < story.start and (not self._until or story.start <= self._until)
 
     def _under_way(self) -> int | None:
         """Return how many requests the versions' proxies have begun and not ended; None: it is not known."""
@@ -296,7 +299,13 @@ class Watch:
         self.evidence.loops = loops(self.routing, self.ledger.edges)
         self.evidence.unjoined = sum(self.ledger.unjoined.values())
         self.evidence.blind = dict(self._blind())
+        self.evidence.overdue = sum(map(self._is_overdue, self.ledger.stories()))
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
+
+    def _is_overdue(self, story: Story) -> bool:
+        """Say whether a story has lacked a hop for longer than a log is late, when the run ends early."""
+        waits = story.waiting and time.monotonic() > story.touched + 2 * self._mesh.quiet
+        return waits and self._is_judged(story)
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""

@@ -4,6 +4,7 @@ https://istio.io/latest/docs/tasks/observability/logs/access-log/#default-access
 """
 
 import json
+import re
 from typing import NamedTuple
 
 ACCESS_LOG_FORMAT = (
@@ -19,6 +20,10 @@ ACCESS_LOG_FORMAT = (
 
 VIA_UPSTREAM = "via_upstream"
 """The details of a status that the other side of a proxy answered with."""
+
+
+# A path may have quotes, but no spaces.
+_QUOTED_PATH = re.compile(r'(\[[^ ]+\] "[^ "]+ )([^ ]*"[^ ]*)( [^ "]+" .*)', re.DOTALL)
 
 
 class Unreadable(ValueError):
@@ -110,6 +115,10 @@ def _text(line: str) -> Hop | None:
             route.rstrip(),
         )
     except (ValueError, IndexError):
+        if quoted := _QUOTED_PATH.fullmatch(line):
+            before, path, behind = quoted.groups()
+            hop = _text(f"{before}/{behind}")
+            return hop and hop._replace(path=path)
         raise Unreadable(line) from None
 
 
