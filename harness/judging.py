@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +102,7 @@ def with_bounds(command: Command) -> Command:
         click.option(
             "--patience",
             type=click.FloatRange(0, 3600),
+            callback=_number,
             default=PATIENCE,
             show_default=True,
             help="Seconds that a request's last copy is waited for.",
@@ -108,6 +110,7 @@ def with_bounds(command: Command) -> Command:
         click.option(
             "--max-p99-ratio",
             type=click.FloatRange(0),
+            callback=_number,
             help="How much slower v2 may be (1.5: half as slow again).",
         ),
         click.option("--same-size", is_flag=True, help="Ask for answers of the same size."),
@@ -124,6 +127,16 @@ def with_bounds(command: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse ``nan``, which is neither more nor less than anything: a claim on it could not fail.
+
+    :raises click.BadParameter: it is that.
+    """
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("'nan' is not a number")
+    return value
+
+
 def _part(context: click.Context, parameter: click.Parameter, value: str) -> float:
     """Read a part of all: 0.001, or 0.1%.
 
@@ -136,15 +149,22 @@ def _part(context: click.Context, parameter: click.Parameter, value: str) -> flo
     raise click.BadParameter(f"'{value}' is not a part such as 0.001 or 0.1%")
 
 
-def tell(mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None) -> None:
+def tell(
+    mesh: Mesh,
+    target: Target,
+    verdict: Verdict,
+    as_json: bool,
+    junit: Path | None,
+    indent: int | None = 2,
+) -> None:
     """Print a verdict, with what the doctor finds if it is no PASS, and end with its exit code."""
     verdict = doctor.explained(mesh, target, verdict)
+    echo(to_json(verdict, indent) if as_json else render(verdict))
     if junit:
         try:
             junit.write_text(to_junit(verdict))
         except OSError as error:
             raise HarnessError(f"{junit}: {error.strerror}") from None
-    echo(to_json(verdict) if as_json else render(verdict))
     sys.exit(verdict.exit_code)
 
 
@@ -260,13 +280,7 @@ def watch_command(
         echo(harmless("\n".join(watch.changes)) + ": judged anew from then on\n")
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
-    if as_json:
-        verdict = doctor.explained(mesh, target, verdict)
-        if junit:
-            junit.write_text(to_junit(verdict))
-        echo(json.dumps(verdict.to_dict()))
-        sys.exit(verdict.exit_code)
-    tell(mesh, target, verdict, as_json, junit)
+    tell(mesh, target, verdict, as_json, junit, indent=None)
 
 
 def figures_in_words(figures: dict[str, Any]) -> str:
