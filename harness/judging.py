@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +102,7 @@ def with_bounds(command: Command) -> Command:
         click.option(
             "--patience",
             type=click.FloatRange(0, 3600),
+            callback=_number,
             default=PATIENCE,
             show_default=True,
             help="Seconds that a request's last copy is waited for.",
@@ -108,6 +110,7 @@ def with_bounds(command: Command) -> Command:
         click.option(
             "--max-p99-ratio",
             type=click.FloatRange(0),
+            callback=_number,
             help="How much slower v2 may be (1.5: half as slow again).",
         ),
         click.option("--same-size", is_flag=True, help="Ask for answers of the same size."),
@@ -122,6 +125,16 @@ def with_bounds(command: Command) -> Command:
     ):
         run = option(run)
     return run  # type: ignore[return-value]
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse ``nan``, which is neither more nor less than anything: a claim on it could not fail.
+
+    :raises click.BadParameter: it is that.
+    """
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("'nan' is not a number")
+    return value
 
 
 def _part(context: click.Context, parameter: click.Parameter, value: str) -> float:
@@ -141,12 +154,12 @@ def tell(
 ) -> None:
     """Print a verdict, with what the doctor finds if it is no PASS, and end with its exit code."""
     verdict = doctor.explained(mesh, target, verdict)
+    echo(json.dumps(verdict.to_dict(), indent=indent) if as_json else render(verdict))
     if junit:
         try:
             junit.write_text(to_junit(verdict))
         except OSError as error:
             raise HarnessError(f"{junit}: {error.strerror}") from None
-    echo(json.dumps(verdict.to_dict(), indent=indent) if as_json else render(verdict))
     sys.exit(verdict.exit_code)
 
 

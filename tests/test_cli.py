@@ -46,6 +46,12 @@ def test_the_workshop_by_its_commands(harness: Harness) -> None:
     assert [side["requests"] for side in verdict["sides"]] == [100, 100]
     assert "dark-launch/" in harness("logs", "recommendation-v2").stdout
 
+    for words in (["verify", "-n", "10"], ["watch", "--for", "1s", "--json"]):
+        told = harness(*words, "--junit", "istio")
+        assert told.returncode == 2
+        assert told.stderr == "Error: istio: Is a directory\n"
+        assert "callers" in told.stdout, "the verdict is told though its file cannot be written"
+
     assert harness("stop", "recommendation-v2").stdout == "recommendation-v2 is stopped\n"
     disproven = harness("verify", "-n", "100")
     assert disproven.returncode == 1
@@ -75,6 +81,8 @@ def test_the_workshop_by_its_commands(harness: Harness) -> None:
         (["stop", "customer"], "Error: the local mesh is not running: start it with 'make up'"),
         (["apply", "nowhere.yaml"], "Error: nowhere.yaml: No such file or directory"),
         (["verify", "--requests", "0"], "0 is not in the range"),
+        (["verify", "--max-p99-ratio", "nan"], "'nan' is not a number"),
+        (["watch", "--patience", "nan"], "'nan' is not a number"),
         (["verify", "--mesh", "moon"], "'moon' is not "),
         (["up", "--port", "99999"], "99999 is not in the range"),
         (["fly"], "No such command 'fly'"),
