@@ -15,6 +15,7 @@ import yaml
 from helpers import route, shadow, to, virtual_service, wait_for
 
 from harness.meshes.envoymesh import EnvoyMesh
+from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT
 from harness.proof import traffic
 from harness.proof.evidence import Bounds
@@ -241,6 +242,42 @@ def test_size_and_time_of_answers_are_judged_where_asked(mesh: EnvoyMesh, manife
     assert verify(mesh, Target(), 30).passed
     both = verify(mesh, Target(), 30, bounds=Bounds(same_size=True, max_p99_ratio=2))
     assert broken(both) == ["same-size", "p99-ratio"]
+
+
+# --- logs that somebody tampers with --------------------------------------------------------------------
+
+
+def _log(mesh: EnvoyMesh, workload: str) -> Path:
+    if not isinstance(mesh, LocalMesh):
+        pytest.skip("a container's log is no file of this machine's user")
+    [pod] = [pod for pod in mesh.scene("tutorial").pods if pod.workload == workload]
+    return mesh.state / "pods" / pod.name / "access.log"
+
+
+def test_a_log_that_is_truncated_is_read_from_its_new_beginning(mesh: EnvoyMesh) -> None:
+    mesh.apply(MIRROR)
+    log = _log(mesh, "recommendation-v2")
+    for _ in range(20):
+        requests.get(mesh.url(), timeout=10)
+    with following(mesh, patience=2) as watch:
+        requests.get(mesh.url(), timeout=10)
+        wait_for(lambda: watch.read() or watch.evidence.stories, "the first request")
+        log.write_text("")
+        requests.get(mesh.url(), timeout=10)
+        verdict = judged(watch)
+    assert verdict.passed, table(verdict)
+    assert verdict.requests == 2
+
+
+def test_a_log_that_is_gone_proves_nothing(mesh: EnvoyMesh) -> None:
+    mesh.apply(MIRROR)
+    log = _log(mesh, "recommendation-v2")
+    kept = log.rename(log.with_suffix(".kept"))
+    try:
+        verdict = verify(mesh, Target(), 20, patience=2)
+    finally:
+        kept.rename(log)
+    assert (verdict.failed(), verdict.unproven()) == ([], ["exactly-once"]), table(verdict)
 
 
 # --- what never ends ------------------------------------------------------------------------------------

@@ -222,6 +222,9 @@ class LocalMesh(EnvoyMesh):
             with path.open(errors="replace") as file:
                 yield from file
 
+    def logs_requests(self, pod: RunningPod) -> bool:
+        return (self._pod_folder(pod.name) / "access.log").exists()
+
     def _pod_folder(self, pod: str) -> Path:
         return self.state / "pods" / pod
 
@@ -246,7 +249,9 @@ class _FileFollower(LogFollower):
 
     def lines(self) -> Iterator[tuple[str, str]]:
         for path in self._files():
-            with path.open("rb") as file:
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._read.get(path, 0):
+                    self._read[path] = 0  # somebody truncated it: Envoy appends, so it begins anew
                 file.seek(self._read.get(path, 0))
                 for line in file:
                     if not line.endswith(b"\n"):
