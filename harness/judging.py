@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -191,7 +192,7 @@ def verify_command(
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
-    if url and not url.startswith(("http://", "https://")):
+    if url and not re.match(r"https?://[^/?#\s\[]", url):
         raise click.BadParameter(
             f"'{url}' is not an address such as http://127.0.0.1:8080/", param_hint="--url"
         )
@@ -319,7 +320,7 @@ def trace_command(mesh: Mesh, target: Target, ticket: str) -> None:
     Exit 0: found. 1: nobody logged it. 2: could not run.
     """
     lines = trace.find(mesh, target, ticket)
-    for line in lines:
+    for line in lines or [f"no proxy logged {harmless(ticket)} (logs are kept for a while only)"]:
         echo(line)
     sys.exit(0 if lines else 1)
 

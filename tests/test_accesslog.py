@@ -73,6 +73,14 @@ def test_a_user_agent_cannot_forge_the_fields_behind_it() -> None:
     assert found == HOP._replace(agent=forged)
 
 
+def test_a_path_cannot_forge_the_status_behind_it() -> None:
+    forged = TEXT.replace("/?item=7", '/ HTTP/1.1" 200 - via_upstream - "-" 0 0 0 0 "').replace(
+        " 200 -", " 500 -"
+    )
+    with pytest.raises(Unreadable):
+        parse_line(forged)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -47,6 +47,7 @@ def test_a_silent_v2_as_promised_passes() -> None:
 
 NO_SUBSET = "outbound|8080||recommendation.tutorial.svc.cluster.local"
 UNKNOWN_POD = called(7, upstream="10.9.9.9:8080", cluster=NO_SUBSET)
+PHANTOM = ["passed-on", "exactly-once"]
 REFUSED = {"status": 403, "details": "rbac_access_denied_matched_policy[none]"}
 CUT = {
     "status": 503,
@@ -63,7 +64,7 @@ LEFT = {"status": 0, "flags": "DC", "details": "downstream_remote_disconnect"}
         (story(7, copies=0), ["exactly-once"]),
         (story(7, copies=2), ["exactly-once"]),
         ([arrived("v2", 7)], ["exactly-once"]),  # a phantom: v1 never got it, and nobody sent it
-        ([called(7, upstream="-", status=503, flags="UH", details="x"), arrived("v2", 7)], ["exactly-once"]),
+        ([called(7, upstream="-", status=503, flags="UH", details="x"), arrived("v2", 7)], PHANTOM),
         ([called(7), arrived("v1", 7), arrived("v2", 7, **REFUSED)], ["delivered"]),
         ([called(7), arrived("v1", 7), arrived("v2", 7, **CUT)], ["delivered"]),
         ([called(7), arrived("v1", 7), arrived("v2", 7, **LEFT)], ["delivered"]),
@@ -87,6 +88,27 @@ def test_a_failing_claim_names_up_to_three_of_its_stories() -> None:
     verdict = verdict_on(many(copies=0))
     assert verdict.claim("exactly-once").examples == ("id-0", "id-1", "id-2")
     assert "make trace T=id-0" in table(verdict)
+
+
+def test_what_the_callers_proxy_answers_itself_is_no_pass() -> None:
+    fault = called(7, upstream="-", status=503, flags="FI", details="fault_filter_abort")
+    assert broken(verdict_on([*many(5), fault])) == ["passed-on"]
+
+
+def test_an_early_refusal_by_both_versions_is_no_difference() -> None:
+    early = {"status": 413, "details": "downstream_remote_disconnect", "flags": "DC"}
+    hops = [
+        called(1, status=413),
+        arrived("v1", 1, **early, received=10),
+        arrived("v2", 1, **early, received=9),
+    ]
+    assert verdict_on([*hops, *story(2)]).passed
+
+
+def test_requests_that_share_one_id_prove_nothing_and_break_nothing() -> None:
+    verdict = verdict_on([*many(3), *[hop for _ in range(200) for hop in story(9)]])
+    assert broken(verdict) == ["logged"], table(verdict)
+    assert "without a request id of their own" in verdict.claim("logged").detail
 
 
 def test_retries_of_v1_are_no_duplicates_of_v2() -> None:

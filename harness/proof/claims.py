@@ -24,6 +24,17 @@ def answered(evidence: Evidence) -> Iterator[Claim]:
     yield found.claim("answered", "every caller was answered", detail, fails=missed, unproven=not seen.sent)
 
 
+def passed_on(evidence: Evidence) -> Iterator[Claim]:
+    """Claim, where others call, that their proxies passed every request on; only made where it fails."""
+    found = Sum("requests", "refused")
+    for shape, tally in evidence.shapes.items():
+        refused = sum(not call.routed and call.status > 0 for call in shape.own)
+        found.add(tally, breaks=refused > 0, requests=len(shape.own), refused=refused)
+    if found["refused"] and evidence.sightings is None:
+        detail = f"{found['refused']:,} of {found['requests']:,} were answered by the caller's own proxy"
+        yield found.claim("passed-on", "the callers' proxies passed every request on", detail, fails=True)
+
+
 def logged(evidence: Evidence) -> Iterator[Claim]:
     """Claim that the proxies on both sides logged every request, without which nothing else is proven."""
     found = Sum("calls", "logged", "unknown", "orphans")
@@ -45,7 +56,7 @@ def logged(evidence: Evidence) -> Iterator[Claim]:
         "orphans": "arrived from callers whose proxies are not read",
         "unknown": "answered by a pod that is not known",
         "unreadable": "lines not in Istio's default format",
-        "unjoined": "without a request id",
+        "unjoined": "without a request id of their own",
         "overdue": "still lack a hop that must come",
     }
     words = [f"{found['logged']:,} of {found['calls'] + unlogged:,}"]
@@ -148,6 +159,6 @@ def no_loop(evidence: Evidence) -> Iterator[Claim]:
         yield Sum().claim("no-loop", statement, detail, fails=bool(evidence.loops))
 
 
-FIRST = (answered, logged)
+FIRST = (answered, passed_on, logged)
 LAST = (silent, direct, exercised, attributed, understood, no_loop)
 """What stands before and behind the claims on the stories of each rule."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from harness.proof.evidence import Bounds, Evidence
 from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.ledger import CROWD
 from harness.proof.story import BESIDE, Call, Shape, Story, shape_of, with_late_hop
 from harness.proof.target import Routing
 from harness.proof.traffic import parse_ticket
@@ -58,25 +59,34 @@ class Counts:
             self._measure(version, hop)
         for call, hop in story.calls:
             self._heard(call, hop)
-        if len(self.broken) < EXAMPLES and kind.suspect and self._does_break(kind.shape):
-            self.broken.append(copy(story))
+        self._keep_broken(story, kind)
         story.count_as(kind.shape)
 
     def amend(self, late: Iterable[tuple[Story, str | None, Call | None, Hop]]) -> None:
         """Count stories anew that got a hop after they had been counted."""
         for story, version, call, hop in late:
             assert story.shape
-            kind = self._kind(with_late_hop(story, version, call, hop))
-            tally = self.evidence.shapes[story.shape]
+            tally = self.evidence.shapes.get(story.shape)
+            if tally is None:
+                continue  # it was counted no longer
             tally.remove(story.key)
             if not tally.count:
                 del self.evidence.shapes[story.shape]
+            self.broken = [broken for broken in self.broken if broken.key != story.key]
+            if story.hops > CROWD:
+                continue
+            kind = self._kind(with_late_hop(story, version, call, hop))
             self._count(story, kind)
             story.shape = kind.shape
+            self._keep_broken(story, kind)
             if version:
                 self._measure(version, hop)
             elif call:
                 self._heard(call, hop)
+
+    def _keep_broken(self, story: Story, kind: Kind) -> None:
+        if len(self.broken) < EXAMPLES and kind.suspect and self._does_break(kind.shape):
+            self.broken.append(copy(story))
 
     def _heard(self, call: Call, hop: Hop) -> None:
         """Enter what a caller's proxy measured, and which rule the request of a ticket took."""

@@ -18,6 +18,9 @@ _NOBODY = {"UH", "NR", "NC", "FI", "RL", "UAEX", "DC"}
 REMEMBERED = 100_000
 """How many finished stories are remembered, so that a hop that comes late is not taken for a phantom."""
 
+CROWD = 300
+"""How many hops may bear one request id, method and path: of more, nobody can tell which belong together."""
+
 KINDS = 10_000
 """How many kinds of calls are remembered; callers choose the hosts in them, so there may be any number."""
 
@@ -77,8 +80,12 @@ class Ledger:
             self.unjoined[version or (call and call.version) or "?"] += 1
             return None
         story = self._story(hop, now)
-        if story.shape:
+        story.hops += 1
+        if story.hops > CROWD:
+            self.unjoined[version or (call and call.version) or "?"] += 1
+        if story.shape and story.hops <= CROWD + 1:
             self.late.append((story, version, call, hop))
+        if story.shape or story.hops > CROWD:
             return story
         if call:
             story.calls.append((call, hop))
@@ -162,7 +169,8 @@ class Ledger:
         for story in self._open.values():
             if story.begun + self._patience > now:
                 break
-            late.append(story)
+            if story.touched + self._quiet <= now:
+                late.append(story)
         for story in late:
             yield self._finish(story)
 

@@ -65,6 +65,7 @@ class Story:
         "arrivals",
         "begun",
         "calls",
+        "hops",
         "key",
         "shape",
         "sizes",
@@ -77,6 +78,8 @@ class Story:
         self.key, self.begun, self.touched = key, now, now
         self.start = ""
         """When the first of its hops began."""
+        self.hops = 0
+        """How many hops it has got."""
         self.agent = ""
         self.calls: list[tuple[Call, Hop]] = []
         self.arrivals: list[tuple[str, Hop]] = []
@@ -105,7 +108,8 @@ def arrival(version: str, hop: Hop) -> Arrival:
 
 @lru_cache(maxsize=1000)
 def _arrival(version: str, status: int, flags: str, details: str) -> Arrival:
-    if details == VIA_UPSTREAM and status > 0:
+    # DC with a status: who sent it went away when it had the answer, before its own body was read.
+    if status > 0 and (details == VIA_UPSTREAM or details == "downstream_remote_disconnect"):
         return Arrival(version, status, "")
     reason = f"{status} {details}" if details != "-" else f"{status} {flags}"
     # UF: the proxy could not reach the application; UC, UR: it was cut off; DC: who sent it went away.
@@ -125,7 +129,7 @@ def shape_of(story: Story) -> Shape:
         received = {r for v, r, _ in answers if v in mine}
         sent = {s for v, _, s in answers if v in mine}
         others = [a for a in answers if a[0] not in mine]
-        if received:
+        if received and all(hop.status < 400 for _, hop in story.arrivals):  # else a body may be left unread
             resized = tuple(sorted({v for v, r, _ in others if r not in received}))
             reply_resized = tuple(sorted({v for v, _, s in others if s not in sent}))
     if len(calls) > 1:
@@ -145,7 +149,7 @@ def with_late_hop(story: Story, version: str | None, call: Call | None, hop: Hop
     late = shape._replace(arrivals=tuple(sorted((*shape.arrivals, arrival(version, hop)))))
     if hop.answered and story.sizes != (-1, -1) and version not in {call.version for call in shape.calls}:
         received, sent = story.sizes
-        if hop.received != received:
+        if hop.received != received and hop.status < 400:
             late = late._replace(resized=tuple(sorted({*shape.resized, version})))
         if hop.sent != sent:
             late = late._replace(reply_resized=tuple(sorted({*shape.reply_resized, version})))

@@ -83,7 +83,7 @@ def _words(hop: Hop) -> str:
 
 def verdict_on(routing: Routing, story: Story) -> list[str]:
     """Return what is wrong with a story, or that it is as it must be."""
-    alone = judge(Evidence(routing, {shape_of(story): Tally(1, [story.key])}))
+    alone = judge(Evidence(routing, {story.shape or shape_of(story): Tally(1, [story.key])}))
     wrong = [claim for claim in alone.claims if claim.state == "fails"]
     if not wrong:
         return ["as it must be"]

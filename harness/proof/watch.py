@@ -15,7 +15,7 @@ from harness.proof.counting import Counts
 from harness.proof.evidence import Bounds, Evidence
 from harness.proof.expectation import Expectation
 from harness.proof.figures import Sightings
-from harness.proof.ledger import Ledger
+from harness.proof.ledger import CROWD, Ledger
 from harness.proof.loops import loops
 from harness.proof.story import Story
 from harness.proof.target import Routing, Target
@@ -270,7 +270,9 @@ class Watch:
         return sum(map(self._is_judged, self.ledger.stories()))
 
     def _is_judged(self, story: Story) -> bool:
-        """Say whether a story began within the run."""
+        """Say whether a story began within the run, and is no crowd."""
+        if story.hops > CROWD:
+            return False
         return self._since < story.start and (not self._until or story.start <= self._until)
 
     def _under_way(self) -> int | None:

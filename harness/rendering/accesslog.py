@@ -94,7 +94,7 @@ def _text(line: str) -> Hop | None:
         status, flags, details, _ = parts[2].split()
         received, sent, duration, _ = parts[4].split()
         cluster, _, _, remote, _, route = parts[-1].split(None, 5)
-        if len(parts) < 15:
+        if len(parts) < 15 or (len(parts) > 15 and any(map(_is_like_a_status, parts[5:-7]))):
             raise Unreadable(line)
         return Hop(
             start[1:-2],
@@ -120,6 +120,12 @@ def _text(line: str) -> Hop | None:
             hop = _text(f"{before}/{behind}")
             return hop and hop._replace(path=path)
         raise Unreadable(line) from None
+
+
+def _is_like_a_status(part: str) -> bool:
+    """Say whether what stands between two quotes could be the status: a header may forge what precedes."""
+    words = part.split()
+    return len(words) == 4 and words[0].isdecimal() and len(words[0]) <= 3
 
 
 def _json(line: str) -> Hop | None:
