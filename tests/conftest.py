@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,8 +53,8 @@ def running_mesh(
     name: str = request.param
     state = tmp_path_factory.mktemp(name) / "mesh"
     if name == "containers":
-        # The same at every run, so that a run cleans up after one that was killed.
-        state = ROOT / ".mesh" / "tests"
+        # The same at every run, so that a run cleans up after one that was killed; one for each process.
+        state = ROOT / ".mesh" / f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
     mesh = start(name, state, asked_for=request.config.getoption("mesh") == name)
     try:
         mesh.up()
@@ -90,7 +91,7 @@ def cluster(underneath: LocalMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kubectl.chmod(0o755)
     monkeypatch.setenv("KUBECTL", str(kubectl))
     monkeypatch.setenv("MESH_STATE", str(underneath.state))
-    monkeypatch.setattr(ClusterMesh, "quiet", 0.5)
+    monkeypatch.setattr(ClusterMesh, "quiet", 1.0)
     mesh = ClusterMesh()
     yield mesh
     mesh.close()

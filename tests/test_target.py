@@ -235,7 +235,7 @@ def test_only_the_callers_that_are_named_count() -> None:
         (("web",), True),
         (("shop/web",), True),
         (("shop/*",), True),
-        (("other",), False),
+        (("podinfo",), False),
     ):
         assert Routing(whole, Target("podinfo", "shop", callers)).is_for_target(pods["web"], call) is counts
 
@@ -282,3 +282,8 @@ def test_a_service_that_is_not_there_is_named_with_those_that_are() -> None:
         HarnessError, match=r"no Service 'pricing' in namespace tutorial \(there are: customer, pref"
     ):
         Routing(scene(), Target("pricing"))
+
+
+def test_a_caller_that_is_not_there_is_named() -> None:
+    with pytest.raises(HarnessError, match=r"there is no workload 'nonsense' \(there are: customer, "):
+        Routing(scene(), Target(callers=("nonsense",)))

@@ -88,6 +88,7 @@ class Routing:
                 f"(there are: {', '.join(there) or 'none'}): name one with --service"
             )
         self._workloads = dict(_workloads(scene))
+        self._check_callers()
         self._sources: list[Json] = []
         written = [*self._mesh_rules(), *self._gateway_rules()]
         own = self._resolve(Destination(self.host))
@@ -175,6 +176,20 @@ class Routing:
         """Return the place of the rule that a call took, by the route's name; None: it cannot be told."""
         named = self._by_name.get((scope, hop.route))
         return named if named is not None or hop.route not in ("-", "default") else self._nameless.get(scope)
+
+    def _check_callers(self) -> None:
+        """Check that there are the callers that the target names.
+
+        :raises HarnessError: there is one that is not.
+        """
+        known = [*self._workloads, *((pod.namespace, pod.workload) for pod in self.scene.pods)]
+        names = (
+            {name for _, name in known} | {f"{n}/{name}" for n, name in known} | {f"{n}/*" for n, _ in known}
+        )
+        for caller in self.target.callers:
+            if caller not in names:
+                there = ", ".join(sorted({name for _, name in known}))
+                raise HarnessError(f"there is no workload '{caller}' (there are: {there}): mend --callers")
 
     def counts(self, caller: Pod) -> bool:
         """Say whether the target names a caller, or names none."""

@@ -203,7 +203,7 @@ class Watch:
             self.ledger.reroute(routing)
             return False
         self.changes.append(changed)
-        self.unjudged += self.evidence.stories + len(self.ledger) + len(self._suspects)
+        self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
         self._suspects.clear()
         # Proxies take what is new a moment later; what begins before is judged by neither.
         self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
