@@ -1,14 +1,15 @@
 """The doctor: why does nothing arrive at v2, or why is it not proven? From what is applied, and what runs."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
-from harness import HarnessError, Json
+from harness import HarnessError
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Scene, named
 from harness.proof.doctor import live, pods, policies, precedence, routes
 from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import STUMBLES
+from harness.proof.doctor.reading import text
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 
@@ -19,7 +20,6 @@ SHOWN = 8
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     routes.leads_nowhere,
-    pods.has_no_pod,
     pods.is_not_ready,
     pods.version_without_sidecar,
     routes.port_is_not_http,
@@ -51,18 +51,13 @@ def examine(mesh: Mesh, target: Target, loops: tuple[str, ...] = ()) -> list[Fin
 
     :raises HarnessError: the mesh does not run, or has no such Service.
     """
-    scene = mesh.scene(target.namespace, target.callers)
-    routing, found = _routing(_whole(scene), target)
+    routing, found = _routing(mesh.scene(target.namespace, target.callers), target)
     facts = Facts(mesh, routing, loops)
     for check in CHECKS:
-        findings = check(facts)
-        while True:
-            try:
-                found.append(next(findings))
-            except StopIteration:
-                break
-            except (HarnessError, *STUMBLES):
-                break  # an object of an unknown shape, or a proxy that does not answer: nothing can be told
+        # A check ends at an object of an unknown shape, and where a proxy does not answer.
+        with suppress(Exception):
+            for finding in check(facts):
+                found.append(finding)
     return list(dict.fromkeys(found))
 
 
@@ -78,64 +73,33 @@ def explained(mesh: Mesh, target: Target, verdict: Verdict) -> Verdict:
     return replace(verdict, findings=tuple(map(str, found[:SHOWN])))
 
 
-def _whole(scene: Scene) -> Scene:
-    """Return a scene whose objects all have a kind, a name and a spec."""
-
-    def is_whole(found: Json) -> bool:
-        metadata = found.get("metadata")
-        return (
-            isinstance(found.get("kind"), str)
-            and isinstance(metadata, dict)
-            and isinstance(metadata.get("name"), str)
-            and isinstance(metadata.get("namespace") or "", str)
-        )
-
-    def whole(found: Json) -> Json:
-        return found if isinstance(found.get("spec"), dict) else {**found, "spec": {}}
-
-    objects = [whole(found) for found in scene.objects if isinstance(found, dict) and is_whole(found)]
-    return replace(scene, objects=tuple(objects))
-
-
 def _routing(scene: Scene, target: Target) -> tuple[Routing, list[Finding]]:
     """Resolve what is applied; an object that cannot be read is passed over, and is a finding.
 
     :raises HarnessError: there is no such Service, or it cannot be read.
     """
-    try:
-        return Routing(scene, target), []
-    except STUMBLES:
-        kept = [found for found in scene.objects if not _breaks(found, scene, target)]
-    findings = [
-        Finding(named(found), "its shape is not understood, so it is passed over", "see 'istioctl analyze'")
-        for found in scene.objects
-        if found not in kept
-    ]
-    try:
-        return Routing(replace(scene, objects=tuple(kept)), target), findings
-    except STUMBLES:
-        raise HarnessError(
-            "the applied objects have shapes that are not understood: see 'istioctl analyze'"
-        ) from None
+    objects = [found for found in scene.objects if text(found, "kind") and text(found, "metadata", "name")]
+    whole = replace(scene, objects=tuple(objects))
+    if not _breaks(whole, target):
+        return Routing(whole, target), []
+    whole, findings = replace(scene, objects=()), []
+    # Services come first, since nothing is read without the target's; what routes refer to comes last.
+    for found in sorted(objects, key=lambda o: (o["kind"] != "Service", o["kind"] == "DestinationRule")):
+        more = replace(whole, objects=(*whole.objects, found))
+        if _breaks(more, target):
+            problem = "its shape is not understood, so it is passed over"
+            findings.append(Finding(named(found), problem, "see 'istioctl analyze'"))
+        else:
+            whole = more
+    return Routing(whole, target), findings
 
 
-def _breaks(found: Json, scene: Scene, target: Target) -> bool:
-    """Say whether an object by itself cannot be read."""
-    service = {
-        "kind": "Service",
-        "metadata": {"name": target.service, "namespace": target.namespace},
-        "spec": {"selector": {"a": "b"}},
-    }
-    rule = {"route": [{"destination": {"host": target.service, "subset": "any"}}]}
-    probe = {  # makes that DestinationRules are read; it is the youngest, so that it hides no other
-        "kind": "VirtualService",
-        "metadata": {"name": "any", "namespace": target.namespace, "creationTimestamp": "9"},
-        "spec": {"hosts": [target.service], "gateways": ["mesh", "any"], "http": [rule]},
-    }
+def _breaks(scene: Scene, target: Target) -> bool:
+    """Say whether something that is applied cannot be read."""
     try:
-        Routing(replace(scene, objects=(service, probe, found), pods=()), target)
+        Routing(scene, target)
     except HarnessError:
         return False
-    except STUMBLES:
+    except Exception:
         return True
     return False

@@ -4,9 +4,6 @@ from typing import Any
 
 from harness import Json
 
-STUMBLES = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
-"""What reading an object of an unknown shape may raise."""
-
 
 def at(found: Any, *path: str) -> Any:
     """Return what stands at a path; None where nothing does."""
