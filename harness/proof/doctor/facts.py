@@ -7,7 +7,7 @@ from functools import cached_property
 from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
-from harness.proof.doctor.reading import at, items, labels, text
+from harness.proof.doctor.reading import at, items, text
 from harness.proof.expectation import DOMAIN, Destination, namespace_of
 from harness.proof.target import Routing, destination_rules
 from harness.rendering.accesslog import Hop, Unreadable, parse_line
@@ -64,8 +64,6 @@ class Facts:
         self.services = {host: routing.services[host] for host in self.hosts if host in routing.services}
         self._logs: dict[str, Log] = {}
 
-    # --- names --------------------------------------------------------------------------------------------
-
     def short(self, host: str) -> str:
         """Return a host as objects of the target's namespace call it."""
         return host.removesuffix(f".{DOMAIN}").removesuffix(f".{self.namespace}")
@@ -79,8 +77,6 @@ class Facts:
         if found := self.workload_object(name):
             return named(found)
         return f"pod/{name}" if any(pod.name == name for pod in self.scene.pods) else f"workload/{name}"
-
-    # --- what is applied ----------------------------------------------------------------------------------
 
     def workload_object(self, name: str) -> Json | None:
         """Return the object of a workload, if it is known."""
@@ -105,14 +101,12 @@ class Facts:
         ranked = []
         for found in self.scene.of_kind(kind):
             home, spec = namespace_of(found, self.scene), found.get("spec")
-            chosen = labels(spec, "selector", "matchLabels") or labels(spec, "workloadSelector", "labels")
+            chosen = at(spec, "selector", "matchLabels") or at(spec, "workloadSelector", "labels") or {}
             elsewhere = home not in (pod.namespace, ROOT) or at(spec, "targetRefs") or at(spec, "targetRef")
             if not elsewhere and chosen.items() <= pod.labels.items():
                 rank = 0 if chosen else 1 if home == pod.namespace else 2
                 ranked.append((rank, text(found, "metadata", "creationTimestamp"), found))
         return [found for _, _, found in sorted(ranked, key=lambda each: each[:2])]
-
-    # --- who calls ----------------------------------------------------------------------------------------
 
     @cached_property
     def others(self) -> list[Pod]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from harness.meshes.scene import Pod, named
 from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import at, items, labels, text
+from harness.proof.doctor.reading import at, items, text
 
 INJECT = "sidecar.istio.io/inject"
 
@@ -34,9 +34,6 @@ def is_not_ready(facts: Facts) -> Iterator[Finding]:
             yield Finding(where, f"{name} has no pod", f"see why: {facts.kubectl(f'describe {where}')}")
 
 
-# --- sidecars ---------------------------------------------------------------------------------------------
-
-
 def version_without_sidecar(facts: Facts) -> Iterator[Finding]:
     """Find a version whose pods have no sidecar: nobody sees what arrives there."""
     for name in facts.routing.versions:
@@ -53,21 +50,18 @@ def caller_without_sidecar(facts: Facts) -> Iterator[Finding]:
 
 
 def _inject(facts: Facts, pod: Pod, problem: str) -> Finding:
-    where, template = facts.workload(pod.workload), "spec.template.metadata"
+    where = facts.workload(pod.workload)
     found = facts.workload_object(pod.workload) if pod.namespace == facts.namespace else None
-    for kind in ("labels", "annotations"):
-        if labels(found, *template.split("."), kind).get(INJECT) == "false":
+    for place in ("spec.template.metadata.labels", "spec.template.metadata.annotations"):
+        if at(found, *place.split("."), INJECT) == "false":
             remedy = "take it out, and apply the workload"
-            return Finding(f'{where} {template}.{kind}["{INJECT}"]', f"it is false: {problem}", remedy)
+            return Finding(f'{where} {place}["{INJECT}"]', f"it is false: {problem}", remedy)
     if pod.labels.get(INJECT) == "false":
         remedy = "take it out, and start the pod anew"
         return Finding(f'{where} labels["{INJECT}"]', f"it is false: {problem}", remedy)
     label = facts.kubectl(f"label namespace {pod.namespace} istio-injection=enabled", pod.namespace)
     restart = facts.kubectl(f"rollout restart {where}", pod.namespace)
     return Finding(where, problem, f"run {label}, then {restart}")
-
-
-# --- access logs ------------------------------------------------------------------------------------------
 
 
 def logs_nothing(facts: Facts) -> Iterator[Finding]:

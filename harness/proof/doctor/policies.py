@@ -1,12 +1,15 @@
 """Findings in Istio's security policies: a copy bears its caller's identity, and v2 may refuse it."""
 
-import json
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from harness import Json
 from harness.meshes.scene import Pod, named
 from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import at, items, text, words
+from harness.proof.doctor.reading import at, items, text
+
+ELSE = "others"
+"""Stands among principals for those whom other conditions admit, which cannot be judged here."""
 
 
 def _pairs(facts: Facts) -> Iterator[tuple[str, Pod, str, Pod]]:
@@ -24,20 +27,17 @@ def _policies(facts: Facts, pod: Pod, action: str) -> list[Json]:
     return [policy for policy in found if (text(policy, "spec", "action") or "ALLOW") == action]
 
 
-# --- who is let in ----------------------------------------------------------------------------------------
-
-
 def refuses_the_caller(facts: Facts) -> Iterator[Finding]:
     """Find that the ALLOW rules at v2 leave out principals which those at v1 admit."""
     for v1, mine, v2, other in _pairs(facts):
         policies = _policies(facts, other, "ALLOW")
         admitted = _admitted(policies)
-        if admitted is None or any(entry.startswith("{") for entry in admitted):
-            continue  # everybody, or by conditions that cannot be judged here
+        if admitted is None or ELSE in admitted:
+            continue
         wanted = _admitted(_policies(facts, mine, "ALLOW"))
         if wanted is None:
             wanted = _callers(facts, admitted)
-        left_out = [w for w in wanted if not w.startswith("{") and not _admits(admitted, w)]
+        left_out = [w for w in wanted if w != ELSE and not _admits(admitted, w)]
         if left_out or (wanted and not admitted):
             who = ", ".join(sorted(left_out)[:3]) or "anybody"
             where = ", ".join(f"{named(policy)} spec.rules" for policy in policies)
@@ -59,28 +59,22 @@ def _callers(facts: Facts, admitted: set[str]) -> set[str]:
 
 
 def _admitted(policies: list[Json]) -> set[str] | None:
-    """Return whom ALLOW policies admit: principals, and other conditions as JSON; None: everybody."""
+    """Return whom ALLOW policies admit: principals; None: everybody."""
     entries: set[str] = set()
     for rule in [rule for policy in policies for _, rule in items(policy, "spec", "rules")]:
-        rest = {key: rule[key] for key in ("to", "when") if rule.get(key)}
-        for source in [at(f, "source") or {} for _, f in items(rule, "from")] or [{}]:
-            if not source and not rest:
+        conditions = rule.get("to") or rule.get("when")
+        for source in [at(each, "source") for _, each in items(rule, "from")] or [None]:
+            if not source and not conditions:
                 return None
-            if set(source) == {"principals"} and not rest:
-                entries.update(p.replace("cluster.local/", "*/") for p in words(source, "principals"))
-            else:
-                entries.add(json.dumps({"source": source, **rest}, sort_keys=True, default=str))
+            judged = not conditions and set(source) == {"principals"}
+            principals = source["principals"] if judged else [ELSE]
+            entries.update(principal.replace("cluster.local/", "*/") for principal in principals)
     return entries if policies else None
 
 
 def _admits(patterns: set[str], principal: str) -> bool:
     """Say whether one of some patterns admits a principal, or all that another pattern admits."""
-    return any(
-        pattern in (principal, "*")
-        or (pattern.startswith("*") and principal.endswith(pattern[1:]))
-        or (pattern.endswith("*") and principal.startswith(pattern[:-1]))
-        for pattern in patterns
-    )
+    return any(fnmatchcase(principal, pattern) for pattern in patterns)
 
 
 def denies_at_the_copy_only(facts: Facts) -> Iterator[Finding]:
@@ -92,9 +86,6 @@ def denies_at_the_copy_only(facts: Facts) -> Iterator[Finding]:
                 problem = f"they hold for {v2}, not for {v1}: a copy that they match is refused"
                 remedy = f"delete it, or let its selector leave {v2} out"
                 yield Finding(f"{named(policy)} spec.rules", problem, remedy)
-
-
-# --- mutual TLS -------------------------------------------------------------------------------------------
 
 
 def plain_text_meets_mutual_tls(facts: Facts) -> Iterator[Finding]:

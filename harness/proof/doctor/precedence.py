@@ -1,44 +1,34 @@
 """Findings in routes that do not count: overruled, hidden, or taken by other proxies than one thinks."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from harness import Json
 from harness.meshes.scene import named
 from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import items, text, words
-from harness.proof.expectation import (
-    GATEWAY,
-    MESH,
-    hosts_of,
-    http_routes,
-    is_visible,
-    namespace_of,
-    serves_mesh,
-    virtual_services,
-)
+from harness.proof.doctor.reading import at, items, text
+from harness.proof.expectation import GATEWAY, MESH, hosts_of, is_visible, namespace_of, ruling, serves_mesh
 from harness.proof.target import destination_rules
 
 EXPORT = "networking.istio.io/exportTo"
 
 
 def _for_target(facts: Facts) -> list[Json]:
-    """Return the VirtualServices whose hosts name the target, the oldest first."""
-    return [v for v in virtual_services(facts.scene) if facts.routing.host in hosts_of(v, facts.scene)]
+    """Return the VirtualServices whose hosts name the target."""
+    found = facts.scene.of_kind("VirtualService")
+    return [v for v in found if facts.routing.host in hosts_of(v, facts.scene)]
 
 
 def is_overruled(facts: Facts) -> Iterator[Finding]:
     """Find a VirtualService for the target that sidecars do not take, since another route counts."""
-    routes = http_routes(facts.scene, facts.routing.host)
-    there = [v for v in _for_target(facts) if serves_mesh(v) and is_visible(v, facts.scene, facts.namespace)]
-    why = "overrules it" if routes else "is for this host too, and is older"
-    first, *rest = routes[:1] + there
-    for found in rest:
-        problem = f"{named(first)} {why}: sidecars do not take the rules of this one"
-        remedy = f"move its rules to {named(first)}, or delete one of the two"
-        yield Finding(f"{named(found)} spec.hosts", problem, remedy)
-
-
-# --- gateways ---------------------------------------------------------------------------------------------
+    routes, those = ruling(facts.scene, facts.routing.host, facts.namespace), _for_target(facts)
+    for found in [route for route in routes[1:] if route in those]:
+        first, is_older = named(routes[0]), routes[0] in those
+        why = "is for this host too, and is older" if is_older else "overrules it"
+        problem = f"{first} {why}: sidecars do not take the rules of this one"
+        yield Finding(
+            f"{named(found)} spec.hosts", problem, f"move its rules to {first}, or delete one of the two"
+        )
 
 
 def only_gateways_mirror(facts: Facts) -> Iterator[Finding]:
@@ -63,9 +53,6 @@ def gateway_does_not_mirror(facts: Facts) -> Iterator[Finding]:
         if rule.scope == GATEWAY and not any(mirror in facts.mirrors for mirror in rule.references):
             problem = f"a gateway leads to {facts.service} by this rule, and mirrors nothing of it"
             yield Finding(f"{rule.source} {rule.place}", problem, "add the mirror to this rule, too")
-
-
-# --- what is hidden from callers --------------------------------------------------------------------------
 
 
 def is_not_exported(facts: Facts) -> Iterator[Finding]:
@@ -95,7 +82,7 @@ def sidecar_hides_it(facts: Facts) -> Iterator[Finding]:
     for pod in {pod.workload: pod for pod in facts.callers}.values():
         for sidecar in facts.selecting("Sidecar", pod)[:1]:
             egress = items(sidecar, "spec", "egress")
-            shown = [entry for _, listener in egress for entry in words(listener, "hosts")]
+            shown = [entry for _, listener in egress for entry in at(listener, "hosts") or []]
             for host, service in facts.services.items() if egress else ():
                 home = namespace_of(service, facts.scene)
                 if not any(_covers(entry, pod.namespace, home, host) for entry in shown):
@@ -108,6 +95,4 @@ def sidecar_hides_it(facts: Facts) -> Iterator[Finding]:
 def _covers(entry: str, own: str, namespace: str, host: str) -> bool:
     """Say whether an entry of a Sidecar's hosts (``./*``, ``shop/*``, ``*/a.b.com``) has a host."""
     where, _, name = entry.rpartition("/")
-    if where not in ("*", namespace) and not (where in (".", "") and own == namespace):
-        return False
-    return name in ("*", host) or (name.startswith("*.") and host.endswith(name[1:]))
+    return fnmatchcase(f"{namespace}/{host}", f"{own if where in ('', '.') else where}/{name}")

@@ -18,19 +18,7 @@ def items(found: Any, *path: str) -> list[tuple[int, Json]]:
     return [(i, e) for i, e in enumerate(there) if isinstance(e, dict)] if isinstance(there, list) else []
 
 
-def words(found: Any, *path: str) -> list[str]:
-    """Return the texts of the list at a path."""
-    there = at(found, *path)
-    return [each for each in there if isinstance(each, str)] if isinstance(there, list) else []
-
-
 def text(found: Any, *path: str) -> str:
     """Return the text at a path; nothing where none is."""
     there = at(found, *path)
     return there if isinstance(there, str) else ""
-
-
-def labels(found: Any, *path: str) -> dict[str, str]:
-    """Return the labels at a path."""
-    there = at(found, *path)
-    return {k: v for k, v in there.items() if isinstance(v, str)} if isinstance(there, dict) else {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from harness import Json
 from harness.meshes.scene import named
 from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import items, labels, text
+from harness.proof.doctor.reading import at, items, text
 from harness.proof.expectation import DOMAIN, Destination, Reference
 from harness.proof.target import Rule, destination_rules
 
@@ -17,9 +17,6 @@ _NOT_HTTP = {"tcp", "udp", "https", "tls", "mongo", "mysql", "redis", "hbone", "
 _KUBERNETES = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
 _WELL_KNOWN = {25, 53, 3306, 27017}
 """Ports whose protocol Istio does not try to find out."""
-
-
-# --- destinations -----------------------------------------------------------------------------------------
 
 
 def leads_nowhere(facts: Facts) -> Iterator[Finding]:
@@ -35,7 +32,7 @@ def _why(facts: Facts, reference: Reference) -> Finding:
     short, service = facts.short(to.host), facts.services.get(to.host)
     if service is None:
         return _no_service(facts, reference)
-    where, wanted = f"{named(service)} spec.selector", labels(service, "spec", "selector")
+    where, wanted = f"{named(service)} spec.selector", at(service, "spec", "selector")
     if not wanted:
         problem = "the Service has no selector, so it cannot be told which pods stand behind it"
         return Finding(where, problem, "write the labels of the pods there")
@@ -52,7 +49,7 @@ def _why(facts: Facts, reference: Reference) -> Finding:
             problem = f"no DestinationRule has a subset '{to.subset}' of {short}"
             return Finding(f"{reference.where}.subset", problem, remedy)
         rule, i, subset = named_so[0]
-        where, wanted = f"{named(rule)} spec.subsets[{i}].labels", wanted | labels(subset, "labels")
+        where, wanted = f"{named(rule)} spec.subsets[{i}].labels", wanted | (at(subset, "labels") or {})
     remedy = "write labels that pods bear"
     if there := facts.routing.workloads_behind(Destination(to.host)):
         remedy += f"; those of {short} bear {' or '.join(_labels_of(facts, w) for w in there)}"
@@ -72,8 +69,8 @@ def _no_service(facts: Facts, reference: Reference) -> Finding:
 
 
 def _labels_of(facts: Facts, workload: str) -> str:
-    bears = labels(facts.workload_object(workload), "spec", "template", "metadata", "labels")
-    return _joined(bears, "+") or workload
+    bears = at(facts.workload_object(workload), "spec", "template", "metadata", "labels")
+    return _joined(bears or {}, "+") or workload
 
 
 def _joined(wanted: dict[str, str], by: str) -> str:
@@ -88,9 +85,6 @@ def mirrors_to_chance(facts: Facts) -> Iterator[Finding]:
             where = mirror.where if mirror.destination.subset else f"{mirror.where}.subset"
             problem = f"each copy reaches {' or '.join(behind)}, by chance"
             yield Finding(where, problem, "name a subset that only one version has")
-
-
-# --- rules ------------------------------------------------------------------------------------------------
 
 
 def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
@@ -141,9 +135,6 @@ def cannot_be_told_apart(facts: Facts) -> Iterator[Finding]:
             called = f"these rules are all called '{name}'" if name else "these rules have no name"
             problem = f"{called}, so the proxies' logs do not tell which one a request took"
             yield Finding(where, problem, "give each http rule a 'name' of its own")
-
-
-# --- ports ------------------------------------------------------------------------------------------------
 
 
 def port_is_not_http(facts: Facts) -> Iterator[Finding]:
