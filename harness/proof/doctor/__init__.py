@@ -4,16 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from harness import HarnessError
+from harness import HarnessError, Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Scene, named
 from harness.proof.doctor import live, pods, policies, precedence, routes
-from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import text
+from harness.proof.doctor.facts import Facts, Finding, text
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
-
-__all__ = ["Finding", "examine", "explained"]
 
 SHOWN = 8
 """How many findings stand below a verdict, at most."""
@@ -26,8 +23,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     precedence.is_overruled,
     precedence.is_not_exported,
     precedence.sidecar_hides_it,
-    precedence.only_gateways_mirror,
-    precedence.gateway_does_not_mirror,
+    precedence.gateways_and_sidecars_differ,
     routes.mirrors_nothing,
     routes.no_rule_leads_there,
     policies.refuses_the_caller,
@@ -79,27 +75,19 @@ def _routing(scene: Scene, target: Target) -> tuple[Routing, list[Finding]]:
     :raises HarnessError: there is no such Service, or it cannot be read.
     """
     objects = [found for found in scene.objects if text(found, "kind") and text(found, "metadata", "name")]
-    whole = replace(scene, objects=tuple(objects))
-    if not _breaks(whole, target):
-        return Routing(whole, target), []
-    whole, findings = replace(scene, objects=()), []
+    with suppress(Exception):
+        return Routing(replace(scene, objects=tuple(objects)), target), []
+    kept: list[Json] = []
+    findings: list[Finding] = []
     # Services come first, since nothing is read without the target's; what routes refer to comes last.
     for found in sorted(objects, key=lambda o: (o["kind"] != "Service", o["kind"] == "DestinationRule")):
-        more = replace(whole, objects=(*whole.objects, found))
-        if _breaks(more, target):
+        try:
+            Routing(replace(scene, objects=(*kept, found)), target)
+        except HarnessError:
+            kept.append(found)
+        except Exception:
             problem = "its shape is not understood, so it is passed over"
             findings.append(Finding(named(found), problem, "see 'istioctl analyze'"))
         else:
-            whole = more
-    return Routing(whole, target), findings
-
-
-def _breaks(scene: Scene, target: Target) -> bool:
-    """Say whether something that is applied cannot be read."""
-    try:
-        Routing(scene, target)
-    except HarnessError:
-        return False
-    except Exception:
-        return True
-    return False
+            kept.append(found)
+    return Routing(replace(scene, objects=tuple(kept)), target), findings

@@ -3,11 +3,11 @@
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
-from harness.proof.doctor.reading import at, items, text
 from harness.proof.expectation import DOMAIN, Destination, namespace_of
 from harness.proof.target import Routing, destination_rules
 from harness.rendering.accesslog import Hop, Unreadable, parse_line
@@ -25,6 +25,28 @@ ROOT = "istio-system"
 """Istio's root namespace: what stands there without a selector holds everywhere."""
 
 
+# Objects may have any shape: what is missing, null or of another type reads as nothing.
+
+
+def at(found: Any, *path: str) -> Any:
+    """Return what stands at a path; None where nothing does."""
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def items(found: Any, *path: str) -> list[tuple[int, Json]]:
+    """Return the objects of the list at a path, each with its place."""
+    there = at(found, *path)
+    return [(i, e) for i, e in enumerate(there) if isinstance(e, dict)] if isinstance(there, list) else []
+
+
+def text(found: Any, *path: str) -> str:
+    """Return the text at a path; nothing where none is."""
+    there = at(found, *path)
+    return there if isinstance(there, str) else ""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong: where it stands, what it does, and what to do."""
@@ -35,7 +57,6 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        """Return it as one line."""
         return f"{self.where}: {self.problem}: {self.remedy}"
 
 
@@ -80,20 +101,21 @@ class Facts:
 
     def workload_object(self, name: str) -> Json | None:
         """Return the object of a workload, if it is known."""
-        for found in self.scene.objects:
-            is_workload = found["kind"] in ("Deployment", "StatefulSet", "DaemonSet")
-            if is_workload and found["metadata"]["name"] == name:
-                return found
-        return None
+        found = [o for o in self.scene.objects if o["kind"] in ("Deployment", "StatefulSet", "DaemonSet")]
+        return next((workload for workload in found if workload["metadata"]["name"] == name), None)
+
+    def subsets(self, host: str) -> list[tuple[str, Json]]:
+        """Return the subsets of a host, each behind the place where it stands."""
+        rules = destination_rules(self.scene, host)
+        return [(f"{named(r)} spec.subsets[{i}]", s) for r in rules for i, s in items(r, "spec", "subsets")]
 
     def traffic_policy(self, to: Destination, name: str) -> tuple[str, Json] | None:
         """Return where a DestinationRule sets something for a destination, and the value; None: nowhere."""
-        for rule in destination_rules(self.scene, to.host):
-            subsets = [(i, s) for i, s in items(rule, "spec", "subsets") if s.get("name") == to.subset]
-            own = [(f"spec.subsets[{i}]", subset) for i, subset in subsets]
-            for place, holder in [*own, ("spec", rule["spec"])]:
-                if value := at(holder, "trafficPolicy", name):
-                    return f"{named(rule)} {place}.trafficPolicy.{name}", value
+        own = [(where, subset) for where, subset in self.subsets(to.host) if subset.get("name") == to.subset]
+        rules = [(f"{named(rule)} spec", rule["spec"]) for rule in destination_rules(self.scene, to.host)]
+        for where, holder in own + rules:
+            if value := at(holder, "trafficPolicy", name):
+                return f"{where}.trafficPolicy.{name}", value
         return None
 
     def selecting(self, kind: str, pod: Pod) -> list[Json]:
@@ -118,13 +140,10 @@ class Facts:
         versions = {version.workload for version in self.routing.versions.values()}
         mirrored = {workload for mirror in self.mirrors for workload in behind(mirror.destination)}
         elsewhere = mirrored - {*behind(Destination(self.routing.host))}
-        return [
-            pod
-            for pod in self.scene.pods
-            if not pod.gateway
-            and self.routing.counts(pod)
-            and (pod.workload not in versions or (pod.workload in elsewhere and self.calls(pod)))
-        ]
+        pods = [pod for pod in self.scene.pods if not pod.gateway and self.routing.counts(pod)]
+        own = [pod for pod in pods if pod.workload in versions]
+        calling = [pod for pod in own if pod.workload in elsewhere and self.calls(pod)]
+        return [pod for pod in pods if pod not in own or pod in calling]
 
     @cached_property
     def seen(self) -> list[Pod]:

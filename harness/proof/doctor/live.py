@@ -61,10 +61,8 @@ def fuse_is_blown(facts: Facts) -> Iterator[Finding]:
         time.sleep(PAUSE)
         if full := _full(facts, pod, to):
             field, most, used = full
-            problem = (
-                f"the fuse is blown: {used} requests of {pod.workload} wait for {to}, no more than "
-                f"{most} may, and further copies are dropped"
-            )
+            waiting = f"{used} requests of {pod.workload} wait for {to}, no more than {most} may"
+            problem = f"the fuse is blown: {waiting}, and further copies are dropped"
             remedy = f"find out why {to} does not answer, or raise the limit"
             yield Finding(f"{where}.{field}", problem, remedy)
 
@@ -101,9 +99,8 @@ def leads_back(facts: Facts) -> Iterator[Finding]:
     routing = facts.routing
     pods = [pod for pod in facts.scene.pods if not pod.gateway]
     pods.sort(key=lambda pod: routing.version_of_pod(pod.name) is None)
-    edges = [
-        (p.workload, cluster.rpartition("|")[2]) for p in pods[:READ] for _, cluster in facts.log(p).sent
-    ]
+    sent = [(pod.workload, cluster) for pod in pods[:READ] for _, cluster in facts.log(pod).sent]
+    edges = [(workload, cluster.rpartition("|")[2]) for workload, cluster in sent]
     for way in dict.fromkeys([*loops(routing, edges), *facts.loops]):
         start = way.partition(" -> ")[0]
         mirrors = [m for m in facts.mirrors if start in routing.workloads_behind(m.destination)]

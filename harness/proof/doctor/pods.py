@@ -3,13 +3,9 @@
 from collections.abc import Iterator
 
 from harness.meshes.scene import Pod, named
-from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import at, items, text
+from harness.proof.doctor.facts import READ, Facts, Finding, at, items, text
 
 INJECT = "sidecar.istio.io/inject"
-
-ASKED = 12
-"""How many proxies are asked, at most, whether they log requests."""
 
 
 def is_not_ready(facts: Facts) -> Iterator[Finding]:
@@ -67,9 +63,9 @@ def _inject(facts: Facts, pod: Pod, problem: str) -> Finding:
 def logs_nothing(facts: Facts) -> Iterator[Finding]:
     """Find versions and callers whose proxies write no access log, or not all of it."""
     versions = [pod for name in facts.routing.versions for pod in facts.routing.pods_of(name)]
-    pods = {pod.workload: pod for pod in reversed([*versions, *facts.callers]) if pod.proxy}
+    pods = {pod.workload: pod for pod in [*versions, *facts.callers] if pod.proxy}
     silent: dict[tuple[str, str, str], list[str]] = {}
-    for workload, pod in [*reversed(pods.items())][:ASKED]:
+    for workload, pod in list(pods.items())[:READ]:
         if found := _silence(facts, pod):
             silent.setdefault(found, []).append(workload)
     for (where, problem, remedy), workloads in silent.items():
@@ -79,11 +75,11 @@ def logs_nothing(facts: Facts) -> Iterator[Finding]:
 def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
     """Return where it stands that a pod's proxy logs nothing, the problem and the remedy; None: it logs."""
     nothing = "the sidecars of {} log no requests, so nothing is proven there"
-    where, logging = f"service/{facts.service}", "spec.accessLogging"
-    telemetries = [t for t in facts.selecting("Telemetry", pod) if items(t, *logging.split("."))]
+    where = f"service/{facts.service}"
+    telemetries = [t for t in facts.selecting("Telemetry", pod) if items(t, "spec", "accessLogging")]
     for telemetry in telemetries[:1]:
-        where = f"{named(telemetry)} {logging}"
-        for i, each in items(telemetry, *logging.split(".")):
+        where = f"{named(telemetry)} spec.accessLogging"
+        for i, each in items(telemetry, "spec", "accessLogging"):
             if each.get("disabled") is True:
                 return f"{where}[{i}].disabled", f"it is true: {nothing}", "write false, or take it out"
             if text(each, "filter", "expression"):

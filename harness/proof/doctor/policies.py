@@ -5,8 +5,7 @@ from fnmatch import fnmatchcase
 
 from harness import Json
 from harness.meshes.scene import Pod, named
-from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import at, items, text
+from harness.proof.doctor.facts import Facts, Finding, at, items, text
 
 ELSE = "others"
 """Stands among principals for those whom other conditions admit, which cannot be judged here."""
@@ -41,9 +40,8 @@ def refuses_the_caller(facts: Facts) -> Iterator[Finding]:
         if left_out or (wanted and not admitted):
             who = ", ".join(sorted(left_out)[:3]) or "anybody"
             where = ", ".join(f"{named(policy)} spec.rules" for policy in policies)
-            problem = (
-                f"{v2} does not admit {who}, as {v1} does: a copy bears its caller's identity, and is refused"
-            )
+            refused = "a copy bears its caller's identity, and is refused"
+            problem = f"{v2} does not admit {who}, as {v1} does: {refused}"
             yield Finding(where, problem, f"let the rules for {v2} admit the principals that {v1} admits")
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 from harness import Json
 from harness.meshes.scene import named
-from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.doctor.reading import at, items, text
+from harness.proof.doctor.facts import Facts, Finding, at, items, text
 from harness.proof.expectation import DOMAIN, Destination, Reference
 from harness.proof.target import Rule, destination_rules
 
@@ -37,22 +36,15 @@ def _why(facts: Facts, reference: Reference) -> Finding:
         problem = "the Service has no selector, so it cannot be told which pods stand behind it"
         return Finding(where, problem, "write the labels of the pods there")
     if to.subset:
-        rules = destination_rules(facts.scene, to.host)
-        subsets = [(rule, i, each) for rule in rules for i, each in items(rule, "spec", "subsets")]
-        named_so = [each for each in subsets if each[2].get("name") == to.subset]
-        if not named_so:
-            remedy = "apply a DestinationRule with such a subset"
-            if rules:
-                remedy = f"add it to {named(rules[0])} spec.subsets"
-            if subsets:
-                remedy += f", or name one of {', '.join(text(each, 'name') for _, _, each in subsets)}"
-            problem = f"no DestinationRule has a subset '{to.subset}' of {short}"
-            return Finding(f"{reference.where}.subset", problem, remedy)
-        rule, i, subset = named_so[0]
-        where, wanted = f"{named(rule)} spec.subsets[{i}].labels", wanted | (at(subset, "labels") or {})
-    remedy = "write labels that pods bear"
+        subsets = {subset.get("name"): (place, subset) for place, subset in facts.subsets(to.host)}
+        if to.subset not in subsets:
+            return _no_subset(facts, reference, [*map(str, subsets)])
+        place, subset = subsets[to.subset]
+        where, wanted = f"{place}.labels", wanted | (at(subset, "labels") or {})
+    remedy, template = "write labels that pods bear", ("spec", "template", "metadata", "labels")
     if there := facts.routing.workloads_behind(Destination(to.host)):
-        remedy += f"; those of {short} bear {' or '.join(_labels_of(facts, w) for w in there)}"
+        bear = [_joined(at(facts.workload_object(w), *template) or {}, "+") or w for w in there]
+        remedy += f"; those of {short} bear {' or '.join(bear)}"
     problem = f"no workload's pods bear the labels {_joined(wanted, ', ')}, so nothing arrives there"
     return Finding(where, problem, remedy)
 
@@ -68,9 +60,13 @@ def _no_service(facts: Facts, reference: Reference) -> Finding:
     return Finding(where, f"there is no Service '{short}'", f"name one of {there}, or create it")
 
 
-def _labels_of(facts: Facts, workload: str) -> str:
-    bears = at(facts.workload_object(workload), "spec", "template", "metadata", "labels")
-    return _joined(bears or {}, "+") or workload
+def _no_subset(facts: Facts, reference: Reference, known: list[str]) -> Finding:
+    to, remedy = reference.destination, "apply a DestinationRule with such a subset"
+    for rule in destination_rules(facts.scene, to.host)[:1]:
+        remedy = f"add it to {named(rule)} spec.subsets"
+    problem = f"no DestinationRule has a subset '{to.subset}' of {facts.short(to.host)}"
+    either = f", or name one of {', '.join(known)}" if known else ""
+    return Finding(f"{reference.where}.subset", problem, remedy + either)
 
 
 def _joined(wanted: dict[str, str], by: str) -> str:
