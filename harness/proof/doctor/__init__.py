@@ -62,18 +62,14 @@ def explained(mesh: Mesh, target: Target, verdict: Verdict) -> Verdict:
     if verdict.passed:
         return verdict
     loops = [c.detail for c in verdict.claims if c.id == "no-loop" and c.state == "fails"]
-    try:
+    with suppress(HarnessError):
         found = examine(mesh, target, tuple(way for detail in loops for way in detail.split("; ")))
-    except HarnessError:
-        return verdict
-    return replace(verdict, findings=tuple(map(str, found[:SHOWN])))
+        return replace(verdict, findings=tuple(map(str, found[:SHOWN])))
+    return verdict
 
 
 def _routing(scene: Scene, target: Target) -> tuple[Routing, list[Finding]]:
-    """Resolve what is applied; an object that cannot be read is passed over, and is a finding.
-
-    :raises HarnessError: there is no such Service, or it cannot be read.
-    """
+    """Resolve what is applied; an object that cannot be read is passed over, and is a finding."""
     objects = [found for found in scene.objects if text(found, "kind") and text(found, "metadata", "name")]
     with suppress(Exception):
         return Routing(replace(scene, objects=tuple(objects)), target), []

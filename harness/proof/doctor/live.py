@@ -86,8 +86,9 @@ def was_refused(facts: Facts) -> Iterator[Finding]:
                 policy = re.search(r"policy\[([^\]]+)\]-rule", refused[-1].details)
                 no_rule = "an AuthorizationPolicy: no ALLOW rule matched"
                 by = f"authorizationpolicy/{policy[1]}" if policy else no_rule
-                count = f"{len(refused)} of the last {len(got)} requests"
-                problem = f"the sidecar of {version} refused {count} by {by}"
+                problem = (
+                    f"the sidecar of {version} refused {len(refused)} of the last {len(got)} requests by {by}"
+                )
                 remedy = f"let a policy admit the callers' principals at {version}"
                 yield Finding(f"pod/{pod.name}", problem, remedy)
 
@@ -102,9 +103,8 @@ def leads_back(facts: Facts) -> Iterator[Finding]:
     sent = [(pod.workload, cluster) for pod in pods[:READ] for _, cluster in facts.log(pod).sent]
     edges = [(workload, cluster.rpartition("|")[2]) for workload, cluster in sent]
     for way in dict.fromkeys([*loops(routing, edges), *facts.loops]):
-        start = way.partition(" -> ")[0]
-        mirrors = [m for m in facts.mirrors if start in routing.workloads_behind(m.destination)]
-        for mirror in mirrors or facts.mirrors[:1]:
-            problem = f"a copy leads back to the target, in a loop: {way}"
-            remedy = "mirror to a version that does not call the target, or to a Service of its own"
-            yield Finding(mirror.where, problem, remedy)
+        for mirror in facts.mirrors:
+            if way.partition(" -> ")[0] in routing.workloads_behind(mirror.destination):
+                problem = f"a copy leads back to the target, in a loop: {way}"
+                remedy = "mirror to a version that does not call the target, or to a Service of its own"
+                yield Finding(mirror.where, problem, remedy)

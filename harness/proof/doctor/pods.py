@@ -16,15 +16,15 @@ def is_not_ready(facts: Facts) -> Iterator[Finding]:
         if not version.workload or facts.routing.must_be_silent(name) or any(pod.ready for pod in pods):
             continue
         if pods:
-            see = f"see 'make logs W={version.workload}', then run 'make up'"
-            if on_cluster:
-                see = f"see why: {facts.kubectl(f'describe pod {pods[0].name}', pods[0].namespace)}"
+            describe = facts.kubectl(f"describe pod {pods[0].name}", pods[0].namespace)
+            local = f"see 'make logs W={version.workload}', then run 'make up'"
             problem = f"none of the pods of {name} is ready ({len(pods)} there), so nothing is sent to it"
-            yield Finding(f"{where} ({pods[0].name})", problem, see)
+            yield Finding(
+                f"{where} ({pods[0].name})", problem, f"see why: {describe}" if on_cluster else local
+            )
         elif at(facts.workload_object(version.workload), "spec", "replicas") == 0:
-            start = f"'make start W={version.workload}'"
-            if on_cluster:
-                start = facts.kubectl(f"scale {where} --replicas=1")
+            scale = facts.kubectl(f"scale {where} --replicas=1")
+            start = scale if on_cluster else f"'make start W={version.workload}'"
             yield Finding(f"{where} spec.replicas", f"it is 0, so {name} has no pod", f"run {start}")
         else:
             yield Finding(where, f"{name} has no pod", f"see why: {facts.kubectl(f'describe {where}')}")

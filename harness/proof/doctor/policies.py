@@ -7,9 +7,6 @@ from harness import Json
 from harness.meshes.scene import Pod, named
 from harness.proof.doctor.facts import Facts, Finding, at, items, text
 
-ELSE = "others"
-"""Stands among principals for those whom other conditions admit, which cannot be judged here."""
-
 
 def _pairs(facts: Facts) -> Iterator[tuple[str, Pod, str, Pod]]:
     """Yield (version that answers, a pod of it, version that gets its copies, a pod of it)."""
@@ -31,12 +28,12 @@ def refuses_the_caller(facts: Facts) -> Iterator[Finding]:
     for v1, mine, v2, other in _pairs(facts):
         policies = _policies(facts, other, "ALLOW")
         admitted = _admitted(policies)
-        if admitted is None or ELSE in admitted:
+        if admitted is None or "" in admitted:
             continue
         wanted = _admitted(_policies(facts, mine, "ALLOW"))
         if wanted is None:
             wanted = _callers(facts, admitted)
-        left_out = [w for w in wanted if w != ELSE and not _admits(admitted, w)]
+        left_out = [w for w in wanted if w and not _admits(admitted, w)]
         if left_out or (wanted and not admitted):
             who = ", ".join(sorted(left_out)[:3]) or "anybody"
             where = ", ".join(f"{named(policy)} spec.rules" for policy in policies)
@@ -57,7 +54,7 @@ def _callers(facts: Facts, admitted: set[str]) -> set[str]:
 
 
 def _admitted(policies: list[Json]) -> set[str] | None:
-    """Return whom ALLOW policies admit: principals; None: everybody."""
+    """Return the principals whom policies admit, "" if conditions cannot be judged here; None: everybody."""
     entries: set[str] = set()
     for rule in [rule for policy in policies for _, rule in items(policy, "spec", "rules")]:
         conditions = rule.get("to") or rule.get("when")
@@ -65,7 +62,7 @@ def _admitted(policies: list[Json]) -> set[str] | None:
             if not source and not conditions:
                 return None
             judged = not conditions and set(source) == {"principals"}
-            principals = source["principals"] if judged else [ELSE]
+            principals = source["principals"] if judged else [""]
             entries.update(principal.replace("cluster.local/", "*/") for principal in principals)
     return entries if policies else None
 
