@@ -12,9 +12,6 @@ from harness.proof.doctor.facts import Facts, Finding, text
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 
-SHOWN = 8
-"""How many findings stand below a verdict, at most."""
-
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     routes.leads_nowhere,
     pods.is_not_ready,
@@ -58,13 +55,13 @@ def examine(mesh: Mesh, target: Target, loops: tuple[str, ...] = ()) -> list[Fin
 
 
 def explained(mesh: Mesh, target: Target, verdict: Verdict) -> Verdict:
-    """Return a verdict with what is found, if it is no PASS."""
+    """Return a verdict with what is found, eight findings at most, if it is no PASS."""
     if verdict.passed:
         return verdict
     loops = [c.detail for c in verdict.claims if c.id == "no-loop" and c.state == "fails"]
     with suppress(HarnessError):
         found = examine(mesh, target, tuple(way for detail in loops for way in detail.split("; ")))
-        return replace(verdict, findings=tuple(map(str, found[:SHOWN])))
+        return replace(verdict, findings=tuple(map(str, found[:8])))
     return verdict
 
 
@@ -78,12 +75,10 @@ def _routing(scene: Scene, target: Target) -> tuple[Routing, list[Finding]]:
     # Services come first, since nothing is read without the target's; what routes refer to comes last.
     for found in sorted(objects, key=lambda o: (o["kind"] != "Service", o["kind"] == "DestinationRule")):
         try:
-            Routing(replace(scene, objects=(*kept, found)), target)
-        except HarnessError:
+            with suppress(HarnessError):  # there is no Service of the target's yet
+                Routing(replace(scene, objects=(*kept, found)), target)
             kept.append(found)
         except Exception:
             problem = "its shape is not understood, so it is passed over"
             findings.append(Finding(named(found), problem, "see 'istioctl analyze'"))
-        else:
-            kept.append(found)
     return Routing(replace(scene, objects=tuple(kept)), target), findings

@@ -1,6 +1,7 @@
 """What a finding is, and what the findings are made from: what is applied, what runs, what proxies say."""
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,11 +26,8 @@ ROOT = "istio-system"
 """Istio's root namespace: what stands there without a selector holds everywhere."""
 
 
-# Objects may have any shape: what is missing, null or of another type reads as nothing.
-
-
 def at(found: Any, *path: str) -> Any:
-    """Return what stands at a path; None where nothing does."""
+    """Return what stands at a path, whatever shape an object has; None where nothing does."""
     for name in path:
         found = found.get(name) if isinstance(found, dict) else None
     return found
@@ -165,12 +163,10 @@ class Facts:
         if pod.name not in self._logs:
             log = self._logs[pod.name] = Log()
             for line in deque(self.mesh.request_log(pod) if pod.proxy else (), LINES):
-                try:
+                with suppress(Unreadable):
                     hop = parse_line(line)
-                except Unreadable:
-                    continue
-                if hop and hop.cluster.startswith("inbound|"):
-                    log.got.append(hop)
-                elif hop:
-                    log.sent.setdefault((hop.authority, hop.cluster), hop)
+                    if hop and hop.cluster.startswith("inbound|"):
+                        log.got.append(hop)
+                    elif hop:
+                        log.sent.setdefault((hop.authority, hop.cluster), hop)
         return self._logs[pod.name]

@@ -10,9 +10,6 @@ from harness.proof.doctor.facts import READ, Facts, Finding
 from harness.proof.expectation import GATEWAY, Destination
 from harness.proof.loops import loops
 
-PAUSE = 0.5
-"""Seconds between two looks: a fuse that is full at both is blown."""
-
 _LIMITS = (
     ("max_connections", "rq_active", "tcp.maxConnections"),
     ("max_requests", "rq_active", "http.http2MaxRequests"),
@@ -58,7 +55,7 @@ def fuse_is_blown(facts: Facts) -> Iterator[Finding]:
     for where, to, pod in _senders(facts, "connectionPool"):
         if not _full(facts, pod, to):
             continue
-        time.sleep(PAUSE)
+        time.sleep(0.5)  # a fuse that is full at both looks is blown
         if full := _full(facts, pod, to):
             field, most, used = full
             waiting = f"{used} requests of {pod.workload} wait for {to}, no more than {most} may"
@@ -95,8 +92,6 @@ def was_refused(facts: Facts) -> Iterator[Finding]:
 
 def leads_back(facts: Facts) -> Iterator[Finding]:
     """Find a mirror whose copies were seen to lead back to the target."""
-    if not facts.mirrors:
-        return
     routing = facts.routing
     pods = [pod for pod in facts.scene.pods if not pod.gateway]
     pods.sort(key=lambda pod: routing.version_of_pod(pod.name) is None)

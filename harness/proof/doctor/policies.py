@@ -33,7 +33,7 @@ def refuses_the_caller(facts: Facts) -> Iterator[Finding]:
         wanted = _admitted(_policies(facts, mine, "ALLOW"))
         if wanted is None:
             wanted = _callers(facts, admitted)
-        left_out = [w for w in wanted if w and not _admits(admitted, w)]
+        left_out = [w for w in wanted if w and not any(fnmatchcase(w, pattern) for pattern in admitted)]
         if left_out or (wanted and not admitted):
             who = ", ".join(sorted(left_out)[:3]) or "anybody"
             where = ", ".join(f"{named(policy)} spec.rules" for policy in policies)
@@ -49,8 +49,9 @@ def _callers(facts: Facts, admitted: set[str]) -> set[str]:
         if found := facts.workload_object(pod.workload):
             account = text(found, "spec", "template", "spec", "serviceAccountName") or "default"
             principals.add(f"*/ns/{pod.namespace}/sa/{account}")
-    sure = facts.target.callers or facts.seen
-    return principals if sure or not any(_admits(admitted, p) for p in principals) else set()
+    some = any(fnmatchcase(principal, pattern) for principal in principals for pattern in admitted)
+    sure = facts.target.callers or facts.seen or not some
+    return principals if sure else set()
 
 
 def _admitted(policies: list[Json]) -> set[str] | None:
@@ -65,11 +66,6 @@ def _admitted(policies: list[Json]) -> set[str] | None:
             principals = source["principals"] if judged else [""]
             entries.update(principal.replace("cluster.local/", "*/") for principal in principals)
     return entries if policies else None
-
-
-def _admits(patterns: set[str], principal: str) -> bool:
-    """Say whether one of some patterns admits a principal, or all that another pattern admits."""
-    return any(fnmatchcase(principal, pattern) for pattern in patterns)
 
 
 def denies_at_the_copy_only(facts: Facts) -> Iterator[Finding]:

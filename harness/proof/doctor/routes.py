@@ -1,6 +1,5 @@
 """Findings in the rules that lead to the target, and in the Services behind them."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 from harness import Json
@@ -9,11 +8,8 @@ from harness.proof.doctor.facts import Facts, Finding, at, items, text
 from harness.proof.expectation import DOMAIN, Destination, Reference
 from harness.proof.target import Rule, destination_rules
 
-SELDOM = 0.1
-"""The percentage below which a short run may see no copy."""
-
-_NOT_HTTP = {"tcp", "udp", "https", "tls", "mongo", "mysql", "redis", "hbone", "double-hbone"}
-_KUBERNETES = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
+_NOT_HTTP = {"tcp", "udp", "https", "tls", "mongo", "mysql", "redis", "hbone", "double-hbone", "wss"}
+_HTTP = {"http", "http2", "grpc", "h2c", "ws"}
 _WELL_KNOWN = {25, 53, 3306, 27017}
 """Ports whose protocol Istio does not try to find out."""
 
@@ -106,7 +102,7 @@ def mirrors_nothing(facts: Facts) -> Iterator[Finding]:
             problem = "it is 0, which takes the mirror away" if percent <= 0 else "Istio cuts it to 0"
             remedy = "write a percentage above 0, or none for all"
             yield Finding(where, f"{problem}: nothing is mirrored", remedy)
-        elif percent < SELDOM:
+        elif percent < 0.1:  # a short run may see no copy
             problem = f"{percent:g} % mirrors one request in {100 / percent:,.0f}"
             yield Finding(where, problem, "raise it, or send many more requests")
 
@@ -121,10 +117,10 @@ def is_not_understood(facts: Facts) -> Iterator[Finding]:
 
 def cannot_be_told_apart(facts: Facts) -> Iterator[Finding]:
     """Find rules whose log lines look alike, though they expect different things."""
-    alike: dict[tuple[str, str], list[Rule]] = defaultdict(list)
+    alike: dict[tuple[str, str], list[Rule]] = {}
     for rule in facts.routing.rules:
         for name in rule.written.route_names or {""}:
-            alike[rule.written.scope, name].append(rule)
+            alike.setdefault((rule.written.scope, name), []).append(rule)
     for (_, name), rules in alike.items():
         if len({(rule.expectation, rule.problems) for rule in rules}) > 1:
             where = ", ".join(f"{rule.written.source} {rule.written.place}" for rule in rules)
@@ -150,9 +146,8 @@ def _protocol(port: Json) -> tuple[str, str]:
     if port.get("protocol") == "UDP":
         return "protocol", "udp"
     field = "appProtocol" if text(port, "appProtocol") else "name"
-    name = text(port, field).lower()
-    name = _KUBERNETES.get(name, name)
-    word = "grpc-web" if name.startswith("grpc-web") else name.partition("-")[0]
-    if word in _NOT_HTTP or word in ("http", "http2", "grpc", "grpc-web"):
-        return field, word
+    name = text(port, field).lower().removeprefix("kubernetes.io/")
+    for word in (name, name.partition("-")[0]):
+        if word in _HTTP | _NOT_HTTP:
+            return field, word
     return ("port", "tcp") if port.get("port") in _WELL_KNOWN else (field, "")
