@@ -6,6 +6,7 @@ over; one that may have, and is not understood, is named in ``RouteRule.problems
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from harness import Json
 from harness.meshes.scene import Scene, named
@@ -54,6 +55,27 @@ class Destination:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A place where a rule names a destination, or a mirror."""
+
+    scope: str
+    """Whose proxies take the rule: ``mesh`` (sidecars) or ``gateway``."""
+    source: str
+    """The object, as in ``virtualservice/recommendation``."""
+    field: str
+    """As in ``spec.http[0].mirror``."""
+    destination: Destination
+    percent: float | None = None
+    """A mirror's percentage, as it is written; None: this is no mirror."""
+    percent_field: str = ""
+
+    @property
+    def where(self) -> str:
+        """The object and the field."""
+        return f"{self.source} {self.field}"
+
+
+@dataclass(frozen=True)
 class RouteRule:
     """One rule of a VirtualService or an HTTPRoute, as it is written."""
 
@@ -61,16 +83,24 @@ class RouteRule:
     """The object, as in ``virtualservice/recommendation``."""
     scope: str
     """Whose proxies take it: ``mesh`` (sidecars) or ``gateway``."""
+    place: str
+    """Its field, as in ``spec.http[0]``."""
     title: str
     """Its name, or its place."""
     route_names: frozenset[str]
     """What the callers' proxies log as the route's name; empty if it has none."""
     answers: tuple[tuple[Destination, float | None], ...]
     """Who answers callers, with its share (0 to 1); None: no route sets it."""
-    mirrors: tuple[tuple[Destination, float], ...] = ()
-    """Who gets copies, each with its percentage."""
+    references: tuple[Reference, ...] = ()
+    """Where it names destinations and mirrors, those without a share included."""
     problems: tuple[str, ...] = ()
     """Fields that are not understood."""
+
+    @property
+    def mirrors(self) -> tuple[tuple[Destination, float], ...]:
+        """Who gets copies, each with its percentage: cut, as Istio does, to millionths."""
+        written = ((r.destination, int(r.percent * 10_000) / 10_000) for r in self.references if r.percent)
+        return tuple((destination, percent) for destination, percent in written if percent > 0)
 
 
 @dataclass(frozen=True)
@@ -141,7 +171,7 @@ def virtual_services(scene: Scene) -> list[Json]:
     """
     return sorted(
         scene.of_kind("VirtualService"),
-        key=lambda v: (v["metadata"].get("creationTimestamp", ""), v["metadata"]["name"]),
+        key=lambda v: (str(v["metadata"].get("creationTimestamp") or ""), v["metadata"]["name"]),
     )
 
 
@@ -191,46 +221,49 @@ def rules_of(scene: Scene, found: Json, scope: str) -> list[RouteRule]:
     return [_rule(scene, found, i, http, scope) for i, http in enumerate(found["spec"].get("http") or [])]
 
 
-def _rule(scene: Scene, found: Json, place: int, http: Json, scope: str) -> RouteRule:
-    namespace = namespace_of(found, scene)
+def _rule(scene: Scene, found: Json, number: int, http: Json, scope: str) -> RouteRule:
+    source, place, namespace = named(found), f"spec.http[{number}]", namespace_of(found, scene)
 
-    def lead(destination: Json) -> Destination:
-        return Destination(full_name(destination.get("host", ""), namespace), destination.get("subset") or "")
+    def refer(field: str, to: Json, *percentage: Any) -> Reference:
+        destination = Destination(full_name(to.get("host", ""), namespace), to.get("subset") or "")
+        return Reference(scope, source, f"{place}.{field}", destination, *percentage)
 
     routes = http.get("route") or []
     total = sum(route.get("weight") or 0 for route in routes)
+    references = [refer(f"route[{i}].destination", route["destination"]) for i, route in enumerate(routes)]
     answers: list[tuple[Destination, float | None]] = []
-    for route in routes:
+    for reference, route in zip(references, routes, strict=True):
         share = 1.0 if len(routes) == 1 else (route.get("weight") or 0) / total if total else None
         if share != 0:
-            answers.append((lead(route["destination"]), share))
-    mirrors = [(http["mirror"], _percent(http))] if http.get("mirror") else []
-    for mirror in http.get("mirrors") or []:
-        mirrors.append((mirror["destination"], _percent({"mirrorPercentage": mirror.get("percentage")})))
+            answers.append((reference.destination, share))
+    if http.get("mirror"):
+        references.append(refer("mirror", http["mirror"], *_percentage(http, place, "mirrorPercentage")))
+    for i, mirror in enumerate(http.get("mirrors") or []):
+        percentage = _percentage(mirror, f"{place}.mirrors[{i}]", "percentage")
+        references.append(refer(f"mirrors[{i}].destination", mirror["destination"], *percentage))
     name = http.get("name") or ""
     matches = [match.get("name") for match in http.get("match") or [] if match.get("name")]
     logged = {name, *(f"{name}.{match}" for match in matches)} - {""}
-    where = f"spec.http[{place}]"
     return RouteRule(
-        named(found),
+        source,
         scope,
-        name or where,
+        place,
+        name or place,
         frozenset(logged),
         tuple(answers),
-        tuple((lead(d), percent) for d, percent in mirrors if percent > 0),
-        tuple(f"{where}.{field}" for field in http if field not in _UNDERSTOOD),
+        tuple(references),
+        tuple(f"{place}.{field}" for field in http if field not in _UNDERSTOOD),
     )
 
 
-def _percent(http: Json) -> float:
-    """Return a mirror's percentage: absent is 100; cut, as Istio does, to millionths."""
-    value = http.get("mirrorPercentage")
-    if value is not None:
-        return int(float(value.get("value", 0)) * 10_000) / 10_000
+def _percentage(written: Json, place: str, key: str) -> tuple[float, str]:
+    """Return a mirror's percentage, and its field: absent is 100."""
+    if (value := written.get(key)) is not None:
+        return float(value.get("value", 0)), f"{place}.{key}.value"
     for old in ("mirrorPercent", "mirror_percent"):
-        if http.get(old) is not None:
-            return float(http[old])
-    return 100.0
+        if written.get(old) is not None:
+            return float(written[old]), f"{place}.{old}"
+    return 100.0, f"{place}.{key}"
 
 
 # --- the Gateway API --------------------------------------------------------------------------------------
@@ -247,44 +280,47 @@ def http_routes(scene: Scene, host: str) -> list[Json]:
     ]
 
 
-def _http_route_rule(scene: Scene, found: Json, place: int, rule: Json, scope: str) -> RouteRule:
-    namespace, where = namespace_of(found, scene), f"spec.rules[{place}]"
+def _http_route_rule(scene: Scene, found: Json, number: int, rule: Json, scope: str) -> RouteRule:
+    source, place, namespace = named(found), f"spec.rules[{number}]", namespace_of(found, scene)
 
-    def lead(reference: Json) -> Destination:
-        return Destination(full_name(reference["name"], reference.get("namespace") or namespace))
+    def refer(field: str, to: Json, *percentage: Any) -> Reference:
+        destination = Destination(full_name(to["name"], to.get("namespace") or namespace))
+        return Reference(scope, source, f"{place}.{field}", destination, *percentage)
 
     backends = rule.get("backendRefs") or []
+    references = [refer(f"backendRefs[{i}]", backend) for i, backend in enumerate(backends)]
     weights = [backend.get("weight", 1) for backend in backends]
     answers = [
-        (lead(backend), weight / sum(weights))
-        for backend, weight in zip(backends, weights, strict=True)
+        (reference.destination, weight / sum(weights))
+        for reference, weight in zip(references, weights, strict=True)
         if weight
     ]
-    mirrors, problems = [], []
+    problems = []
     for i, asked in enumerate(rule.get("filters") or []):
         if asked.get("type") == "RequestMirror":
-            mirrors.append((lead(asked["requestMirror"]["backendRef"]), _fraction(asked["requestMirror"])))
+            field, mirror = f"filters[{i}].requestMirror", asked["requestMirror"]
+            percentage = _fraction(mirror, f"{place}.{field}")
+            references.append(refer(f"{field}.backendRef", mirror["backendRef"], *percentage))
         elif asked.get("type") == "RequestRedirect":
             answers = []
         elif asked.get("type") not in _FILTERS:
-            problems.append(f"{where}.filters[{i}] ({asked.get('type')})")
-    problems += [
-        f"{where}.backendRefs[{i}].filters" for i, backend in enumerate(backends) if backend.get("filters")
-    ]
+            problems.append(f"{place}.filters[{i}] ({asked.get('type')})")
+    problems += [f"{place}.backendRefs[{i}].filters" for i, b in enumerate(backends) if b.get("filters")]
     # Istio names what it makes of an HTTPRoute's rule so, if the rule has no name of its own.
-    name = rule.get("name") or f"{namespace}.{found['metadata']['name']}.{place}"
+    name = rule.get("name") or f"{namespace}.{found['metadata']['name']}.{number}"
     return RouteRule(
-        named(found),
+        source,
         scope,
-        rule.get("name") or where,
+        place,
+        rule.get("name") or place,
         frozenset({name}),
         tuple(answers),
-        tuple((d, percent) for d, percent in mirrors if percent > 0),
+        tuple(references),
         tuple(problems),
     )
 
 
-def _fraction(mirror: Json) -> float:
+def _fraction(mirror: Json, place: str) -> tuple[float, str]:
     if (fraction := mirror.get("fraction")) is not None:
-        return float(100 * fraction["numerator"] / fraction.get("denominator", 100))
-    return float(mirror.get("percent", 100))
+        return 100 * float(fraction["numerator"]) / fraction.get("denominator", 100), f"{place}.fraction"
+    return float(mirror.get("percent", 100)), f"{place}.percent"

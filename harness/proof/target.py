@@ -78,11 +78,12 @@ class Routing:
         """
         self.scene, self.target = scene, target
         self.host = full_name(target.service, target.namespace)
-        self._services = {
+        self.services = {
             full_name(s["metadata"]["name"], namespace_of(s, scene)): s for s in scene.of_kind("Service")
         }
-        if self.host not in self._services:
-            there = sorted(s["metadata"]["name"] for s in self._services.values())
+        """All Services, by host."""
+        if self.host not in self.services:
+            there = sorted(s["metadata"]["name"] for s in self.services.values())
             raise HarnessError(
                 f"there is no Service '{target.service}' in namespace {target.namespace} "
                 f"(there are: {', '.join(there) or 'none'}): name one with --service"
@@ -125,10 +126,8 @@ class Routing:
         """Yield the objects on which it depends where requests go, but for workloads."""
         hosts = {self.host} | {destination.host for destination in self._found}
         yield from self._sources
-        yield from (self._services[host] for host in hosts if host in self._services)
-        for found in self.scene.of_kind("DestinationRule"):
-            if full_name(found["spec"].get("host", ""), namespace_of(found, self.scene)) in hosts:
-                yield found
+        yield from (self.services[host] for host in hosts if host in self.services)
+        yield from (rule for host in hosts for rule in destination_rules(self.scene, host))
 
     # --- who is who -------------------------------------------------------------------------------------
 
@@ -162,7 +161,7 @@ class Routing:
 
         What a VirtualService of the target's names beside it takes the same rules.
         """
-        spec = self._services[self.host].get("spec", {})
+        spec = self.services[self.host].get("spec", {})
         names = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
         ruled = [f for f in self._sources if f["kind"] == "VirtualService" and serves_mesh(f)]
         for host in {self.host, *(h for f in ruled for h in hosts_of(f, self.scene))}:
@@ -234,7 +233,7 @@ class Routing:
 
     def _ports(self, pod: Pod) -> Iterator[str]:
         for host in {self.host} | {d.host for d in self._found}:
-            for port in self._services.get(host, {}).get("spec", {}).get("ports") or []:
+            for port in self.services.get(host, {}).get("spec", {}).get("ports") or []:
                 wanted = str(port.get("targetPort") or port["port"])
                 if pod.ports:
                     yield str(pod.ports.get(wanted, wanted))
@@ -274,7 +273,7 @@ class Routing:
         return rules
 
     def _resolve(self, destination: Destination) -> tuple[Version, ...]:
-        service = self._services.get(destination.host)
+        service = self.services.get(destination.host)
         shown = destination.host.removesuffix(f".{self.target.namespace}.{DOMAIN}")
         if service is None:
             elsewhere = not destination.host.endswith(f".{self.target.namespace}.{DOMAIN}")
@@ -355,18 +354,22 @@ class Routing:
 
     def _without_route(self, own: Iterable[Version]) -> Rule:
         shares = tuple((self._names[v], None) for v in own)
-        written = RouteRule("no route", MESH, "default", frozenset(), ((Destination(self.host), None),))
+        written = RouteRule("no route", MESH, "", "default", frozenset(), ((Destination(self.host), None),))
         return Rule(written, Expectation(shares))
+
+
+def destination_rules(scene: Scene, host: str) -> list[Json]:
+    """Return the DestinationRules for a host."""
+    return [
+        rule
+        for rule in scene.of_kind("DestinationRule")
+        if full_name(rule["spec"].get("host", ""), namespace_of(rule, scene)) == host
+    ]
 
 
 def subsets_of(scene: Scene, host: str) -> dict[str, Json]:
     """Return the subsets that DestinationRules define for a host, by name."""
-    rules = [
-        r
-        for r in scene.of_kind("DestinationRule")
-        if full_name(r["spec"].get("host", ""), namespace_of(r, scene)) == host
-    ]
-    return {s["name"]: s for r in rules for s in r["spec"].get("subsets") or []}
+    return {s["name"]: s for r in destination_rules(scene, host) for s in r["spec"].get("subsets") or []}
 
 
 def _workloads(scene: Scene) -> Iterator[tuple[Workload, Mapping[str, str]]]:

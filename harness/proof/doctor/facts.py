@@ -1,26 +1,16 @@
 """What a finding is, and what the findings are made from: what is applied, what runs, what proxies say."""
 
 from collections import deque
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from harness import Json
 from harness.meshes.mesh import Mesh
-from harness.meshes.scene import Pod, Scene, named
-from harness.proof.doctor.reading import at, items, text
-from harness.proof.expectation import (
-    DOMAIN,
-    GATEWAY,
-    MESH,
-    Destination,
-    full_name,
-    namespace_of,
-    ruling,
-    serves_gateways,
-    virtual_services,
-)
-from harness.proof.target import Routing
+from harness.meshes.scene import Pod, named
+from harness.proof.expectation import DOMAIN, Destination, namespace_of
+from harness.proof.target import Routing, destination_rules
 from harness.rendering.accesslog import Hop, Unreadable, parse_line
 
 READ = 20
@@ -31,6 +21,28 @@ LINES = 20_000
 
 RECENT = 50
 """How many of the last requests that arrived at a pod are looked at."""
+
+ROOT = "istio-system"
+"""Istio's root namespace: what stands there without a selector holds everywhere."""
+
+
+def at(found: Any, *path: str) -> Any:
+    """Return what stands at a path, whatever shape an object has; None where nothing does."""
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def items(found: Any, *path: str) -> list[tuple[int, Json]]:
+    """Return the objects of the list at a path, each with its place."""
+    there = at(found, *path)
+    return [(i, e) for i, e in enumerate(there) if isinstance(e, dict)] if isinstance(there, list) else []
+
+
+def text(found: Any, *path: str) -> str:
+    """Return the text at a path; nothing where none is."""
+    there = at(found, *path)
+    return there if isinstance(there, str) else ""
 
 
 @dataclass(frozen=True)
@@ -43,28 +55,7 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        """Return it as one line."""
         return f"{self.where}: {self.problem}: {self.remedy}"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A place where one of the target's rules names a destination."""
-
-    scope: str
-    """Whose proxies take the rule: ``mesh`` or ``gateway``."""
-    found: Json
-    rule: str
-    """The rule's field, as in ``spec.http[0]``."""
-    field: str
-    """The destination's field, as in ``spec.http[0].mirror``."""
-    destination: Destination
-    mirror: bool
-
-    @property
-    def where(self) -> str:
-        """The object and the field."""
-        return f"{named(self.found)} {self.field}"
 
 
 @dataclass
@@ -83,12 +74,14 @@ class Facts:
     def __init__(self, mesh: Mesh, routing: Routing, loops: tuple[str, ...] = ()) -> None:
         """Gather facts; ``loops`` are the ways on which copies were seen to lead back."""
         self.mesh, self.routing, self.loops = mesh, routing, loops
-        self.scene: Scene = routing.scene
-        self.target = routing.target
+        self.scene, self.target = routing.scene, routing.target
         self.service, self.namespace = self.target.service, self.target.namespace
+        self.rules = [rule.written for rule in routing.rules]
+        self.references = [reference for rule in self.rules for reference in rule.references]
+        self.mirrors = [reference for reference in self.references if reference.percent is not None]
+        self.hosts = list(dict.fromkeys([routing.host, *(r.destination.host for r in self.references)]))
+        self.services = {host: routing.services[host] for host in self.hosts if host in routing.services}
         self._logs: dict[str, Log] = {}
-
-    # --- names --------------------------------------------------------------------------------------------
 
     def short(self, host: str) -> str:
         """Return a host as objects of the target's namespace call it."""
@@ -100,99 +93,40 @@ class Facts:
 
     def workload(self, name: str) -> str:
         """Return a workload's kind and name: ``deployment/recommendation-v2``."""
-        found = self.workload_object(name)
-        if found is None and any(pod.name == name for pod in self.scene.pods):
-            return f"pod/{name}"
-        return named(found) if found else f"workload/{name}"
+        if found := self.workload_object(name):
+            return named(found)
+        return f"pod/{name}" if any(pod.name == name for pod in self.scene.pods) else f"workload/{name}"
 
     def workload_object(self, name: str) -> Json | None:
-        """Return the object of a workload of the target's namespace, if it is known."""
-        for found in self.scene.objects:
-            kind, metadata = found.get("kind"), found["metadata"]
-            if kind in ("Deployment", "StatefulSet", "DaemonSet") and metadata["name"] == name:
-                return found
+        """Return the object of a workload, if it is known."""
+        found = [o for o in self.scene.objects if o["kind"] in ("Deployment", "StatefulSet", "DaemonSet")]
+        return next((workload for workload in found if workload["metadata"]["name"] == name), None)
+
+    def subsets(self, host: str) -> list[tuple[str, Json]]:
+        """Return the subsets of a host, each behind the place where it stands."""
+        rules = destination_rules(self.scene, host)
+        return [(f"{named(r)} spec.subsets[{i}]", s) for r in rules for i, s in items(r, "spec", "subsets")]
+
+    def traffic_policy(self, to: Destination, name: str) -> tuple[str, Json] | None:
+        """Return where a DestinationRule sets something for a destination, and the value; None: nowhere."""
+        own = [(where, subset) for where, subset in self.subsets(to.host) if subset.get("name") == to.subset]
+        rules = [(f"{named(rule)} spec", rule["spec"]) for rule in destination_rules(self.scene, to.host)]
+        for where, holder in own + rules:
+            if value := at(holder, "trafficPolicy", name):
+                return f"{where}.trafficPolicy.{name}", value
         return None
 
-    def services(self, host: str) -> list[Json]:
-        """Return the Service that a host names, if it is known."""
-        return [
-            s
-            for s in self.scene.of_kind("Service")
-            if full_name(s["metadata"]["name"], namespace_of(s, self.scene)) == host
-        ]
-
-    def destination_rules(self, host: str) -> list[Json]:
-        """Return the DestinationRules for a host."""
-        return [
-            rule
-            for rule in self.scene.of_kind("DestinationRule")
-            if full_name(text(rule, "spec", "host"), namespace_of(rule, self.scene)) == host
-        ]
-
-    def subset(self, destination: Destination) -> tuple[Json, str, Json] | None:
-        """Return the DestinationRule, the field and the subset that a destination names; None: none."""
-        for rule in self.destination_rules(destination.host):
-            for i, subset in items(rule, "spec", "subsets"):
-                if subset.get("name") == destination.subset:
-                    return rule, f"spec.subsets[{i}]", subset
-        return None
-
-    # --- the target's rules -------------------------------------------------------------------------------
-
-    @cached_property
-    def references(self) -> list[Reference]:
-        """All places where the target's rules name a destination or a mirror."""
-        routes = ruling(self.scene, self.routing.host, self.namespace)
-        routes = [f for f in routes if f["kind"] == "HTTPRoute"] or routes[:1]
-        found = [reference for route in routes for reference in self.destinations(route, MESH)]
-        for route in [
-            *filter(serves_gateways, virtual_services(self.scene)),
-            *self.scene.of_kind("HTTPRoute"),
-        ]:
-            parents = [text(p, "kind") or "Gateway" for _, p in items(route, "spec", "parentRefs")]
-            if route["kind"] == "VirtualService" or "Gateway" in parents:
-                there = list(self.destinations(route, GATEWAY))
-                leading = {r.rule for r in there if not r.mirror and r.destination.host in self.routing.hosts}
-                found += [r for r in there if r.rule in leading]
-        return found
-
-    @property
-    def mirrors(self) -> list[Reference]:
-        """The places where the target's rules name a mirror."""
-        return [reference for reference in self.references if reference.mirror]
-
-    def destinations(self, found: Json, scope: str) -> Iterator[Reference]:
-        """Yield the places where an object names a destination or a mirror."""
-        namespace = namespace_of(found, self.scene)
-
-        def refer(rule: str, place: str, where: Json | None, mirror: bool) -> Iterator[Reference]:
-            host = text(where, "host") or text(where, "name")
-            if host:
-                home = text(where, "namespace") or namespace
-                to = Destination(full_name(host, home), text(where, "subset"))
-                yield Reference(scope, found, rule, f"{rule}.{place}", to, mirror)
-
-        for i, http in items(found, "spec", "http"):
-            rule = f"spec.http[{i}]"
-            for j, route in items(http, "route"):
-                yield from refer(rule, f"route[{j}].destination", at(route, "destination"), False)
-            yield from refer(rule, "mirror", at(http, "mirror"), True)
-            for j, mirror in items(http, "mirrors"):
-                yield from refer(rule, f"mirrors[{j}].destination", at(mirror, "destination"), True)
-        for i, http in items(found, "spec", "rules"):
-            rule = f"spec.rules[{i}]"
-            for j, backend in items(http, "backendRefs"):
-                yield from refer(rule, f"backendRefs[{j}]", backend, False)
-            for j, asked in items(http, "filters"):
-                backend = at(asked, "requestMirror", "backendRef")
-                yield from refer(rule, f"filters[{j}].requestMirror.backendRef", backend, True)
-
-    # --- who calls ----------------------------------------------------------------------------------------
-
-    def counts(self, pod: Pod) -> bool:
-        """Say whether a pod's requests count, if it sends any."""
-        who = {pod.workload, f"{pod.namespace}/{pod.workload}", f"{pod.namespace}/*"}
-        return not self.target.callers or not who.isdisjoint(self.target.callers)
+    def selecting(self, kind: str, pod: Pod) -> list[Json]:
+        """Return the policies that hold for a pod: its own first, then its namespace's, then the mesh's."""
+        ranked = []
+        for found in self.scene.of_kind(kind):
+            home, spec = namespace_of(found, self.scene), found.get("spec")
+            chosen = at(spec, "selector", "matchLabels") or at(spec, "workloadSelector", "labels") or {}
+            elsewhere = home not in (pod.namespace, ROOT) or at(spec, "targetRefs") or at(spec, "targetRef")
+            if not elsewhere and chosen.items() <= pod.labels.items():
+                rank = 0 if chosen else 1 if home == pod.namespace else 2
+                ranked.append((rank, text(found, "metadata", "creationTimestamp"), found))
+        return [found for _, _, found in sorted(ranked, key=lambda each: each[:2])]
 
     @cached_property
     def others(self) -> list[Pod]:
@@ -200,16 +134,14 @@ class Facts:
 
         A mirror may lead to a Service that is a caller: its pods are among them if they were seen to call.
         """
+        behind = self.routing.workloads_behind
         versions = {version.workload for version in self.routing.versions.values()}
-        mirrored = {w for m in self.mirrors for w in self.routing.workloads_behind(m.destination)}
-        elsewhere = mirrored - {*self.routing.workloads_behind(Destination(self.routing.host))}
-        return [
-            pod
-            for pod in self.scene.pods
-            if not pod.gateway
-            and self.counts(pod)
-            and (pod.workload not in versions or (pod.workload in elsewhere and self.calls(pod)))
-        ]
+        mirrored = {workload for mirror in self.mirrors for workload in behind(mirror.destination)}
+        elsewhere = mirrored - {*behind(Destination(self.routing.host))}
+        pods = [pod for pod in self.scene.pods if not pod.gateway and self.routing.counts(pod)]
+        own = [pod for pod in pods if pod.workload in versions]
+        calling = [pod for pod in own if pod.workload in elsewhere and self.calls(pod)]
+        return [pod for pod in pods if pod not in own or pod in calling]
 
     @cached_property
     def seen(self) -> list[Pod]:
@@ -231,12 +163,10 @@ class Facts:
         if pod.name not in self._logs:
             log = self._logs[pod.name] = Log()
             for line in deque(self.mesh.request_log(pod) if pod.proxy else (), LINES):
-                try:
+                with suppress(Unreadable):
                     hop = parse_line(line)
-                except Unreadable:
-                    continue
-                if hop and hop.cluster.startswith("inbound|"):
-                    log.got.append(hop)
-                elif hop:
-                    log.sent.setdefault((hop.authority, hop.cluster), hop)
+                    if hop and hop.cluster.startswith("inbound|"):
+                        log.got.append(hop)
+                    elif hop:
+                        log.sent.setdefault((hop.authority, hop.cluster), hop)
         return self._logs[pod.name]

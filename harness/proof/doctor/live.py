@@ -2,17 +2,13 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from harness import Json
-from harness.meshes.scene import Pod, named
-from harness.proof.doctor.facts import READ, Facts, Finding, Reference
-from harness.proof.doctor.reading import at, items
+from harness.meshes.scene import Pod
+from harness.proof.doctor.facts import READ, Facts, Finding
 from harness.proof.expectation import GATEWAY, Destination
-
-PAUSE = 0.5
-"""Seconds between two looks: a fuse that is full at both is blown."""
+from harness.proof.loops import loops
 
 _LIMITS = (
     ("max_connections", "rq_active", "tcp.maxConnections"),
@@ -21,145 +17,89 @@ _LIMITS = (
 )
 """Envoy's limit, the number of a host that counts against it, and the field of connectionPool."""
 
-_LINE = re.compile(r"outbound\|\d+\|([^|]*)\|([^:]+)::(?:default_priority|(.+))::(\w+)::(.*)")
+_LINE = re.compile(r"outbound\|\d+\|([^|]*)\|([^:]+)::(?!high_priority)(.+)::(\w+)::(.*)")
+"""A line of what a proxy says of its clusters: subset, host, address, name, value."""
 
 
-@dataclass
-class Cluster:
-    """What a caller's proxy says of one of its clusters."""
-
-    limits: dict[str, int] = field(default_factory=dict)
-    used: dict[str, int] = field(default_factory=dict)
-    ejected: list[str] = field(default_factory=list)
-    """The addresses that outlier detection has taken out."""
-
-    def full(self) -> tuple[str, int, int] | None:
-        """Return the field of connectionPool, the limit and what is used, if a circuit breaker is full."""
-        for limit, number, name in _LIMITS:
-            most, used = self.limits.get(limit), self.used.get(number, 0)
-            if most is not None and used and used >= most:
-                return name, most, used
-        return None
-
-
-def _look(facts: Facts, pod: Pod) -> dict[Destination, Cluster]:
-    """Return what a pod's proxy says of its clusters."""
-    clusters: dict[Destination, Cluster] = {}
-    for line in (facts.mesh.ask_proxy(pod, "clusters") or "").splitlines():
-        if not (match := _LINE.fullmatch(line)):
-            continue
-        subset, host, address, name, value = match.groups()
-        cluster = clusters.setdefault(Destination(host, subset), Cluster())
-        if address is None and value.isdecimal():
-            cluster.limits[name] = int(value)
-        elif address and value.isdecimal():
-            cluster.used[name] = cluster.used.get(name, 0) + int(value)
-        elif address and name == "health_flags" and "failed_outlier_check" in value:
-            cluster.ejected.append(address)
-    return clusters
-
-
-def _asked(facts: Facts, mirror: Reference) -> list[Pod]:
-    """Return the pods whose proxies send a mirror's copies."""
+def _senders(facts: Facts, policy: str) -> Iterator[tuple[str, Destination, Pod]]:
+    """Yield (field, destination, pod) for the pods that send copies where a traffic policy is set."""
     gateways = [pod for pod in facts.scene.pods if pod.gateway and pod.proxy]
-    return gateways[:READ] if mirror.scope == GATEWAY else facts.callers[:READ]
+    for scope, to in dict.fromkeys((mirror.scope, mirror.destination) for mirror in facts.mirrors):
+        if found := facts.traffic_policy(to, policy):
+            for pod in (gateways if scope == GATEWAY else facts.callers)[:READ]:
+                yield found[0], to, pod
 
 
-def _distinct(facts: Facts) -> list[Reference]:
-    """Return the mirrors, one for each destination and for whose proxies send copies there."""
-    return list({(mirror.scope, mirror.destination): mirror for mirror in facts.mirrors}.values())
+def _look(facts: Facts, pod: Pod, to: Destination) -> Iterator[tuple[str, str, str]]:
+    """Yield (address, name, value) of what a pod's proxy says of a destination."""
+    for line in (facts.mesh.ask_proxy(pod, "clusters") or "").splitlines():
+        match = _LINE.fullmatch(line)
+        if match and match.group(1, 2) == (to.subset, to.host):
+            yield match[3], match[4], match[5]
 
 
-def _policies(facts: Facts, destination: Destination, name: str) -> Iterator[tuple[Json, str, Json]]:
-    """Yield (DestinationRule, field, value) where a traffic policy of a destination sets something."""
-    for rule in facts.destination_rules(destination.host):
-        for i, subset in items(rule, "spec", "subsets"):
-            found = at(subset, "trafficPolicy", name)
-            if subset.get("name") == destination.subset and isinstance(found, dict):
-                yield rule, f"spec.subsets[{i}].trafficPolicy.{name}", found
-        if isinstance(found := at(rule, "spec", "trafficPolicy", name), dict):
-            yield rule, f"spec.trafficPolicy.{name}", found
+def _full(facts: Facts, pod: Pod, to: Destination) -> tuple[str, int, int] | None:
+    """Return the field of connectionPool, the limit and what is used, if a circuit breaker is full."""
+    numbers: Counter[str] = Counter()
+    for _, name, value in _look(facts, pod, to):
+        if value.isdecimal():
+            numbers[name] += int(value)
+    for limit, used, field in _LIMITS:
+        if limit in numbers and numbers[used] >= max(1, numbers[limit]):
+            return field, numbers[limit], numbers[used]
+    return None
 
 
 def fuse_is_blown(facts: Facts) -> Iterator[Finding]:
     """Find a circuit breaker of a mirror's destination that is full in a caller's proxy."""
-    for mirror in _distinct(facts):
-        to = mirror.destination
-        for rule, place, _ in list(_policies(facts, to, "connectionPool"))[:1]:
-            for pod in _asked(facts, mirror):
-                if not _look(facts, pod).get(to, Cluster()).full():
-                    continue
-                time.sleep(PAUSE)
-                if full := _look(facts, pod).get(to, Cluster()).full():
-                    name, most, used = full
-                    problem = (
-                        f"the fuse is blown: {used} requests of {pod.workload} wait for {to}, no more than "
-                        f"{most} may, and further copies are dropped"
-                    )
-                    remedy = f"find out why {to} does not answer, or raise the limit"
-                    yield Finding(f"{named(rule)} {place}.{name}", problem, remedy)
+    for where, to, pod in _senders(facts, "connectionPool"):
+        if not _full(facts, pod, to):
+            continue
+        time.sleep(0.5)  # a fuse that is full at both looks is blown
+        if full := _full(facts, pod, to):
+            field, most, used = full
+            waiting = f"{used} requests of {pod.workload} wait for {to}, no more than {most} may"
+            problem = f"the fuse is blown: {waiting}, and further copies are dropped"
+            remedy = f"find out why {to} does not answer, or raise the limit"
+            yield Finding(f"{where}.{field}", problem, remedy)
 
 
 def is_ejected(facts: Facts) -> Iterator[Finding]:
     """Find a pod of a mirror's destination that outlier detection has taken out in a caller's proxy."""
-    for mirror in _distinct(facts):
-        to = mirror.destination
-        for rule, place, _ in list(_policies(facts, to, "outlierDetection"))[:1]:
-            for pod in _asked(facts, mirror):
-                for address in _look(facts, pod).get(to, Cluster()).ejected:
-                    problem = f"{pod.workload} sends nothing to {address} of {to}, which failed too often"
-                    remedy = f"find out why {to} fails, or wait until the ejection is over"
-                    yield Finding(f"{named(rule)} {place}", problem, remedy)
+    for where, to, pod in _senders(facts, "outlierDetection"):
+        for address, name, value in _look(facts, pod, to):
+            if name == "health_flags" and "failed_outlier_check" in value:
+                problem = f"{pod.workload} sends nothing to {address} of {to}, which failed too often"
+                yield Finding(where, problem, f"find out why {to} fails, or wait until the ejection is over")
 
 
 def was_refused(facts: Facts) -> Iterator[Finding]:
     """Find a version that gets copies, and whose sidecar refused the last of them by a policy."""
-    for name in dict.fromkeys(name for rule in facts.routing.rules for name, _ in rule.expectation.copies):
-        for pod in facts.routing.pods_of(name):
+    for version in dict.fromkeys(v for rule in facts.routing.rules for v, _ in rule.expectation.copies):
+        for pod in facts.routing.pods_of(version):
             got = facts.log(pod).got
             refused = [hop for hop in got if hop.details.startswith("rbac_access_denied")]
-            if got and refused and got[-1] is refused[-1]:
+            if refused and got[-1] is refused[-1]:
                 policy = re.search(r"policy\[([^\]]+)\]-rule", refused[-1].details)
-                by = (
-                    f"authorizationpolicy/{policy[1]}"
-                    if policy
-                    else "an AuthorizationPolicy: no ALLOW rule matched"
-                )
+                no_rule = "an AuthorizationPolicy: no ALLOW rule matched"
+                by = f"authorizationpolicy/{policy[1]}" if policy else no_rule
                 problem = (
-                    f"the sidecar of {name} refused {len(refused)} of the last {len(got)} requests by {by}"
+                    f"the sidecar of {version} refused {len(refused)} of the last {len(got)} requests by {by}"
                 )
-                yield Finding(
-                    f"pod/{pod.name}", problem, f"let a policy admit the callers' principals at {name}"
-                )
-
-
-# --- loops ------------------------------------------------------------------------------------------------
+                remedy = f"let a policy admit the callers' principals at {version}"
+                yield Finding(f"pod/{pod.name}", problem, remedy)
 
 
 def leads_back(facts: Facts) -> Iterator[Finding]:
-    """Find a mirror whose workload was seen to call on, and back to the target."""
-    remedy = "mirror to a version that does not call the target, or to a Service of its own"
-    seen = list(facts.loops)
-    for mirror in facts.mirrors:
-        for workload in facts.routing.workloads_behind(mirror.destination):
-            if way := _way_back(facts, workload, (workload,)):
-                words = " -> ".join(way)
-                seen = [loop for loop in seen if loop != words]
-                yield Finding(mirror.where, f"a copy leads back to the target, in a loop: {words}", remedy)
-    for loop in seen:
-        where = facts.mirrors[0].where if facts.mirrors else f"service/{facts.service}"
-        yield Finding(where, f"a copy was seen to lead back to the target, in a loop: {loop}", remedy)
-
-
-def _way_back(facts: Facts, workload: str, way: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the workloads by which a request to one leads to the target; nothing if none was seen to."""
-    hosts: set[str] = set()
-    for pod in [pod for pod in facts.scene.pods if pod.workload == workload][:3]:
-        hosts |= {cluster.rpartition("|")[2] for _, cluster in facts.log(pod).sent if "|" in cluster}
-    if hosts & facts.routing.hosts:
-        return (*way, facts.service)
-    for host in sorted(hosts):
-        for callee in facts.routing.workloads_behind(Destination(host)):
-            if callee not in way and (found := _way_back(facts, callee, (*way, callee))):
-                return found
-    return ()
+    """Find a mirror whose copies were seen to lead back to the target."""
+    routing = facts.routing
+    pods = [pod for pod in facts.scene.pods if not pod.gateway]
+    pods.sort(key=lambda pod: routing.version_of_pod(pod.name) is None)
+    sent = [(pod.workload, cluster) for pod in pods[:READ] for _, cluster in facts.log(pod).sent]
+    edges = [(workload, cluster.rpartition("|")[2]) for workload, cluster in sent]
+    for way in dict.fromkeys([*loops(routing, edges), *facts.loops]):
+        for mirror in facts.mirrors:
+            if way.partition(" -> ")[0] in routing.workloads_behind(mirror.destination):
+                problem = f"a copy leads back to the target, in a loop: {way}"
+                remedy = "mirror to a version that does not call the target, or to a Service of its own"
+                yield Finding(mirror.where, problem, remedy)
