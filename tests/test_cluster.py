@@ -472,7 +472,7 @@ def test_a_log_that_breaks_off_is_read_on_from_there(
     cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGS_BREAK_OFF", "150")
-    monkeypatch.setattr(ClusterMesh, "quiet", 2.0)
+    monkeypatch.setattr(ClusterMesh, "quiet", 4.0)
     cluster.apply(ROOT / "istio" / "mirror.yaml")
     verdict = verify(cluster, Target(), 200)
     assert verdict.passed, table(verdict)

@@ -170,24 +170,17 @@ def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMe
 
 def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
-    follower = mesh.follow("tutorial")
+    [v2] = [pod for pod in mesh.scene("tutorial").pods if pod.workload == "recommendation-v2"]
+    before = len(list(mesh.request_log(v2)))
 
     def kill_it_half_way() -> None:
-        heard = 0
-
-        def enough() -> bool:
-            nonlocal heard
-            heard += sum(pod.startswith("recommendation-v2") for pod, _ in follower.lines())
-            return heard > 50
-
-        wait_for(enough, "the fiftieth mirrored request")
+        wait_for(lambda: len(list(mesh.request_log(v2))) > before + 50, "the fiftieth mirrored request")
         kill(mesh, "recommendation-v2")
 
     killer = threading.Thread(target=kill_it_half_way)
     killer.start()
     verdict = verify(mesh, Target(), 1500)
     killer.join()
-    follower.close()
     assert verdict.failed()[0] == "exactly-once"  # what it was working on when it died is not answered
     missing = figures(verdict, "exactly-once")["missing"]
     assert 0 < missing < 1500

@@ -255,8 +255,8 @@ class Watch:
                 under_way = self._under_way()
                 if under_way == 0 or (under_way is None and not lacking):
                     break
-            elif not lacking and now > begun + 2 * self._mesh.quiet:
-                break  # others send on
+            elif not lacking and self._until and self._latest > self._until:
+                break  # others send on, and their requests are not judged
             if now > begun + 1 and not told:
                 progress("waiting for the proxies' logs")
                 told = True
