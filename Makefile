@@ -139,7 +139,7 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 
 clean: ## stop the mesh and remove all that was made here, .venv too
 	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down; fi
-	@rm -rf $(VENV) .mesh .load .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) .mesh .load .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What stands here is installed once; it is installed again when its lock file changes.
