@@ -504,7 +504,7 @@ def test_an_api_server_that_is_away_for_seconds_does_not_cost_the_run(
         verdict = watch.verdict()
         back.join()
     mesh.close()
-    # Streams of the double may begin with requests of the test before, of which one log has more than another.
+    # The double's streams may begin with older requests, of which one log has more than another.
     assert verdict.failed() == [], table(verdict)
     assert verdict.claim("exactly-once").figures["received"] >= 20
 
