@@ -17,7 +17,7 @@ def answered(evidence: Evidence) -> Iterator[Claim]:
         return
     found = Sum()
     found.figures.update(requests=seen.sent, answered=seen.answered)
-    others = [(s, n) for s, n in sorted(seen.status.items()) if not 200 <= s < 300]
+    others = [(s, n) for s, n in sorted(seen.times.status.items()) if not 200 <= s < 300]
     words = ", ".join(f"{status or 'no answer'} x {count:,}" for status, count in others)
     detail = f"{seen.answered:,} of {seen.sent:,}" + (f": {words}" if words else "")
     missed = seen.answered < seen.sent

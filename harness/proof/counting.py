@@ -5,16 +5,13 @@ from copy import copy
 from typing import NamedTuple
 
 from harness.proof.evidence import Bounds, Evidence
-from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.figures import EXAMPLES, Sightings, Tally, Times
 from harness.proof.ledger import CROWD
 from harness.proof.story import BESIDE, Call, Shape, Story, shape_of, with_late_hop
 from harness.proof.target import Routing
 from harness.proof.traffic import parse_ticket
 from harness.proof.verdict import judge
 from harness.rendering.accesslog import Hop
-
-EXAMPLES = 3
-"""How many stories that break a claim are kept whole."""
 
 
 class Kind(NamedTuple):

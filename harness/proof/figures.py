@@ -9,6 +9,7 @@ from typing import Any
 from harness.proof.story import Key
 
 EXAMPLES = 3
+"""How many stories are kept as examples: their keys of each shape, and whole of those that break a claim."""
 
 UNDER_WAY = 100_000
 """How many tickets wait at most for the other half of what is known of them."""
@@ -70,7 +71,6 @@ class Sightings:
 
     def __init__(self) -> None:
         self.sent = self.answered = 0
-        self.status: Counter[int] = Counter()
         self.times = Times()
         self.said: dict[int, Counter[str]] = {}
         """Place of the rule that a request took → the versions that replies name."""
@@ -85,7 +85,6 @@ class Sightings:
         """Enter what the caller of a ticket saw; ``status`` 0 is no answer."""
         self.sent += 1
         self.answered += 200 <= status < 300
-        self.status[status] += 1
         self.times.add(status, 1000 * seconds)
         if version is None or not 200 <= status < 300:
             self._places.pop(ticket, None)

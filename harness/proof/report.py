@@ -28,7 +28,7 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
     lines = [f"routes    {verdict.routes}", ""]
     for claim in verdict.claims:
         word = style(f"{WORDS[claim.state]:<4}", claim.state)
-        lines.append(harmless_but(f"  {word}  ", f"{claim.statement:<{width}}  {claim.detail}"))
+        lines.append(f"  {word}  " + harmless(f"{claim.statement:<{width}}  {claim.detail}"))
     seen = {side.version: f"{side.version} proxy" for side in verdict.sides} | {"callers": "callers"}
     broad = max(10, *map(len, seen.values()))
     lines += ["", f"  {'seen by':<{broad}}  requests   median      p99  reply size   status"]
@@ -45,11 +45,6 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
     lines += [f"      see one of them: {trace}{shlex.quote(harmless(e))}" for e in list(examples)[:3]]
     lines += [f"      {harmless(line)}" for line in verdict.findings]
     return "\n".join(lines)
-
-
-def harmless_but(trusted: str, text: str) -> str:
-    """Return a text made harmless, behind one that may have colours."""
-    return trusted + harmless(text)
 
 
 def _row(side: Side, name: str, broad: int) -> str:

@@ -91,7 +91,8 @@ class Routing:
         self._workloads = dict(_workloads(scene))
         self._check_callers()
         self._sources: list[Json] = []
-        written = [*self._mesh_rules(), *self._gateway_rules()]
+        in_mesh = self._mesh_rules()
+        written = [*in_mesh, *self._gateway_rules(in_mesh)]
         own = self._resolve(Destination(self.host))
         found = {d: self._resolve(d) for r in written for d, _ in (*r.answers, *r.mirrors)}
         everybody = [*own, *(v for versions in found.values() for v in versions)]
@@ -146,10 +147,6 @@ class Routing:
     def version_at(self, upstream: str) -> str | None:
         """Return the version whose pod has an address (``10.0.0.1:8080``); None if it is not known."""
         return self._version_at.get(upstream) or self._version_at.get(upstream.rpartition(":")[0])
-
-    def knows(self, upstream: str) -> bool:
-        """Say whether some pod has an address."""
-        return any(a in (upstream, upstream.rpartition(":")[0]) for p in self.scene.pods for a in p.addresses)
 
     @property
     def gone(self) -> frozenset[str]:
@@ -254,9 +251,9 @@ class Routing:
         self._sources += routes
         return [rule for f in routes for rule in rules_of(self.scene, f, MESH)]
 
-    def _gateway_rules(self) -> list[RouteRule]:
+    def _gateway_rules(self, in_mesh: list[RouteRule]) -> list[RouteRule]:
         """Return the rules of gateways that lead to the target, or to a Service of one of its versions."""
-        related = {self.host} | {d.host for rule in self._mesh_rules() for d, _ in rule.answers}
+        related = {self.host} | {d.host for rule in in_mesh for d, _ in rule.answers}
         found = [v for v in virtual_services(self.scene) if serves_gateways(v)]
         found += [
             r

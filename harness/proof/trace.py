@@ -35,7 +35,7 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
     ledger = Ledger(routing, 0, 0)
     for pod, hop in found:
         ledger.add(pod.name, hop, 0)
-    lines = [_line(routing, pod, hop) for pod, hop in found]
+    lines = [_line(pod, hop) for pod, hop in found]
     for story in ledger.give_up():
         lines += verdict_on(routing, story)
     return [harmless(line) for line in lines]
@@ -66,7 +66,7 @@ def tell(routing: Routing, story: Story) -> list[str]:
     return [harmless(line) for line in [*lines, *verdict_on(routing, story)]]
 
 
-def _line(routing: Routing, pod: Pod, hop: Hop) -> str:
+def _line(pod: Pod, hop: Hop) -> str:
     inbound = hop.cluster.startswith("inbound|")
     who = f"{pod.name} {'got' if inbound else 'sent'}"
     return f"{hop.start[11:23]}  {who:<42} {_words(hop)}"

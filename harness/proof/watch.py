@@ -245,12 +245,12 @@ class Watch:
             looped = self.read()
             if self.ledger.hops != hops:
                 hops, still_since = self.ledger.hops, now
-            late_log = self._sightings and self._sightings.unlogged
-            if not self._until and not late_log and now > begun + self._mesh.quiet:
+            unlogged = self._sightings.unlogged if self._sightings else 0
+            if not self._until and not unlogged and now > begun + self._mesh.quiet:
                 self._until = self._latest  # what begins later is not judged
             if looped and self._until:
                 break
-            lacking = self._lacking() or (self._sightings and self._sightings.unlogged)
+            lacking = self._lacking() or unlogged
             if now - still_since > self._mesh.quiet * (4 if lacking else 1):
                 under_way = self._under_way()
                 if under_way == 0 or (under_way is None and not lacking):
