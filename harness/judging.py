@@ -258,6 +258,7 @@ def watch_command(
             while duration is None or time.monotonic() < begun + duration:
                 watch.read()
                 if until_failure and watch.broken:
+                    watch.read_first_broken()
                     break
                 if time.monotonic() > told + 1:
                     told = time.monotonic()

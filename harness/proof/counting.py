@@ -69,21 +69,24 @@ class Counts:
             tally.remove(story.key)
             if not tally.count:
                 del self.evidence.shapes[story.shape]
-            self.broken = [broken for broken in self.broken if broken.key != story.key]
+            place = next((i for i, b in enumerate(self.broken) if b.key == story.key), len(self.broken))
+            told = self.broken.pop(place) if place < len(self.broken) else copy(story)
             if story.hops > CROWD:
                 continue
+            told.calls = [*told.calls, (call, hop)] if call else told.calls
+            told.arrivals = [*told.arrivals, (version, hop)] if version else told.arrivals
             kind = self._kind(with_late_hop(story, version, call, hop))
             self._count(story, kind)
-            story.shape = kind.shape
-            self._keep_broken(story, kind)
+            story.shape = told.shape = kind.shape
+            self._keep_broken(told, kind, place)
             if version:
                 self._measure(version, hop)
             elif call:
                 self._heard(call, hop)
 
-    def _keep_broken(self, story: Story, kind: Kind) -> None:
+    def _keep_broken(self, story: Story, kind: Kind, place: int = EXAMPLES) -> None:
         if len(self.broken) < EXAMPLES and kind.suspect and self._does_break(kind.shape):
-            self.broken.append(copy(story))
+            self.broken.insert(place, copy(story))
 
     def _heard(self, call: Call, hop: Hop) -> None:
         """Enter what a caller's proxy measured, and which rule the request of a ticket took."""

@@ -137,6 +137,16 @@ class Watch:
         self.sweep(time.monotonic())
         return bool(loops(self.routing, self.ledger.edges))
 
+    def read_first_broken(self) -> None:
+        """Read on until the first story that breaks a claim has the line of each version that answered."""
+        end = time.monotonic() + 2 * self._mesh.quiet
+        while self.broken and time.monotonic() < end:
+            got = {version for version, _ in self.broken[0].arrivals}
+            if all(call.version in got for call, _ in self.broken[0].calls if call.answered):
+                break
+            self.read()
+            time.sleep(0.02)
+
     def _read_lines(self) -> None:
         assert self._follower
         for pod, line in itertools.islice(self._follower.lines(), AT_ONCE):
