@@ -14,6 +14,7 @@ from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS
 from harness.demo import demo
 from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
+from harness.manifests.check import warnings
 from harness.meshes.mesh import STATE, Mesh, get, must_be_clone
 from harness.proof.report import harmless
 from harness.proof.status import status_of
@@ -129,22 +130,40 @@ def status(mesh: Mesh, target: Target) -> None:
         echo(harmless(line))
 
 
-@cli.command(epilog=examples("apply istio/mirror.yaml"))
-@with_mesh
-@click.argument("file", type=click.Path(path_type=Path))
-def apply(mesh_name: str, file: Path) -> None:
-    """Apply a manifest, as kubectl apply would."""
-    for line in make_mesh(mesh_name).apply(file):
+def _files(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> list[Path]:
+    """Read the names of manifests, as kubectl does: several stand apart, or with commas between."""
+    return [Path(name) for words in value for name in ([words] if Path(words).exists() else words.split(","))]
+
+
+with_files = click.argument("files", nargs=-1, required=True, metavar="FILE...", callback=_files)
+
+
+def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> None:
+    """Change what is applied, and tell what does nothing from then on."""
+    before = set(warnings(mesh.routes()))
+    for line in change(*files):
         echo(line)
+    for line in warnings(mesh.routes()):
+        if line not in before:
+            echo(f"warning: {harmless(line)}")
+
+
+@cli.command(epilog=examples("apply istio/mirror.yaml", "apply a.yaml b.yaml", "apply - < a.yaml"))
+@with_mesh
+@with_files
+def apply(mesh_name: str, files: list[Path]) -> None:
+    """Apply manifests, as kubectl apply would: files, folders, or - for standard input."""
+    mesh = make_mesh(mesh_name)
+    _change(mesh, mesh.apply, files)
 
 
 @cli.command(epilog=examples("delete istio/mirror.yaml"))
 @with_mesh
-@click.argument("file", type=click.Path(path_type=Path))
-def delete(mesh_name: str, file: Path) -> None:
-    """Delete a manifest's objects, as kubectl delete would."""
-    for line in make_mesh(mesh_name).delete(file):
-        echo(line)
+@with_files
+def delete(mesh_name: str, files: list[Path]) -> None:
+    """Delete the objects of manifests, as kubectl delete would."""
+    mesh = make_mesh(mesh_name)
+    _change(mesh, mesh.delete, files)
 
 
 @cli.command()

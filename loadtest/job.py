@@ -19,6 +19,7 @@ from harness import Json, settings
 from harness.cluster.kubectl import ContainerLog, container_status
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import OURS, PROJECT
+from harness.manifests import read
 from harness.meshes.mesh import ROOT, TARGET, MeshError
 from harness.proof.target import Target
 from harness.terminal import echo, progress, render, seconds_of
@@ -52,7 +53,7 @@ class Job:
         """
         self._mesh.bring("loadtest", self._mesh.platform(self._mesh.facts()))
         self.remove()
-        documents = self._mesh.render([MANIFEST])
+        documents = self._mesh.render(document for _, document in read.documents(MANIFEST))
         [job] = [document for document in documents if document["kind"] == "Job"]
         job["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
         job["spec"]["activeDeadlineSeconds"] += int(duration)

@@ -18,7 +18,8 @@ from harness import HarnessError
 from harness.manifests.base import Object
 from harness.manifests.read import ManifestError, read
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.mesh import ROOT, MeshError
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import ROOT, MeshError, get
 from harness.proof.evidence import Bounds
 from harness.proof.report import table
 from harness.proof.target import Target
@@ -414,8 +415,7 @@ def sidecar_of(mesh: EnvoyMesh, workload: str) -> str:
     [
         "mirror: [",
         (ROOT / "istio" / "mirror.yaml").read_text().replace("mirror:", "mirorr:"),
-        (ROOT / "istio" / "mirror.yaml").read_text().replace("subset: v2", "subset: v3"),
-        (ROOT / "istio" / "mirror.yaml").read_text().replace("recommendation", "reviews"),
+        (ROOT / "istio" / "mirror.yaml").read_text().replace("mirror:", "redirect: {}\n      mirror:"),
         (ROOT / "customer" / "kubernetes.yaml").read_text().replace("image: customer", "image: custard"),
     ],
 )
@@ -430,9 +430,9 @@ def test_a_manifest_that_is_refused_changes_nothing(mesh: EnvoyMesh, manifest: W
 
 def test_what_envoy_rejects_is_rolled_back(mesh: EnvoyMesh, manifest: Write) -> None:
     before = mesh.objects()
-    look_ahead = {"headers": {"x-a": {"regex": "(?=a)a"}}}  # Python's regular expressions can, RE2 cannot
-    with pytest.raises(MeshError, match=r"Envoy rejected the configuration \(invalid perl operator"):
-        mesh.apply(manifest(route(match=[look_ahead])))
+    command = {"request": {"set": {"x-a": "%NO_SUCH_COMMAND%"}}}
+    with pytest.raises(MeshError, match=r"Envoy rejected the configuration \(.*NO_SUCH_COMMAND"):
+        mesh.apply(manifest(route(headers=command)))
     assert mesh.objects() == before
     passed(verify(mesh, Target(), 50))
     mesh.apply(state("mirror"))
@@ -457,9 +457,39 @@ def test_apply_and_delete_say_what_kubectl_says(mesh: EnvoyMesh) -> None:
         mesh.delete(state("mirror"))
 
 
-def test_a_rule_that_routes_need_cannot_be_deleted(mesh: EnvoyMesh) -> None:
-    with pytest.raises(ManifestError, match="no subset 'v1' of 'recommendation'"):
-        mesh.delete(state("destination-rule"))
+def test_a_rule_that_routes_need_can_go_and_come_back_as_on_istio(mesh: EnvoyMesh) -> None:
+    mesh.delete(state("destination-rule"))
+    assert get(mesh.url()).status_code == 503
+    mesh.apply(state("destination-rule"))
+    passed(verify(mesh, Target(), 50))
+
+
+def test_bailing_out_is_not_refused_while_v2_is_dead_and_cannot_start(
+    mesh: EnvoyMesh, manifest: Write
+) -> None:
+    mesh.apply(state("mirror"))
+    mesh.apply(manifest(shadow("v2", DIE="1")))
+    get(mesh.url())
+    kill(mesh, "recommendation-v2")
+    assert mesh.apply(state("v1-only")) == ["virtualservice/recommendation configured"]
+    passed(verify(mesh, Target(), 50))
+    assert [pod.state for pod in mesh.pods() if pod.workload == "recommendation-v2"] != ["Running"]
+
+
+def test_a_proxy_that_hangs_does_not_keep_a_route_from_the_others(mesh: EnvoyMesh) -> None:
+    if not isinstance(mesh, LocalMesh):
+        pytest.skip("only the processes of the local mesh can be stopped from here")
+    [hung] = [p for pod, c, p in mesh.processes() if "recommendation-v2" in pod and c == "istio-proxy"]
+    hung.suspend()
+    try:
+        with pytest.raises(
+            MeshError, match=r"^it is applied, but the proxy of recommendation-v2-\w+-0 does not"
+        ):
+            mesh.apply(state("mirror-10-percent"))
+        assert mesh.objects()["virtualservice/recommendation"][0] == "istio/mirror-10-percent.yaml"
+        assert get(mesh.url()).status_code == 200
+    finally:
+        hung.resume()
 
 
 def test_an_unknown_workload_is_named_with_those_that_exist(mesh: EnvoyMesh) -> None:

@@ -147,32 +147,33 @@ def namespace(name: str) -> Json:
 
 def services() -> list[str]:
     """Return the images that the workshop's pods run."""
-    return sorted({d.container.image for d in of_kind(read(*WORKLOADS), Deployment)})
+    return sorted({d.container.image_name for d in of_kind(read(*WORKLOADS), Deployment)})
 
 
-def render(paths: Iterable[Path], namespace: str, registry: str, gateway: str) -> list[Json]:
+def render(documents: Iterable[Json], namespace: str, registry: str, gateway: str) -> list[Json]:
     """Return the documents of manifests as they are applied to a cluster.
 
     Images get their tag (and registry), objects the label by which `make undeploy` finds them, and
     identities the namespace and gateway (``*/ns/…/sa/…``) that are really there.
     """
-    documents = [d for path in paths for d in yaml.safe_load_all(path.read_text()) if d]
-    for document in documents:
+    rendered = list(documents)
+    for document in rendered:
         document["metadata"].setdefault("labels", {})[OURS] = PROJECT
         if document["kind"] in ("Deployment", "Job"):
             template = document["spec"]["template"]
             template["metadata"]["labels"][OURS] = PROJECT
             for container in template["spec"]["containers"]:
-                # The tag stays when the code changes; this makes new pods of the new image all the same.
-                source = image(container["image"])
-                template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source.digest()
-                container["image"] = source.reference(registry)
+                if container["image"] in (*services(), "loadtest"):
+                    # The tag stays when the code changes; this makes new pods of the new image all the same.
+                    source = image(container["image"])
+                    template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source.digest()
+                    container["image"] = source.reference(registry)
         if document["kind"] == "AuthorizationPolicy":
             for rule in document["spec"].get("rules", []):
-                for origin in rule["from"]:
-                    source = origin["source"]
-                    source["principals"] = [_identity(p, namespace, gateway) for p in source["principals"]]
-    return documents
+                for origin in rule.get("from", []):
+                    known = origin["source"].get("principals", [])
+                    origin["source"]["principals"] = [_identity(p, namespace, gateway) for p in known]
+    return rendered
 
 
 def _identity(principal: str, namespace: str, gateway: str) -> str:

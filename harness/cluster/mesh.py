@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import yaml
+
 from harness import Json, settings
 from harness.cluster import deploy, pods, readiness, scene, wayin
 from harness.cluster.kubectl import Kubectl
@@ -10,10 +12,9 @@ from harness.cluster.objects import objects
 from harness.cluster.platforms import Platform, detect
 from harness.cluster.preflight import Facts, injection_label, is_ours, problems
 from harness.manifests.base import Object
-from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
-from harness.manifests.read import read
+from harness.manifests.read import documents, read
 from harness.meshes.mesh import (
     ISTIO,
     TARGET,
@@ -81,7 +82,7 @@ class ClusterMesh(Mesh):
             if not (route and path == deploy.FIRST_STATE)
         ]
         self.progress("applying the manifests")
-        self.create(self.render(paths))
+        self.create(self.render([d for path in paths for _, d in documents(path)]))
         if "route.openshift.io/v1" in facts.api_versions:
             deploy.make_openshift_route(self.kubectl, facts.gateways[0])
         for workload in of_kind(read(*WORKLOADS), Deployment):
@@ -105,10 +106,10 @@ class ClusterMesh(Mesh):
         """
         deploy.bring(self.kubectl, name, platform, self.progress)
 
-    def render(self, paths: Iterable[Path]) -> list[Json]:
+    def render(self, given: Iterable[Json]) -> list[Json]:
         """Return the documents of manifests as this cluster needs them."""
         principal = deploy.gateway_principal(self.kubectl)
-        return deploy.render(paths, self.namespace, settings.registry(), principal)
+        return deploy.render(given, self.namespace, settings.registry(), principal)
 
     def create(self, documents: list[Json]) -> list[str]:
         """Apply documents; return what kubectl says of each."""
@@ -126,26 +127,22 @@ class ClusterMesh(Mesh):
 
     # --- the workshop's steps -------------------------------------------------------------------------
 
-    def apply(self, path: Path) -> list[str]:
-        applied = read(path)
-        live = {key: found for key, (_, found) in self.must_run().items()}
-        check(list((live | {o.key: o for o in applied}).values()), str(path))
-        lines = self.create(self.render([path]))
-        for workload in of_kind(applied, Deployment):
-            readiness.wait_for_rollout(self.kubectl, workload.metadata.name, self.progress)
+    def apply(self, *paths: Path) -> list[str]:
+        given = [document for path in paths for _, document in documents(path)]
+        self.must_run()
+        readiness.must_rule(self.kubectl)
+        lines = self.create(self.render(given))
+        for document in given:
+            if document.get("kind") == "Deployment":
+                readiness.wait_for_rollout(self.kubectl, document["metadata"]["name"], self.progress)
         self._wait_for_routes()
         return lines
 
-    def delete(self, path: Path) -> list[str]:
-        doomed = read(path)
-        live = self.must_run()
-        for found in doomed:
-            if found.key not in live:
-                raise MeshError(f"{path}: {found.key} is not applied")
-        keys = {found.key for found in doomed}
-        check([found for key, (_, found) in live.items() if key not in keys], str(path))
+    def delete(self, *paths: Path) -> list[str]:
+        given = [document for path in paths for _, document in documents(path)]
+        self.must_run()
         # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
-        lines = self.kubectl.run("delete", "--filename=-", given=path.read_text())
+        lines = self.kubectl.run("delete", "--filename=-", given=yaml.safe_dump_all(given))
         self._wait_for_routes()
         return lines.splitlines()
 
@@ -191,7 +188,6 @@ class ClusterMesh(Mesh):
 
     def _wait_for_routes(self) -> None:
         """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
-        readiness.must_rule(self.kubectl)
         readiness.wait_for_routes(self.kubectl, self.routes(), self.progress)
 
     # --- how callers reach it -------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """The objects that are applied in a cluster."""
 
-import json
+import contextlib
 
+from harness import Json
 from harness.cluster.kubectl import Kubectl
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
-from harness.manifests.read import parse, read
+from harness.manifests.read import ManifestError, read, to_object
 from harness.meshes.mesh import ROOT, WORKLOADS
 
 ISTIO_KINDS = (
@@ -33,7 +34,14 @@ def objects(kubectl: Kubectl) -> dict[str, tuple[str, Object]]:
             "spec": item["spec"],
         }
         where = f"{item['kind']} in namespace {kubectl.namespace}"
-        live = parse(json.dumps(document), where)[0]
+        live = _known(document, where)
         source = next((s for s, o in files if o == live), where)
         stored[live.key] = (source, live)
     return stored
+
+
+def _known(document: Json, where: str) -> Object:
+    """Return an object; only its name and kind where it has fields that the harness does not know."""
+    with contextlib.suppress(ManifestError):
+        return to_object(document, where)
+    return Object.model_validate({k: v for k, v in document.items() if k != "spec"})

@@ -1,10 +1,49 @@
 """What the models of Kubernetes' and of Istio's objects have in common."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+NOT_HERE = "not_here"
+"""The type of error of a field that clusters honour, and that the harness's own meshes do not."""
+
+
+def _not_here(value: Any) -> Any:
+    raise PydanticCustomError(
+        NOT_HERE, "only a cluster does this: take it out, or run the step with MESH=cluster"
+    )
+
+
+NotHere = Annotated[Any, BeforeValidator(_not_here)]
+"""A field that is refused on the meshes that the harness configures itself."""
+
+
+def one_of(*values: str) -> AfterValidator:
+    """Return a check that a text is one of those that the harness's own meshes honour."""
+
+    def check(text: str) -> str:
+        if text not in values:
+            here = {"text": text, "here": " or ".join(values)}
+            raise PydanticCustomError(
+                NOT_HERE, "only a cluster has '{text}': write {here}, or run the step with MESH=cluster", here
+            )
+        return text
+
+    return AfterValidator(check)
+
+
+Unused = Any
+"""A field that is kept, and that changes nothing on those meshes."""
 
 
 def _duration(text: str) -> str:
@@ -26,10 +65,20 @@ def seconds(duration: str) -> float:
     return total
 
 
+def _number(value: Any) -> Any:
+    """Return a number that is written as text as a number: protobuf's JSON allows either."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"'{value}' is not a number") from None
+    return value
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
-Percent = Annotated[float, Field(ge=0, le=100)]
+Percent = Annotated[float, BeforeValidator(_number), Field(ge=0, le=100)]
 UINT32 = 2**32 - 1
-Count = Annotated[int, Field(ge=1, le=UINT32)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Labels = dict[str, str]
 
@@ -41,12 +90,22 @@ class Model(BaseModel):
         extra="forbid", frozen=True, strict=True, alias_generator=to_camel, populate_by_name=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, fields: Any) -> Any:
+        """Take a field without a value for one that is not written, as Kubernetes does."""
+        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+
 
 class Metadata(Model):
     """What names an object."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+    name: Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    namespace: str | None = None
     labels: Labels = {}
+    annotations: Labels = {}
+    finalizers: Unused = None
+    owner_references: Unused = None
 
 
 class Object(Model):
@@ -60,3 +119,11 @@ class Object(Model):
     def key(self) -> str:
         """Kind and name, as kubectl prints them."""
         return f"{self.kind.lower()}/{self.metadata.name}"
+
+
+class IstioObject(Object):
+    """An object of Istio's; its three versions are one schema."""
+
+    api_version: Literal[
+        "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"
+    ]

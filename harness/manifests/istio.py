@@ -1,49 +1,74 @@
-"""The Istio objects that the harness understands, as frozen models."""
+"""The Istio objects that the harness understands, as frozen models.
 
-import re
+What Istio's own validation refuses is refused here, too.
+https://istio.io/latest/docs/reference/config/networking/
+"""
+
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+import re2
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
-from harness.manifests.base import UINT32, Count, Duration, Labels, Model, Object, Percent, Port
+from harness.manifests.base import (
+    UINT32,
+    Count,
+    Duration,
+    IstioObject,
+    Labels,
+    Model,
+    NotHere,
+    Percent,
+    Port,
+    Unused,
+    one_of,
+)
+
+_OPTIONS = re2.Options()
+_OPTIONS.log_errors = False
 
 
 def _regex(pattern: str) -> str:
+    if not 0 < len(pattern) <= 1024:
+        raise ValueError("a regular expression has 1 to 1024 characters")
     try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+        re2.compile(pattern, _OPTIONS)
+    except re2.error as error:
+        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
+        raise ValueError(f"'{pattern}' is not a regular expression of RE2: {reason}") from None
     return pattern
 
 
-ISTIO_NETWORKING = "networking.istio.io/v1"
+Regex = Annotated[str, AfterValidator(_regex)]
+HeaderName = Annotated[str, Field(pattern=r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")]
+HeaderOrAuthority = Annotated[str, Field(pattern=r"^(:authority|[-!#$%&'*+.^_`|~0-9A-Za-z]+)$")]
+HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$")]
 
 
-class UriMatch(Model):
-    """How a path is compared: exact or prefix."""
+class StringMatch(Model):
+    """How a text is compared: exact, prefix or regex (RE2, over the whole text); nothing: it is there."""
 
     exact: str | None = None
-    prefix: str | None = None
+    prefix: Annotated[str | None, Field(min_length=1)] = None
+    regex: Regex | None = None
 
     @model_validator(mode="after")
-    def _has_one(self) -> "UriMatch":
-        if len(self.model_fields_set) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(type(self).model_fields)}")
+    def _is_one(self) -> "StringMatch":
+        if len(self.model_fields_set) > 1:
+            raise ValueError("exact, prefix and regex exclude each other")
         return self
 
-    def matches(self, text: str) -> bool:
-        """Say whether ``text`` matches."""
-        return text == self.exact if self.exact is not None else text.startswith(self.prefix or "")
+
+class WithoutMatch(StringMatch):
+    """How a text is compared that must not be there."""
+
+    regex: Literal["*"] | Regex | None = None
+    """``*`` stands for any value."""
 
 
-class StringMatch(UriMatch):
-    """How a text is compared: exact, prefix or regex (RE2, over the whole text)."""
+class UriMatch(StringMatch):
+    """How a path is compared."""
 
-    regex: Annotated[str, AfterValidator(_regex)] | None = None
-
-    def matches(self, text: str) -> bool:
-        """Say whether ``text`` matches."""
-        return re.fullmatch(self.regex, text) is not None if self.regex is not None else super().matches(text)
+    prefix: str | None = None
 
 
 class HTTPMatchRequest(Model):
@@ -51,8 +76,19 @@ class HTTPMatchRequest(Model):
 
     name: str | None = None
     uri: UriMatch | None = None
+    ignore_uri_case: bool = False
     method: StringMatch | None = None
-    headers: dict[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], StringMatch] = {}
+    authority: StringMatch | None = None
+    scheme: StringMatch | None = None
+    headers: dict[HeaderName, StringMatch] = {}
+    without_headers: dict[HeaderName, WithoutMatch] = {}
+    query_params: dict[str, StringMatch] = {}
+    port: Port | None = None
+    """The port that the caller asked for."""
+    gateways: list[str] = []
+    stat_prefix: Unused = None
+    source_labels: NotHere = None
+    source_namespace: NotHere = None
 
 
 class PortSelector(Model):
@@ -64,9 +100,24 @@ class PortSelector(Model):
 class Destination(Model):
     """A Service, or a subset of its pods."""
 
-    host: str
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$")]
     subset: str | None = None
     port: PortSelector | None = None
+
+
+class HeaderOperations(Model):
+    """What is done to the headers of a request, or of a reply."""
+
+    set: dict[HeaderOrAuthority, HeaderValue] = {}
+    add: dict[HeaderOrAuthority, HeaderValue] = {}
+    remove: list[HeaderName] = []
+
+
+class Headers(Model):
+    """What is done to headers."""
+
+    request: HeaderOperations = HeaderOperations()
+    response: HeaderOperations = HeaderOperations()
 
 
 class HTTPRouteDestination(Model):
@@ -74,12 +125,13 @@ class HTTPRouteDestination(Model):
 
     destination: Destination
     weight: Annotated[int, Field(ge=0, le=UINT32 // 1000)] = 0
+    headers: Headers = Headers()
 
 
 class PercentValue(Model):
     """A percentage, in the form in which Istio nests it."""
 
-    value: Percent
+    value: Percent = 0.0
 
 
 class HTTPMirrorPolicy(Model):
@@ -89,32 +141,61 @@ class HTTPMirrorPolicy(Model):
     percentage: PercentValue | None = None
 
 
-class HTTPRewrite(Model):
-    """What replaces the matched part of the path."""
+class RegexRewrite(Model):
+    """What replaces the parts of a path that match."""
 
-    uri: str
+    match: Regex
+    rewrite: Annotated[str, Field(min_length=1)]
+
+
+class HTTPRewrite(Model):
+    """What replaces the matched part of the path, and the host."""
+
+    uri: str = ""
+    authority: str = ""
+    uri_regex_rewrite: RegexRewrite | None = None
+
+    @model_validator(mode="after")
+    def _is_any(self) -> "HTTPRewrite":
+        if bool(self.uri) + bool(self.uri_regex_rewrite) > 1 or not self.model_fields_set:
+            raise ValueError("needs authority, or one of uri and uriRegexRewrite")
+        return self
 
 
 class HTTPRetry(Model):
     """When to try again: ``attempts`` counts the retries, 0 turns them off."""
 
-    attempts: Annotated[int, Field(ge=0, le=UINT32)]
+    attempts: Count = 0
     per_try_timeout: Duration | None = None
     retry_on: str | None = None
+    backoff: Duration | None = None
+    retry_ignore_previous_hosts: bool = True
+    retry_remote_localities: Unused = None
+
+    @model_validator(mode="after")
+    def _tries_again(self) -> "HTTPRetry":
+        if not self.attempts and self.model_fields_set & {"per_try_timeout", "retry_on"}:
+            raise ValueError("needs attempts, since 0 turns retries off")
+        return self
 
 
 class FaultDelay(Model):
-    """A pause before a request is passed on."""
+    """A pause before a request is passed on; without a percentage no request is delayed."""
 
     fixed_delay: Duration
-    percentage: PercentValue | None = None
+    percentage: PercentValue = PercentValue()
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Deprecated; it counts where there is no percentage."""
+    exponential_delay: NotHere = None
 
 
 class FaultAbort(Model):
-    """A failure instead of passing a request on."""
+    """A failure instead of passing a request on; without a percentage no request fails."""
 
     http_status: Annotated[int, Field(ge=200, le=599)]
-    percentage: PercentValue | None = None
+    percentage: PercentValue = PercentValue()
+    grpc_status: NotHere = None
+    http2_error: Annotated[NotHere, Field(alias="http2Error")] = None
 
 
 class HTTPFaultInjection(Model):
@@ -129,11 +210,20 @@ class HTTPRoute(Model):
 
     name: str | None = None
     match: list[HTTPMatchRequest] = []
+    redirect: NotHere = None
+    direct_response: NotHere = None
+    delegate: NotHere = None
+    cors_policy: NotHere = None
     route: Annotated[list[HTTPRouteDestination], Field(min_length=1)]
     rewrite: HTTPRewrite | None = None
+    headers: Headers = Headers()
     mirror: Destination | None = None
     mirrors: list[HTTPMirrorPolicy] = []
     mirror_percentage: PercentValue | None = None
+    mirror_percent: Annotated[
+        Percent | None, Field(validation_alias=AliasChoices("mirrorPercent", "mirror_percent"))
+    ] = None
+    """Deprecated; it counts where there is no mirrorPercentage."""
     timeout: Duration | None = None
     retries: HTTPRetry | None = None
     fault: HTTPFaultInjection | None = None
@@ -142,22 +232,14 @@ class HTTPRoute(Model):
     def _as_istio_validates(self) -> "HTTPRoute":
         if self.mirror and self.mirrors:
             raise ValueError("mirror and mirrors exclude each other")
-        if self.mirror_percentage and not self.mirror:
-            raise ValueError("mirrorPercentage needs mirror")
         if len(self.route) > 1 and not sum(r.weight for r in self.route):
-            raise ValueError("total destination weight = 0")
+            raise ValueError("no destination of several has a weight, so nothing would be sent: weigh them")
         return self
-
-    def shares(self) -> list[tuple[Destination, float]]:
-        """Return each destination that gets traffic, with its share (0 to 1)."""
-        if len(self.route) == 1:
-            return [(self.route[0].destination, 1.0)]
-        total = sum(r.weight for r in self.route)
-        return [(r.destination, r.weight / total) for r in self.route if r.weight]
 
     def copies(self) -> list[tuple[Destination, float]]:
         """Return each mirror that gets traffic, with its percentage: absent is 100, 0 is no mirror."""
-        single = [(self.mirror, self.mirror_percentage)] if self.mirror else []
+        old = None if self.mirror_percent is None else PercentValue(value=self.mirror_percent)
+        single = [(self.mirror, self.mirror_percentage or old)] if self.mirror else []
         mirrors = single + [(m.destination, m.percentage) for m in self.mirrors]
         percentages = [(destination, p.value if p else 100.0) for destination, p in mirrors]
         return [(destination, percent) for destination, percent in percentages if percent > 0]
@@ -166,33 +248,59 @@ class HTTPRoute(Model):
 class VirtualServiceSpec(Model):
     """Routes for hosts."""
 
-    hosts: Annotated[list[str], Field(min_length=1)]
+    hosts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     gateways: list[str] = ["mesh"]
+    tcp: NotHere = None
+    tls: NotHere = None
     http: Annotated[list[HTTPRoute], Field(min_length=1)]
+    export_to: list[str] = []
+
+    @model_validator(mode="after")
+    def _as_istio_validates(self) -> "VirtualServiceSpec":
+        if "*" in self.hosts and "mesh" in self.gateways:
+            raise ValueError("the host '*' is for gateways only: name the Service's host")
+        return self
 
 
-class VirtualService(Object):
+class VirtualService(IstioObject):
     """How callers' requests are routed."""
 
-    api_version: Literal["networking.istio.io/v1"]
     kind: Literal["VirtualService"]
     spec: VirtualServiceSpec
+
+
+class TCPKeepalive(Model):
+    """When to ask whether the other side of a connection is still there."""
+
+    probes: Count = 0
+    time: Duration | None = None
+    interval: Duration | None = None
 
 
 class TCPSettings(Model):
     """Limits of connections."""
 
-    max_connections: Count | None = None
+    max_connections: Count = 0
     connect_timeout: Duration | None = None
+    tcp_keepalive: TCPKeepalive | None = None
+    max_connection_duration: Duration | None = None
+    idle_timeout: Duration | None = None
 
 
 class HTTPSettings(Model):
-    """Limits of requests."""
+    """Limits of requests; 0 is none."""
 
-    http1_max_pending_requests: Count | None = None
-    http2_max_requests: Count | None = None
-    max_requests_per_connection: Count | None = None
-    max_retries: Count | None = None
+    http1_max_pending_requests: Annotated[Count, Field(alias="http1MaxPendingRequests")] = 0
+    http2_max_requests: Annotated[Count, Field(alias="http2MaxRequests")] = 0
+    max_requests_per_connection: Count = 0
+    max_retries: Count = 0
+    idle_timeout: Duration | None = None
+    h2_upgrade_policy: Annotated[
+        Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"], Field(alias="h2UpgradePolicy")
+    ] = "DEFAULT"
+    use_client_protocol: bool = False
+    max_concurrent_streams: Count = 0
+    http2_keep_alive: Annotated[NotHere, Field(alias="http2KeepAlive")] = None
 
 
 class ConnectionPool(Model):
@@ -202,42 +310,98 @@ class ConnectionPool(Model):
     http: HTTPSettings = HTTPSettings()
 
 
-class TrafficPolicy(Model):
+class OutlierDetection(Model):
+    """When a pod that fails gets no requests for a while."""
+
+    consecutive_5xx_errors: Annotated[int | None, Field(ge=0, le=UINT32, alias="consecutive5xxErrors")] = None
+    consecutive_gateway_errors: Annotated[int | None, Field(ge=0, le=UINT32)] = None
+    consecutive_local_origin_failures: Annotated[int | None, Field(ge=0, le=UINT32)] = None
+    split_external_local_origin_errors: bool = False
+    interval: Duration | None = None
+    base_ejection_time: Duration | None = None
+    max_ejection_percent: Annotated[int, Field(ge=0, le=100)] = 0
+    min_health_percent: Annotated[int, Field(ge=0, le=100)] = 0
+    consecutive_errors: Unused = None
+    """Deprecated, and without effect in Istio."""
+
+
+class LoadBalancer(Model):
+    """Which pod gets a request."""
+
+    simple: Annotated[str, one_of("LEAST_REQUEST", "ROUND_ROBIN", "RANDOM", "LEAST_CONN", "UNSPECIFIED")] = (
+        "UNSPECIFIED"
+    )
+    consistent_hash: NotHere = None
+    locality_lb_setting: NotHere = None
+    warmup_duration_secs: NotHere = None
+    warmup: NotHere = None
+
+
+class ClientTLS(Model):
+    """How callers' proxies encrypt: not at all, on one machine."""
+
+    mode: Annotated[str, one_of("ISTIO_MUTUAL", "DISABLE")] = "DISABLE"
+    client_certificate: Unused = None
+    private_key: Unused = None
+    ca_certificates: Unused = None
+    credential_name: Unused = None
+    subject_alt_names: Unused = None
+    sni: Unused = None
+    insecure_skip_verify: Unused = None
+
+
+class PortTrafficPolicy(Model):
+    """How a proxy treats one port of the destination, or all."""
+
+    connection_pool: ConnectionPool | None = None
+    outlier_detection: OutlierDetection | None = None
+    load_balancer: LoadBalancer | None = None
+    tls: ClientTLS | None = None
+    port: PortSelector | None = None
+
+
+class TrafficPolicy(PortTrafficPolicy):
     """How a proxy treats the destination."""
 
-    connection_pool: ConnectionPool
+    port: NotHere = None
+    port_level_settings: list[PortTrafficPolicy] = []
+    tunnel: NotHere = None
+    proxy_protocol: NotHere = None
+    retry_budget: NotHere = None
 
 
 class Subset(Model):
     """A name for some pods of a Service."""
 
-    name: str
-    labels: Annotated[Labels, Field(min_length=1)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+    labels: Labels = {}
     traffic_policy: TrafficPolicy | None = None
 
 
 class DestinationRuleSpec(Model):
     """Subsets of a host."""
 
-    host: str
+    host: Annotated[str, Field(min_length=1)]
     subsets: list[Subset] = []
     traffic_policy: TrafficPolicy | None = None
+    export_to: list[str] = []
+    workload_selector: NotHere = None
 
 
-class DestinationRule(Object):
+class DestinationRule(IstioObject):
     """The subsets of a Service, and the policies that hold for them."""
 
-    api_version: Literal["networking.istio.io/v1"]
     kind: Literal["DestinationRule"]
     spec: DestinationRuleSpec
 
 
 class GatewayPort(Model):
-    """The port that callers outside the mesh use."""
+    """The port that callers use. The harness's gateway has but one, whatever its number here."""
 
     number: Port
-    name: str
-    protocol: Literal["HTTP"]
+    name: Annotated[str, Field(min_length=1)]
+    protocol: Annotated[str, AfterValidator(str.upper), one_of("HTTP", "HTTP2", "GRPC")]
+    target_port: Unused = None
 
 
 class GatewayServer(Model):
@@ -245,18 +409,21 @@ class GatewayServer(Model):
 
     port: GatewayPort
     hosts: Annotated[list[str], Field(min_length=1)]
+    name: Unused = None
+    tls: NotHere = None
+    bind: NotHere = None
+    default_endpoint: NotHere = None
 
 
 class GatewaySpec(Model):
     """What the ingress gateway serves."""
 
-    selector: dict[Literal["istio"], Literal["ingressgateway"]]
-    servers: Annotated[list[GatewayServer], Field(min_length=1, max_length=1)]
+    selector: Labels = {}
+    servers: Annotated[list[GatewayServer], Field(min_length=1)]
 
 
-class Gateway(Object):
+class Gateway(IstioObject):
     """Where callers outside come in."""
 
-    api_version: Literal["networking.istio.io/v1"]
     kind: Literal["Gateway"]
     spec: GatewaySpec

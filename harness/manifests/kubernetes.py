@@ -1,10 +1,16 @@
 """The Kubernetes objects that the harness understands, as frozen models."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from harness.manifests.base import Count, Labels, Model, Object, Port
+from harness.manifests.base import NOT_HERE, Count, Labels, Model, NotHere, Object, Port, Unused, one_of
+from harness.manifests.protocol import is_http, is_http2
+
+ANY_PORT = 8080
+"""Where an application listens whose container names no port."""
 
 
 def _not_reserved(variable: str) -> str:
@@ -13,26 +19,71 @@ def _not_reserved(variable: str) -> str:
     return variable
 
 
+def _not_headless(address: str) -> str:
+    if address == "None":
+        raise PydanticCustomError(NOT_HERE, "only a cluster has headless Services: take it out")
+    return address
+
+
 class ServiceAccount(Object):
     """The identity of a workload."""
 
     api_version: Literal["v1"]
     kind: Literal["ServiceAccount"]
+    automount_service_account_token: Unused = None
+    image_pull_secrets: Unused = None
+    secrets: Unused = None
 
 
 class ServicePort(Model):
     """A port that callers use, and the container's port behind it."""
 
-    name: str
+    name: str = ""
     port: Port
-    target_port: Port | str
+    target_port: Port | str | None = None
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
+    app_protocol: str | None = None
+    node_port: Unused = None
+
+    @property
+    def target(self) -> int | str:
+        """The container's port."""
+        return self.target_port or self.port
+
+    @property
+    def is_http(self) -> bool:
+        """Whether Istio routes what comes to it by HTTP."""
+        return is_http(self.model_dump(by_alias=True))
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether proxies speak HTTP/2 to what is behind it."""
+        return is_http2(self.model_dump(by_alias=True))
 
 
 class ServiceSpec(Model):
     """Which pods stand behind a Service."""
 
     selector: Annotated[Labels, Field(min_length=1)]
-    ports: Annotated[list[ServicePort], Field(min_length=1, max_length=1)]
+    ports: Annotated[list[ServicePort], Field(min_length=1)]
+    type: Annotated[str, one_of("ClusterIP", "NodePort", "LoadBalancer")] = "ClusterIP"
+    cluster_ip: Annotated[str, Field(alias="clusterIP"), AfterValidator(_not_headless)] = ""
+    cluster_ips: Annotated[Unused, Field(alias="clusterIPs")] = None
+    ip_families: Unused = None
+    ip_family_policy: Unused = None
+    internal_traffic_policy: Unused = None
+    external_traffic_policy: Unused = None
+    traffic_distribution: Unused = None
+    allocate_load_balancer_node_ports: Unused = None
+    load_balancer_class: Unused = None
+    load_balancer_source_ranges: Unused = None
+    load_balancer_ip: Annotated[Unused, Field(alias="loadBalancerIP")] = None
+    health_check_node_port: Unused = None
+    session_affinity: Unused = None
+    session_affinity_config: Unused = None
+    external_ips: Annotated[NotHere, Field(alias="externalIPs")] = None
+    external_name: NotHere = None
+    publish_not_ready_addresses: NotHere = None
 
 
 class Service(Object):
@@ -42,130 +93,189 @@ class Service(Object):
     kind: Literal["Service"]
     spec: ServiceSpec
 
-    @property
-    def port(self) -> int:
-        """The port that callers use."""
-        return self.spec.ports[0].port
-
 
 class EnvVar(Model):
     """One environment variable; those that the harness sets itself are refused."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_not_reserved)]
-    value: Annotated[str, Field(pattern=r"^[^\x00]*$")]
+    value: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
+    value_from: NotHere = None
 
 
 class ContainerPort(Model):
     """A port that the container listens on."""
 
-    name: str
+    name: str = ""
     container_port: Port
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
+    host_ip: Annotated[NotHere, Field(alias="hostIP")] = None
+    host_port: NotHere = None
 
 
 class HTTPGet(Model):
     """The request that a probe makes."""
 
-    path: str
+    path: str = "/"
     port: Port | str
+    scheme: Unused = None
+    http_headers: Unused = None
+    host: Unused = None
 
 
 class Probe(Model):
-    """How Kubernetes asks a container how it is."""
+    """How Kubernetes asks a container how it is. Only the path of ``httpGet`` is asked here."""
 
-    http_get: HTTPGet
+    http_get: HTTPGet | None = None
     period_seconds: Count = 10
+    initial_delay_seconds: Unused = None
+    timeout_seconds: Unused = None
+    success_threshold: Unused = None
+    failure_threshold: Unused = None
+    termination_grace_period_seconds: Unused = None
+    exec: Unused = None
+    tcp_socket: Unused = None
+    grpc: Unused = None
 
 
-class Sleep(Model):
-    """A pause."""
-
-    seconds: int
-
-
-class PreStop(Model):
-    """What happens before a container is stopped."""
-
-    sleep: Sleep
-
-
-class Lifecycle(Model):
-    """Hooks of a container's life. Only a cluster needs the pause: a local stop takes routes away first."""
-
-    pre_stop: PreStop
-
-
-class ResourceList(Model):
-    """An amount of CPU and memory, in Kubernetes' units (``500m``, ``192Mi``)."""
-
-    cpu: str
-    memory: str
+Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 
 
 class Resources(Model):
-    """What a container asks for, and its limits."""
+    """What a container asks for, and its limits, in Kubernetes' units (``500m``, ``192Mi``)."""
 
-    requests: ResourceList
-    limits: ResourceList
-
-
-class Capabilities(Model):
-    """Linux capabilities."""
-
-    drop: list[Literal["ALL"]]
+    requests: Unused = None
+    limits: dict[str, Quantity | int | float] = {}
 
 
-class SecurityContext(Model):
-    """How a container is locked in. A process of the local mesh is not: it has its user's rights."""
+class VolumeMount(Model):
+    """Where a container sees a volume."""
 
-    allow_privilege_escalation: Literal[False]
-    read_only_root_filesystem: Literal[True]
-    capabilities: Capabilities
+    name: str
+    mount_path: str
+    read_only: Unused = None
+    sub_path: Unused = None
 
 
 class Container(Model):
     """The one application container of a pod."""
 
     name: str
-    image: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-    image_pull_policy: Literal["IfNotPresent"]
+    image: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([-._:/@]+[A-Za-z0-9]+)*$")]
+    image_pull_policy: Unused = None
     command: list[str] = []
     """What to run in the image's folder, in place of what the image says."""
-    ports: Annotated[list[ContainerPort], Field(min_length=1, max_length=1)]
+    args: list[str] = []
+    ports: list[ContainerPort] = []
     env: list[EnvVar] = []
-    readiness_probe: Probe
-    liveness_probe: Probe
-    lifecycle: Lifecycle | None = None
-    resources: Resources
-    security_context: SecurityContext
+    readiness_probe: Probe = Probe()
+    liveness_probe: Unused = None
+    startup_probe: Unused = None
+    lifecycle: Unused = None
+    resources: Resources = Resources()
+    security_context: Unused = None
+    termination_message_path: Unused = None
+    termination_message_policy: Unused = None
+    volume_mounts: list[VolumeMount] = []
+    env_from: NotHere = None
+    working_dir: NotHere = None
+    restart_policy: NotHere = None
+    volume_devices: NotHere = None
+
+    @property
+    def image_name(self) -> str:
+        """The image without registry, tag and digest."""
+        return re.sub(r"[:@].*", "", self.image.rpartition("/")[2])
+
+    @property
+    def words(self) -> list[str]:
+        """What to run, if not what the image says."""
+        return [*self.command, *self.args]
+
+    @property
+    def port(self) -> int:
+        """Where the application listens: the port that its probe asks, or else the first."""
+        get = self.readiness_probe.http_get
+        asked = [p for p in self.ports if get and get.port in (p.name, p.container_port)]
+        return next((p.container_port for p in asked + self.ports), ANY_PORT)
+
+    @property
+    def readiness_path(self) -> str:
+        """What to ask the application for when it starts: nothing but any answer, if no probe says so."""
+        return self.readiness_probe.http_get.path if self.readiness_probe.http_get else ""
+
+    def serves(self, port: int | str) -> bool:
+        """Say whether the application listens at a port of this name or number."""
+        mine = [p for p in self.ports if p.container_port == self.port]
+        return any(port in (p.name, p.container_port) for p in mine) or (not mine and isinstance(port, int))
 
 
-class SeccompProfile(Model):
-    """The system calls that a pod may make."""
+class Volume(Model):
+    """A volume of a pod: an empty folder. It means nothing to a process, and is a tmpfs in a container."""
 
-    type: Literal["RuntimeDefault"]
-
-
-class PodSecurityContext(Model):
-    """How all containers of a pod are locked in."""
-
-    run_as_non_root: Literal[True]
-    seccomp_profile: SeccompProfile
+    name: str
+    empty_dir: Unused = None
+    config_map: NotHere = None
+    secret: NotHere = None
+    projected: NotHere = None
+    persistent_volume_claim: NotHere = None
+    host_path: NotHere = None
 
 
 class PodSpec(Model):
     """What a pod runs."""
 
-    service_account_name: str
-    automount_service_account_token: bool = True
+    containers: Annotated[list[Container], Field(min_length=1)]
+    service_account_name: str = "default"
     termination_grace_period_seconds: int = 30
-    security_context: PodSecurityContext
-    containers: Annotated[list[Container], Field(min_length=1, max_length=1)]
+    volumes: list[Volume] = []
+    service_account: Unused = None
+    automount_service_account_token: Unused = None
+    security_context: Unused = None
+    affinity: Unused = None
+    dns_config: Unused = None
+    dns_policy: Unused = None
+    enable_service_links: Unused = None
+    host_aliases: Unused = None
+    hostname: Unused = None
+    image_pull_secrets: Unused = None
+    node_name: Unused = None
+    node_selector: Unused = None
+    os: Unused = None
+    preemption_policy: Unused = None
+    priority: Unused = None
+    priority_class_name: Unused = None
+    readiness_gates: Unused = None
+    restart_policy: Unused = None
+    runtime_class_name: Unused = None
+    scheduler_name: Unused = None
+    tolerations: Unused = None
+    topology_spread_constraints: Unused = None
+    init_containers: NotHere = None
+    host_network: NotHere = None
+    host_pid: Annotated[NotHere, Field(alias="hostPID")] = None
+    share_process_namespace: NotHere = None
+
+    @model_validator(mode="after")
+    def _has_one_container(self) -> "PodSpec":
+        if len(self.containers) > 1:
+            raise ValueError(f"has {len(self.containers)} containers, and a pod of this mesh has one")
+        return self
 
 
 class PodMetadata(Model):
     """The labels of a workload's pods."""
 
     labels: Labels
+    annotations: Labels = {}
+    creation_timestamp: Unused = None
+    name: Unused = None
+    namespace: Unused = None
+
+    @model_validator(mode="after")
+    def _has_a_sidecar(self) -> "PodMetadata":
+        if (self.labels | self.annotations).get("sidecar.istio.io/inject") == "false":
+            raise ValueError("sidecar.istio.io/inject: every pod of this mesh has a sidecar: take it out")
+        return self
 
 
 class PodTemplate(Model):
@@ -179,6 +289,7 @@ class LabelSelector(Model):
     """Which pods belong to a workload."""
 
     match_labels: Labels
+    match_expressions: NotHere = None
 
 
 class DeploymentSpec(Model):
@@ -187,6 +298,11 @@ class DeploymentSpec(Model):
     replicas: Annotated[int, Field(ge=0)] = 1
     selector: LabelSelector
     template: PodTemplate
+    min_ready_seconds: Unused = None
+    progress_deadline_seconds: Unused = None
+    revision_history_limit: Unused = None
+    strategy: Unused = None
+    paused: NotHere = None
 
 
 class Deployment(Object):

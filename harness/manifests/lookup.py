@@ -4,41 +4,99 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from harness.manifests.base import Object
-from harness.manifests.istio import DestinationRule, Subset
+from harness.manifests.istio import DestinationRule, Gateway, Subset, TrafficPolicy, VirtualService
 from harness.manifests.kubernetes import Deployment, Service
 from harness.settings import namespace
 
 NAMESPACE = namespace()
 DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 
+GATEWAY_LABELS = {"istio": "ingressgateway", "app": "istio-ingressgateway"}
+"""The labels of the ingress gateway, by which Gateways select it."""
+
 AnyObject = TypeVar("AnyObject", bound=Object)
 
 
 def of_kind(objects: Iterable[Object], kind: type[AnyObject]) -> Iterator[AnyObject]:
-    """Yield the objects of one kind."""
+    """Yield the objects of one kind, the oldest first."""
     return (o for o in objects if isinstance(o, kind))
 
 
-def host_names(service: str) -> list[str]:
-    """Return the names by which a Service is known in the mesh."""
-    return [service, *(f"{service}.{domain}" for domain in (NAMESPACE, f"{NAMESPACE}.svc", DOMAIN))]
+def full_host(host: str) -> str:
+    """Return a host as Istio's registry has it: a name without a dot belongs to the namespace."""
+    host = host.lower()
+    return host if "." in host or host == "*" else f"{host}.{DOMAIN}"
 
 
-def short_host(host: str) -> str:
-    """Return the Service's name of a host such as ``recommendation.tutorial.svc.cluster.local``."""
-    name = host.split(".")[0]
-    return name if host in host_names(name) else host
+def host_of(service: Service) -> str:
+    """Return the host of a Service, as Istio's registry has it."""
+    return f"{service.metadata.name}.{DOMAIN}"
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Say whether a host, or a wildcard such as ``*.example.com``, stands for another one too."""
+    return wide == narrow or (wide.startswith("*") and narrow.endswith(wide[1:]))
 
 
 def find_service(objects: Iterable[Object], host: str) -> Service | None:
     """Return the Service that ``host`` names, if there is one."""
-    return next((s for s in of_kind(objects, Service) if s.metadata.name == short_host(host)), None)
+    return next((s for s in of_kind(objects, Service) if host_of(s) == full_host(host)), None)
+
+
+def routes_in_mesh(objects: Iterable[Object]) -> Iterator[VirtualService]:
+    """Yield the VirtualServices that sidecars take."""
+    return (v for v in of_kind(objects, VirtualService) if "mesh" in v.spec.gateways and _is_visible(v))
+
+
+def virtual_service_for(objects: Iterable[Object], host: str) -> VirtualService | None:
+    """Return the VirtualService that sidecars take for a host: the oldest, exact before the longest wildcard.
+
+    https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
+    """
+    found = [
+        (wanted, virtual_service)
+        for virtual_service in routes_in_mesh(objects)
+        for wanted in map(full_host, virtual_service.spec.hosts)
+        if covers(wanted, host)
+    ]
+    return max(found, key=lambda each: len(each[0]))[1] if found else None  # of equals the first
+
+
+def _is_visible(found: VirtualService | DestinationRule) -> bool:
+    return not found.spec.export_to or not {"*", ".", NAMESPACE}.isdisjoint(found.spec.export_to)
+
+
+def destination_rules(objects: Iterable[Object], host: str) -> list[DestinationRule]:
+    """Return the DestinationRules for a host: of exact and wildcard hosts, those with the longest."""
+    rules = [r for r in of_kind(objects, DestinationRule) if _is_visible(r)]
+    matching = [r for r in rules if covers(full_host(r.spec.host), full_host(host))]
+    longest = max((len(full_host(r.spec.host)) for r in matching), default=0)
+    return [r for r in matching if len(full_host(r.spec.host)) == longest]
 
 
 def subsets(objects: Iterable[Object], host: str) -> dict[str, Subset]:
-    """Return the subsets that DestinationRules define for ``host``, by name."""
-    rules = (r for r in of_kind(objects, DestinationRule) if short_host(r.spec.host) == short_host(host))
-    return {s.name: s for r in rules for s in r.spec.subsets}
+    """Return the subsets of a host, by name; of two DestinationRules with one name, the older one's."""
+    found: dict[str, Subset] = {}
+    for rule in destination_rules(objects, host):
+        for subset in rule.spec.subsets:
+            found.setdefault(subset.name, subset)
+    return found
+
+
+def traffic_policy(objects: Iterable[Object], host: str) -> TrafficPolicy | None:
+    """Return how a host is treated: as the oldest DestinationRule says that says anything."""
+    policies = (rule.spec.traffic_policy for rule in destination_rules(objects, host))
+    return next((policy for policy in policies if policy), None)
+
+
+def gateway_names(gateway: Gateway) -> set[str]:
+    """Return how VirtualServices name a Gateway."""
+    return {gateway.metadata.name, f"{NAMESPACE}/{gateway.metadata.name}"}
+
+
+def selects(gateway: Gateway) -> bool:
+    """Say whether a Gateway is for the one gateway that there is."""
+    return gateway.spec.selector.items() <= GATEWAY_LABELS.items()
 
 
 def workloads_behind(objects: Iterable[Object], host: str) -> list[str]:
@@ -47,8 +105,3 @@ def workloads_behind(objects: Iterable[Object], host: str) -> list[str]:
     service = find_service(objects, host)
     found = of_kind(objects, Deployment)
     return [w.metadata.name for w in found if service and service.spec.selector.items() <= w.labels.items()]
-
-
-def has_port(workload: Deployment, port: int | str) -> bool:
-    """Say whether a workload's container has a port of this name or number."""
-    return any(port in (p.name, p.container_port) for p in workload.container.ports)

@@ -1,30 +1,90 @@
-"""Read manifests: YAML in, frozen objects out."""
+"""Read manifests as kubectl takes them: YAML or JSON in, frozen objects out."""
 
 import difflib
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from harness import HarnessError
-from harness.manifests.base import Object
+from harness import HarnessError, Json
+from harness.manifests.base import NOT_HERE, Object
 from harness.manifests.istio import DestinationRule, Gateway, VirtualService
 from harness.manifests.kubernetes import Deployment, Service, ServiceAccount
+from harness.settings import namespace
 
 KINDS: dict[str, type[Object]] = {
     model.__name__: model
     for model in (ServiceAccount, Service, Deployment, Gateway, VirtualService, DestinationRule)
 }
 
+MOST_BYTES = 3 * 2**20
+"""How long a manifest may be; an object may have half of that in Kubernetes."""
+
+MOST_VALUES = 100_000
+"""How many values a manifest may have when its aliases are written out."""
+
+SUFFIXES = (".yaml", ".yml", ".json")
+"""What is read of a folder, as kubectl does."""
+
+_BY_SERVER = (
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "managedFields",
+    "selfLink",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
 
 class ManifestError(HarnessError):
-    """A manifest that cannot be used; the message is one line for the user."""
+    """Manifests that cannot be used; the message has a line for each problem."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that stands twice is an error, as it is for kubectl."""
+    """PyYAML's safe loader, but as kubectl's: no key twice, times are texts, and aliases are bounded."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            # 12:30 is no number of minutes.
+            (tag, re.compile(f"(?!.*:){pattern.pattern}", re.VERBOSE) if tag in _NUMBERS else pattern)
+            for tag, pattern in resolvers
+            if tag != "tag:yaml.org,2002:timestamp"
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self._must_be_small(node)
+        return super().construct_document(node)
+
+    def _must_be_small(self, node: yaml.Node) -> None:
+        """Check how much a document is when its aliases are written out.
+
+        :raises yaml.YAMLError: it has more values than a manifest may have, or contains itself.
+        """
+        sizes: dict[int, int] = {}
+
+        def size_of(node: yaml.Node) -> int:
+            if id(node) in sizes:
+                return sizes[id(node)]
+            sizes[id(node)] = MOST_VALUES + 1  # it contains itself, if this is seen below
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            children = (part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,)))
+            size = sizes[id(node)] = min(1 + sum(map(size_of, children)), MOST_VALUES + 1)
+            return size
+
+        if size_of(node) > MOST_VALUES:
+            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
@@ -33,30 +93,75 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None, None, "a key must be a word", key_node.start_mark
                 )
-            key = self.construct_object(key_node)
-            if key in keys:
+            if key_node.value in keys and key_node.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key}' stands twice", key_node.start_mark
+                    None, None, f"'{key_node.value}' stands twice", key_node.start_mark
                 )
-            keys.add(key)
+            keys.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
 def read(*paths: Path) -> list[Object]:
-    """Return the objects of YAML files, in order.
+    """Return the objects of manifests, in order: of files, of folders, and of standard input (``-``).
 
-    :raises ManifestError: a file that cannot be read, is not YAML, or holds what is not supported.
+    :raises ManifestError: one cannot be read, is not YAML, or holds what is not supported.
     """
-    return [found for path in paths for found in parse(_text(path), str(path))]
+    return [found for _, found in read_each(*paths)]
+
+
+def read_each(*paths: Path) -> list[tuple[str, Object]]:
+    """Return the objects of manifests as ``read`` does, each behind the name of its file."""
+    return to_objects(each for path in paths for each in documents(path))
+
+
+def documents(path: Path) -> list[tuple[str, Json]]:
+    """Return the documents of a manifest, each behind the name of its file; a list's items stand alone.
+
+    :raises ManifestError: it cannot be read, or is not YAML.
+    """
+    found = [each for file in _files(path) for each in _documents(_text(file), str(file))]
+    if not found:
+        raise ManifestError(f"{path}: holds no object")
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of a folder that hold manifests, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
 def _text(path: Path) -> str:
     try:
-        if path.exists() and not path.is_file():
-            raise ManifestError(f"{path}: is not a file")
-        return path.read_text(encoding="utf-8")
+        if str(path) == "-":
+            content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        elif path.exists() and not path.is_file():
+            raise ManifestError(f"{path}: is neither a file nor a folder")
+        else:
+            with path.open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ManifestError(f"{path}: is longer than {MOST_BYTES // 2**20} MiB")
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _documents(text: str, source: str) -> Iterator[tuple[str, Json]]:
+    try:
+        found = [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ManifestError(f"{source}:{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ManifestError(f"{source}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+    for document in found:
+        is_list = isinstance(document, dict) and isinstance(document.get("items"), list)
+        for item in document["items"] if is_list else [document]:
+            if not isinstance(item, dict):
+                raise ManifestError(f"{source}: holds a {type(item).__name__} where an object should be")
+            yield source, item
 
 
 def parse(text: str, source: str) -> list[Object]:
@@ -64,42 +169,74 @@ def parse(text: str, source: str) -> list[Object]:
 
     :raises ManifestError: not YAML, or an object that is not supported.
     """
-    try:
-        documents = [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ManifestError(f"{source}:{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ManifestError(f"{source}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
-    if not documents:
-        raise ManifestError(f"{source}: holds no object")
-    return [to_object(document, source) for document in documents]
+    return [found for _, found in to_objects(_documents(text, source))]
 
 
-def dump(objects: Iterable[Object]) -> str:
-    """Return objects as a YAML text, from which ``parse`` makes the same again."""
-    return yaml.safe_dump_all(o.model_dump(mode="json", by_alias=True, exclude_unset=True) for o in objects)
+def to_document(found: Object) -> Json:
+    """Return an object in the types of JSON, with the fields that were written."""
+    return found.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def to_object(document: Any, source: str) -> Object:
+def to_objects(documents: Iterable[tuple[str, Json]]) -> list[tuple[str, Object]]:
+    """Return the objects that documents describe, each behind the name of its file.
+
+    :raises ManifestError: some are not supported; it names all problems of all of them.
+    """
+    found, problems = [], []
+    for source, document in documents:
+        try:
+            found.append((source, to_object(document, source)))
+        except ManifestError as error:
+            problems.append(str(error))
+    if problems:
+        raise ManifestError("\n".join(dict.fromkeys(problems)))
+    return found
+
+
+def to_object(document: Json, source: str) -> Object:
     """Return the object that a document describes; ``source`` names it in errors.
 
     :raises ManifestError: it is not supported.
     """
-    if not isinstance(document, dict):
-        raise ManifestError(f"{source}: holds a {type(document).__name__} where an object should be")
-    kind = document.get("kind")
-    metadata = document.get("metadata")
+    kind, metadata = document.get("kind"), document.get("metadata")
     name = metadata.get("name", "?") if isinstance(metadata, dict) else "?"
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        raise ManifestError(f"{source}: kind '{kind}' is not supported here (only {', '.join(KINDS)})")
+        said = f"'{kind}'" if isinstance(kind, str) else "of another type than text"
+        raise ManifestError(
+            f"{source}: kind {said} is not supported here (only {', '.join(KINDS)}): "
+            "take it out, or run the step with MESH=cluster"
+        )
     try:
-        return model.model_validate(document)
+        found = model.model_validate(_as_written(document))
     except ValidationError as invalid:
-        # A misspelt field is also a missing one: the spelling is what helps.
-        error = min(invalid.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise ManifestError(f"{source}: {kind} {name}: {_explain(error, model)}") from None
+        lines = [f"{source}: {kind} {name}: {_explain(error, model)}" for error in _errors(invalid)]
+        raise ManifestError("\n".join(lines)) from None
+    if (where := found.metadata.namespace) not in (None, namespace()):
+        raise ManifestError(
+            f"{source}: {kind} {name}: metadata.namespace: is '{where}', but the mesh is namespace "
+            f"'{namespace()}': take it out, or run the step with NAMESPACE={where}"
+        )
+    return found
+
+
+def _as_written(document: Json) -> Json:
+    """Return a document without what a server adds to it."""
+    found = {k: v for k, v in document.items() if k != "status"}
+    if isinstance(metadata := found.get("metadata"), dict):
+        kept = {k: v for k, v in metadata.items() if k not in _BY_SERVER}
+        if isinstance(notes := kept.get("annotations"), dict):
+            kept["annotations"] = {k: v for k, v in notes.items() if k != _LAST_APPLIED}
+        found["metadata"] = kept
+    return found
+
+
+def _errors(invalid: ValidationError) -> list[Any]:
+    """Return what is to be told of what pydantic found: a misspelt field is also a missing one."""
+    errors: list[Any] = list(invalid.errors())
+    unknown = {error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"}
+    refused = {error["loc"][:-1] for error in errors if error["type"] == NOT_HERE}
+    return [e for e in errors if e["type"] != "missing" or e["loc"][:-1] not in unknown | refused] or errors
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:
@@ -109,7 +246,7 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     if error["type"] == "extra_forbidden":
         known = _fields_beside(error["loc"], model)
-        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.8)
         return f"{path}: unknown or unsupported field" + (f", did you mean '{close[0]}'?" if close else "")
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]

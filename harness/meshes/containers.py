@@ -112,7 +112,7 @@ class ContainerMesh(EnvoyMesh):
         if not pods:
             return
         proxy_image = self._image("envoy")
-        images = {p.name: self._image(p.deployment.container.image) for p in pods if p.deployment}
+        images = {p.name: self._image(p.deployment.container.image_name) for p in pods if p.deployment}
         self._make_network()
 
         def start(pod: Pod) -> None:
@@ -122,7 +122,8 @@ class ContainerMesh(EnvoyMesh):
             self._wait_for(pod, proxy, "/stats?filter=server.live")
             if pod.deployment:
                 app = self._start_app(pod, images[pod.name], proxy)
-                self._wait_for(pod, app, READINESS)
+                if pod.deployment.container.readiness_path:
+                    self._wait_for(pod, app, READINESS)
 
         # The gateway first: the harness writes everybody's configuration through it.
         for pod in pods:
@@ -144,10 +145,10 @@ class ContainerMesh(EnvoyMesh):
         published: dict[str, tuple[str, int]] = {f"{STATUS}/tcp": (LOOPBACK, 0)}
         if pod.deployment:
             container = pod.deployment.container
-            app = Address(LOOPBACK, container.ports[0].container_port)
+            app = Address(LOOPBACK, container.port)
             bootstrap = sidecar(
                 pod.name, XDS, STDOUT, app, inbound=inbound, outbound=outbound, admin=admin, status=status,
-                readiness=container.readiness_probe.http_get.path,
+                readiness=container.readiness_path,
             )  # fmt: skip
         else:
             listen = Address(any_address, INGRESS)
@@ -170,15 +171,15 @@ class ContainerMesh(EnvoyMesh):
         container = pod.deployment.container
         environment = {
             **{variable.name: variable.value for variable in container.env},
-            "BIND": f"0.0.0.0:{container.ports[0].container_port}",
+            "BIND": f"0.0.0.0:{container.port}",
             "HOSTNAME": pod.name,
             "http_proxy": f"http://{LOOPBACK}:{OUTBOUND}",
         }
-        limits = container.resources.limits
+        limits = {name: quantity(str(amount)) for name, amount in container.resources.limits.items()}
         app = self._create(
-            pod, "app", image, command=container.command or None, environment=environment,
-            network_mode=f"container:{proxy.id}",
-            mem_limit=round(quantity(limits.memory)), nano_cpus=round(quantity(limits.cpu) * 1e9),
+            pod, "app", image, command=container.words or None, environment=environment,
+            network_mode=f"container:{proxy.id}", tmpfs={m.mount_path: "" for m in container.volume_mounts},
+            mem_limit=round(limits.get("memory", 0)), nano_cpus=round(limits.get("cpu", 0) * 1e9),
         )  # fmt: skip
         self._docker.start(app)
         return app
@@ -306,11 +307,10 @@ class ContainerMesh(EnvoyMesh):
 
 def quantity(text: str) -> float:
     """Return a Kubernetes quantity such as ``500m`` or ``192Mi`` as a number (of CPUs, of bytes)."""
-    units = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-    for unit, factor in units.items():
-        if text.endswith(unit):
-            return float(text.removesuffix(unit)) * factor
-    return float(text)
+    number = text.rstrip("mkMGTi")
+    units = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    units |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    return float(number) * units[text.removeprefix(number)]
 
 
 def _tar(files: dict[str, bytes]) -> bytes:

@@ -2,17 +2,20 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
+from harness import Json
 from harness.manifests.base import Object
 from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import NAMESPACE, of_kind
-from harness.manifests.read import ManifestError, read, to_object
+from harness.manifests.read import ManifestError, read, read_each, to_document, to_object
 from harness.meshes.images import image
 from harness.meshes.lock import lock
 from harness.meshes.mesh import (
@@ -77,14 +80,14 @@ class EnvoyMesh(Mesh, Proxies):
             if stored and port.exists():
                 if GATEWAY not in running:
                     _must_be_free(int(port.read_text()))
-                self._reconcile(stored, "manifests")
+                self._reconcile(stored)
                 return
             self.remove_everything()
             number = 8080 if self._port is None else self._port
             _must_be_free(number)
             try:
                 replace_file(port, str(number))
-                self._reconcile(_first_state(), "manifests")
+                self._reconcile(_first_state())
             except BaseException:
                 self.remove_everything()
                 raise
@@ -99,32 +102,33 @@ class EnvoyMesh(Mesh, Proxies):
     def reset(self) -> None:
         """Return a running mesh to the state in which it was started."""
         with lock(self.state):
-            self._reconcile(_first_state(), "manifests")
+            self._reconcile(_first_state())
 
-    def apply(self, path: Path) -> list[str]:
-        objects, source = read(path), str(path)
+    def apply(self, *paths: Path) -> list[str]:
+        given = read_each(*paths)
         with lock(self.state):
             stored = self.must_run()
             lines = []
             new = dict(stored)
-            for applied in objects:
-                old = stored.get(applied.key)
+            for source, applied in given:
+                old = new.get(applied.key)
                 verb = "created" if not old else "unchanged" if old[1] == applied else "configured"
                 lines.append(f"{applied.key} {verb}")
-                new[applied.key] = (source, applied)
-            self._reconcile(new, source)
+                new[applied.key] = (_relative(Path(source)), applied)
+            workloads = {d.metadata.name for d in of_kind((found for _, found in given), Deployment)}
+            self._reconcile(new, workloads)
             return lines
 
-    def delete(self, path: Path) -> list[str]:
-        doomed = read(path)
+    def delete(self, *paths: Path) -> list[str]:
+        given = read_each(*paths)
         with lock(self.state):
             stored = self.must_run()
-            for found in doomed:
+            for source, found in given:
                 if found.key not in stored:
-                    raise MeshError(f"{path}: {found.key} is not applied")
-            keys = {found.key for found in doomed}
-            self._reconcile({k: v for k, v in stored.items() if k not in keys}, str(path))
-            return [f"{found.key} deleted" for found in doomed]
+                    raise MeshError(f"{source}: {found.key} is not applied")
+            keys = {found.key for _, found in given}
+            self._reconcile({k: v for k, v in stored.items() if k not in keys}, set())
+            return [f"{key} deleted" for key in dict.fromkeys(found.key for _, found in given)]
 
     def scale(self, workload: str, replicas: int) -> None:
         with lock(self.state):
@@ -132,8 +136,7 @@ class EnvoyMesh(Mesh, Proxies):
             old = self.workload(workload)
             spec = old.spec.model_copy(update={"replicas": replicas})
             scaled = old.model_copy(update={"spec": spec})
-            source = stored[old.key][0]
-            self._reconcile({**stored, old.key: (source, scaled)}, source)
+            self._reconcile({**stored, old.key: (stored[old.key][0], scaled)}, {workload})
 
     def pods(self) -> list[PodStatus]:
         stored = self.must_run()
@@ -158,7 +161,8 @@ class EnvoyMesh(Mesh, Proxies):
         objects = []
         for entry in json.loads((self.state / "objects.json").read_text()):
             found = entry["object"]
-            metadata = {**found["metadata"], "namespace": NAMESPACE, "generation": entry["generation"]}
+            added = {"namespace": NAMESPACE, **{k: entry[k] for k in ("generation", "creationTimestamp")}}
+            metadata = {**found["metadata"], **added}
             objects.append({**found, "metadata": metadata})
         running = self.running()
         pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
@@ -221,30 +225,36 @@ class EnvoyMesh(Mesh, Proxies):
         self.stop_pods(self.running())
         shutil.rmtree(self.state, ignore_errors=True)
 
-    def _reconcile(self, stored: dict[str, tuple[str, Object]], source: str) -> None:
-        """Make the mesh run what is ``stored``; if that fails, leave it as it was."""
+    def _reconcile(self, stored: dict[str, tuple[str, Object]], mended: set[str] | None = None) -> None:
+        """Make the mesh run what is ``stored``; if that fails, leave it as it was.
+
+        :param mended: the workloads of which dead pods are started again; None: all. A pod that does not
+            start must not keep a route from being applied.
+        """
+        check(stored.values())
+        _must_have_code(stored.values())
         objects = [found for _, found in stored.values()]
-        check(objects, source)
-        for workload in of_kind(objects, Deployment):
-            folder = ROOT / image(workload.container.image).folder
-            if not (folder / "app.py").exists():
-                field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
-                raise ManifestError(f"{source}: {field}: no app.py in {_relative(folder)}/")
-        wanted = pods_of(objects)
-        running = self.running()
-        missing = [pod for pod in wanted if not running.get(pod.name)]
         objects_before = self.routes()
-        before = {p.name: p.read_text() for p in self.xds.glob("*.json")}
+        known = {pod.name for pod in pods_of(objects_before)}
+        wanted, running = pods_of(objects), self.running()
+        missing = [
+            pod
+            for pod in wanted
+            if not running.get(pod.name)
+            and (mended is None or pod.workload in mended or pod.name not in known)
+        ]
+        files = {p.name: p.read_text() for p in self.xds.glob("*.json")}
         self.stop_pods(pod.name for pod in missing if pod.name in running)
-        if not before:
+        if not files:
             write_clusters(self, [])
             write_routes(self, objects)
         try:
             self.start_pods(missing)
-            publish(self, objects, wanted)
+            alive = [pod for pod in wanted if running.get(pod.name) or pod in missing]
+            late = publish(self, objects, alive)
         except BaseException:
             self.stop_pods(pod.name for pod in missing)
-            for name, text in before.items():
+            for name, text in files.items():
                 self.write(name, text)
             raise
         self._store(stored)
@@ -252,18 +262,23 @@ class EnvoyMesh(Mesh, Proxies):
         gone = [name for name in running if name not in names]
         self._drain(gone, objects_before)
         self.stop_pods(gone)
+        if late:
+            raise MeshError(f"it is applied, but the proxy of {' and '.join(late)} does not answer")
 
     def _store(self, stored: dict[str, tuple[str, Object]]) -> None:
         """Write down what is applied; as in a cluster, ``generation`` tells what was applied anew."""
         path, known = self.state / "objects.json", {}
         if path.exists():
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                known = {json.dumps(e["object"]): e["generation"] for e in json.loads(path.read_text())}
+                known = {e["key"]: e for e in json.loads(path.read_text())}
         entries = []
-        for source, found in stored.values():
-            plain = json.loads(found.model_dump_json(by_alias=True, exclude_unset=True))
-            generation = known.get(json.dumps(plain), time.time_ns())
-            entries.append({"source": source, "generation": generation, "object": plain})
+        for key, (source, found) in stored.items():
+            entry: Json = {"key": key, "source": source, "object": to_document(found)}
+            old = known.get(key, {})
+            same = old.get("object") == entry["object"]
+            entry["generation"] = old["generation"] if same else time.time_ns()
+            created = old.get("creationTimestamp") or datetime.now(UTC).isoformat(timespec="microseconds")
+            entries.append({**entry, "creationTimestamp": created})
         replace_file(path, json.dumps(entries, indent=1))
 
     def _drain(self, pods: list[str], objects: list[Object]) -> None:
@@ -293,9 +308,26 @@ def _must_be_free(port: int) -> None:
     check_port(LOOPBACK, port, remedy)
 
 
+def _must_have_code(given: Iterable[tuple[str, Object]]) -> None:
+    """Check that the images of workloads can be made.
+
+    :raises ManifestError: one is not this project's.
+    """
+    for source, workload in given:
+        if isinstance(workload, Deployment):
+            folder = ROOT / image(workload.container.image_name).folder
+            if not (folder / "app.py").exists():
+                field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
+                problem = (
+                    f"no app.py in {_relative(folder)}/: only what is built from a folder here runs here"
+                )
+                raise ManifestError(f"{source}: {field}: {problem}")
+
+
 def _first_state() -> dict[str, tuple[str, Object]]:
     return {o.key: (_relative(path), o) for path in [*WORKLOADS, *ISTIO] for o in read(path)}
 
 
 def _relative(path: Path) -> str:
+    path = Path(os.path.abspath(path)) if str(path) != "-" else path
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -82,8 +82,7 @@ class LocalMesh(EnvoyMesh):
                 if pod.deployment:
                     self._start_app(pod, apps[pod.name])
             for pod in pods:
-                if pod.deployment:
-                    path = pod.deployment.container.readiness_probe.http_get.path
+                if pod.deployment and (path := pod.deployment.container.readiness_path):
                     url = f"http://{LOOPBACK}:{apps[pod.name].getsockname()[1]}{path}"
                     self._wait_for(pod, "app", partial(_answers, url))
 
@@ -112,8 +111,8 @@ class LocalMesh(EnvoyMesh):
             "BIND": f"fd://{listener.fileno()}",
             "http_proxy": f"http://{outbound.ip}:{outbound.port}",
         }
-        folder = image(pod.deployment.container.image).folder
-        if command := pod.deployment.container.command:
+        folder = image(pod.deployment.container.image_name).folder
+        if command := pod.deployment.container.words:
             command = [sys.executable if word in ("python", "python3") else word for word in command]
             self._spawn(pod, "app", command, environment, listener.fileno(), folder=ROOT / folder)
             return

@@ -92,12 +92,12 @@ class Mesh(ABC):
         """Stop everything and leave nothing behind."""
 
     @abstractmethod
-    def apply(self, path: Path) -> list[str]:
-        """Apply a manifest as kubectl does; return one line for each object."""
+    def apply(self, *paths: Path) -> list[str]:
+        """Apply manifests as kubectl does; return one line for each object."""
 
     @abstractmethod
-    def delete(self, path: Path) -> list[str]:
-        """Delete a manifest's objects as kubectl does; return one line for each."""
+    def delete(self, *paths: Path) -> list[str]:
+        """Delete manifests' objects as kubectl does; return one line for each."""
 
     @abstractmethod
     def scale(self, workload: str, replicas: int) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 
 from harness import Json
@@ -44,21 +45,30 @@ class Proxies(ABC):
         replace_file(self.xds / name, text)
 
 
-def publish(mesh: Proxies, objects: list[Object], pods: list[Pod]) -> None:
-    """Give every proxy the new configuration: make before break, so that no request is lost."""
-    endpoints = [Endpoint(p.labels, mesh.inbound_address(p)) for p in pods if p.deployment]
+def publish(mesh: Proxies, objects: list[Object], pods: list[Pod]) -> list[str]:
+    """Give every proxy the new configuration: make before break, so that no request is lost.
+
+    :returns: the pods whose proxies do not answer.
+    :raises MeshError: a proxy rejects it.
+    """
+    endpoints = [
+        Endpoint(p.labels, mesh.inbound_address(p), p.deployment.container) for p in pods if p.deployment
+    ]
     new = clusters(objects, endpoints)
     names = {cluster["name"] for cluster in new}
     old = json.loads((mesh.xds / "clusters.json").read_text())["resources"]
     leaving = [c for c in old if c["name"] not in names]
     rejected = {pod.name: _rejections(mesh, pod.name) for pod in pods}
-    write_clusters(mesh, leaving + new)
-    _wait_for_proxies(mesh, pods, rejected)
-    write_routes(mesh, objects)
-    _wait_for_proxies(mesh, pods, rejected)
-    if leaving:
-        write_clusters(mesh, new)
-        _wait_for_proxies(mesh, pods, rejected)
+    late: set[str] = set()
+    steps = [
+        partial(write_clusters, mesh, leaving + new),
+        partial(write_routes, mesh, objects),
+        *([partial(write_clusters, mesh, new)] if leaving else []),
+    ]
+    for step in steps:
+        step()
+        late |= _wait_for_proxies(mesh, [pod for pod in pods if pod.name not in late], rejected)
+    return sorted(late)
 
 
 def write_clusters(mesh: Proxies, clusters: list[Json]) -> None:
@@ -86,13 +96,15 @@ def replace_file(path: Path, text: str) -> None:
     os.rename(temporary, path)
 
 
-def _wait_for_proxies(mesh: Proxies, pods: list[Pod], rejected: dict[str, int], deadline: float = 10) -> None:
-    """Wait until every proxy runs what the files say.
+def _wait_for_proxies(
+    mesh: Proxies, pods: list[Pod], rejected: dict[str, int], deadline: float = 10
+) -> set[str]:
+    """Wait until every proxy runs what the files say; return those that do not in ``deadline`` seconds.
 
-    :raises MeshError: a proxy rejected it, or does not answer in ``deadline`` seconds.
+    :raises MeshError: a proxy rejects it.
     """
     versions = {p.stem: json.loads(p.read_text())["version_info"] for p in mesh.xds.glob("*.json")}
-    end = time.monotonic() + deadline
+    end, late = time.monotonic() + deadline, set()
     for pod in pods:
         routes = "sidecar" if pod.deployment else "gateway"
         wanted = {"cluster_manager.cds": versions["clusters"], f".rds.{routes}": versions[routes]}
@@ -102,8 +114,10 @@ def _wait_for_proxies(mesh: Proxies, pods: list[Pod], rejected: dict[str, int], 
                 reason = said[-1] if said else f"see the log of {pod.name}"
                 raise MeshError(f"Envoy rejected the configuration ({reason}); the mesh runs on as it was")
             if time.monotonic() > end:
-                raise MeshError(f"the proxy of {pod.name} did not take the configuration in {deadline} s")
+                late.add(pod.name)
+                break
             time.sleep(0.01)
+    return late
 
 
 def _runs(mesh: Proxies, pod: str, wanted: dict[str, str]) -> bool:

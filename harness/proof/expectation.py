@@ -45,10 +45,11 @@ _FILTERS = {
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a route leads: a host as Istio's registry has it, and a subset's name or nothing."""
+    """Where a route leads: a host as Istio's registry has it, a subset's name or nothing, a port or 0."""
 
     host: str
     subset: str = ""
+    port: int = 0
 
     def __str__(self) -> str:
         return self.subset or self.host.partition(".")[0]
@@ -206,9 +207,10 @@ def ruling(scene: Scene, host: str, namespace: str) -> list[Json]:
             hosts = hosts_of(found, scene)
             if host in hosts:
                 exact.append(found)
-            elif any(h == "*" or (h.startswith("*.") and host.endswith(h[1:])) for h in hosts):
-                wild.append(found)
-    return [*http_routes(scene, host), *exact, *wild]
+            elif wider := [len(h) for h in hosts if h.startswith("*") and host.endswith(h[1:])]:
+                wild.append((max(wider), found))
+    wild.sort(key=lambda each: -each[0])  # the longest first; the oldest of these
+    return [*http_routes(scene, host), *exact, *(found for _, found in wild)]
 
 
 def rules_of(scene: Scene, found: Json, scope: str) -> list[RouteRule]:
@@ -218,14 +220,22 @@ def rules_of(scene: Scene, found: Json, scope: str) -> list[RouteRule]:
             _http_route_rule(scene, found, i, rule, scope)
             for i, rule in enumerate(found["spec"].get("rules") or [])
         ]
-    return [_rule(scene, found, i, http, scope) for i, http in enumerate(found["spec"].get("http") or [])]
+    rules = enumerate(found["spec"].get("http") or [])
+    return [_rule(scene, found, i, http, scope) for i, http in rules if _is_for(http, scope)]
+
+
+def _is_for(http: Json, scope: str) -> bool:
+    """Say whether proxies of a scope take a rule: its matches may name gateways."""
+    named = [match.get("gateways") for match in http.get("match") or [{}]]
+    return any(not gateways or any((g == "mesh") == (scope == MESH) for g in gateways) for gateways in named)
 
 
 def _rule(scene: Scene, found: Json, number: int, http: Json, scope: str) -> RouteRule:
     source, place, namespace = named(found), f"spec.http[{number}]", namespace_of(found, scene)
 
     def refer(field: str, to: Json, *percentage: Any) -> Reference:
-        destination = Destination(full_name(to.get("host", ""), namespace), to.get("subset") or "")
+        port = (to.get("port") or {}).get("number") or 0
+        destination = Destination(full_name(to.get("host", ""), namespace), to.get("subset") or "", port)
         return Reference(scope, source, f"{place}.{field}", destination, *percentage)
 
     routes = http.get("route") or []
@@ -284,7 +294,8 @@ def _http_route_rule(scene: Scene, found: Json, number: int, rule: Json, scope: 
     source, place, namespace = named(found), f"spec.rules[{number}]", namespace_of(found, scene)
 
     def refer(field: str, to: Json, *percentage: Any) -> Reference:
-        destination = Destination(full_name(to["name"], to.get("namespace") or namespace))
+        host = full_name(to["name"], to.get("namespace") or namespace)
+        destination = Destination(host, port=to.get("port") or 0)
         return Reference(scope, source, f"{place}.{field}", destination, *percentage)
 
     backends = rule.get("backendRefs") or []

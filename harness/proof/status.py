@@ -60,7 +60,9 @@ def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator
             words = words or [_words(rule, scene.namespace) for rule in rules_of(scene, found, scope)]
             source = f" ({sources[name]})" if name in sources else ""
             yield f"{name}: {' | '.join(words)}{source}"
-    if "no route" in judged:
+    if routing.not_http:
+        yield routing.not_http
+    elif "no route" in judged:
         yield f"no route for {routing.target.service}: {judged['no route'][0]}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from harness import HarnessError, Json, settings
+from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.mesh import TARGET
 from harness.meshes.scene import Pod, Scene
 from harness.proof.expectation import (
@@ -93,8 +94,13 @@ class Routing:
         self._sources: list[Json] = []
         in_mesh = self._mesh_rules()
         written = [*in_mesh, *self._gateway_rules(in_mesh)]
-        own = self._resolve(Destination(self.host))
+        self._gateway_hosts = {d.host for r in written if r.scope == GATEWAY for d, _ in r.answers}
+        self._asked = [p["port"] for p in self._ports_of(self.host) if is_http(p)]
+        """The ports by which callers in the mesh ask for the target, and are routed by HTTP."""
+        if self.not_http:
+            written = []
         found = {d: self._resolve(d) for r in written for d, _ in (*r.answers, *r.mirrors)}
+        own = self._resolve(Destination(self.host))
         everybody = [*own, *(v for versions in found.values() for v in versions)]
         names = _names(everybody, self._workloads)
         self.versions = {names[v]: v for v in everybody}
@@ -107,7 +113,6 @@ class Routing:
         self._by_name = self._named()
         self._nameless = dict(self._only_nameless())
         self._served: dict[tuple[str, str], bool] = {}
-        self._gateway_hosts = {d.host for r in written if r.scope == GATEWAY for d, _ in r.answers}
         self.hosts = {d.host for r in written for d, _ in r.answers} | {self.host}
         self._pods = {pod.name: pod for pod in scene.pods}
         by_workload = {(v.namespace, v.workload): name for name, v in self.versions.items() if v.workload}
@@ -212,8 +217,9 @@ class Routing:
         known = self.version_at(hop.upstream)
         if known or hop.cluster.count("|") != 3:
             return known
-        _, _, subset, host = hop.cluster.split("|")
-        behind = self._found.get(Destination(host, subset), ())
+        _, port, subset, host = hop.cluster.split("|")
+        exact = Destination(host, subset, int(port)) if port.isdecimal() else None
+        behind = (exact and self._found.get(exact)) or self._found.get(Destination(host, subset), ())
         return self._names[behind[0]] if len(behind) == 1 else None
 
     def workloads_behind(self, destination: Destination) -> list[str]:
@@ -230,10 +236,32 @@ class Routing:
 
     def _ports(self, pod: Pod) -> Iterator[str]:
         for host in {self.host} | {d.host for d in self._found}:
-            for port in self.services.get(host, {}).get("spec", {}).get("ports") or []:
+            for port in self._ports_of(host):
                 wanted = str(port.get("targetPort") or port["port"])
                 if pod.ports:
                     yield str(pod.ports.get(wanted, wanted))
+
+    def _ports_of(self, host: str) -> list[Json]:
+        return self.services.get(host, {}).get("spec", {}).get("ports") or []
+
+    @property
+    def not_http(self) -> str:
+        """Why no route counts for the target: Istio takes none of its ports for HTTP. Nothing if it does."""
+        if self._asked or not (ports := self._ports_of(self.host)):
+            return ""
+        taken = " and ".join(dict.fromkeys(protocol_of(port)[1] for port in ports))
+        problem = f"Istio takes the port of service/{self.target.service} for {taken}, not for HTTP"
+        return f"{problem}: no route counts there, and nothing can be mirrored"
+
+    def wrong_port(self, to: Destination) -> str:
+        """Return why a destination's port leads nowhere; nothing if it leads somewhere."""
+        known, shown = [port["port"] for port in self._ports_of(to.host)], to.host.partition(".")[0]
+        if to.port and to.port not in known:
+            return f"Service '{shown}' has no port {to.port}"
+        elsewhere = self._asked and known and not set(self._asked) & set(known)
+        if not to.port and elsewhere and to.host not in self._gateway_hosts:
+            return f"Service '{shown}' has no port {self._asked[0]}, by which callers ask"
+        return ""
 
     def is_dark(self, version: str) -> bool:
         """Say whether no rule lets a version answer callers."""
@@ -275,6 +303,8 @@ class Routing:
         if service is None:
             elsewhere = not destination.host.endswith(f".{self.target.namespace}.{DOMAIN}")
             return (Version(str(destination), "", f"no Service '{shown}' is known here", elsewhere),)
+        if problem := self.wrong_port(destination):
+            return (Version(str(destination), "", problem),)
         selector = service.get("spec", {}).get("selector") or {}
         if not selector:
             return (Version(str(destination), "", f"Service '{shown}' has no selector", unreadable=True),)
@@ -352,7 +382,7 @@ class Routing:
     def _without_route(self, own: Iterable[Version]) -> Rule:
         shares = tuple((self._names[v], None) for v in own)
         written = RouteRule("no route", MESH, "", "default", frozenset(), ((Destination(self.host), None),))
-        return Rule(written, Expectation(shares))
+        return Rule(written, Expectation(shares), (self.not_http,) if self.not_http else ())
 
 
 def destination_rules(scene: Scene, host: str) -> list[Json]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from harness import Json
 from harness.manifests.lookup import NAMESPACE
 from harness.rendering.accesslog import ACCESS_LOG_FORMAT
-from harness.rendering.clusters import Endpoint, static_cluster
+from harness.rendering.clusters import PROTOCOLS, static_cluster
 from harness.rendering.values import Address, type_url
 
 # How every proxy is started. Istio's, too, are told to write their access logs without delay.
@@ -32,6 +32,16 @@ ROUTES = "config.route.v3.RouteConfiguration"
 
 
 ANY_PORT = Address("127.0.0.1", 0)
+
+# To its application a sidecar speaks the version of HTTP that it was spoken to in.
+_AS_ASKED = {
+    "typed_extension_protocol_options": {
+        f"envoy.{PROTOCOLS}": {
+            "@type": type_url(PROTOCOLS),
+            "use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}},
+        }
+    }
+}
 
 
 def sidecar(
@@ -64,7 +74,7 @@ def sidecar(
         _listener("inbound", inbound, log, {"route_config": _static_routes(inbound_cluster, [to_app])}),
         _listener("outbound", outbound, log, {"rds": _rds(xds, "sidecar")}),
     ]
-    clusters = [static_cluster(inbound_cluster, [Endpoint({}, app)])]
+    clusters = [static_cluster(inbound_cluster, [app]) | _AS_ASKED]
     probe = {"match": {"path": READINESS}, "route": {**_to(inbound_cluster), "prefix_rewrite": readiness}}
     return _bootstrap(f"sidecar~{name}", xds, listeners, clusters, admin, status, [probe])
 
@@ -95,7 +105,7 @@ def _bootstrap(
         known = {"match": {"path": "/clusters"}, "route": _to("admin")}
         routes = {"route_config": _static_routes("status", [stats, known, *probes])}
         listeners = [*listeners, _listener("status", status, None, routes)]
-        clusters = [*clusters, static_cluster("admin", [Endpoint({}, admin)])]
+        clusters = [*clusters, static_cluster("admin", [admin])]
     return {
         "node": {"id": node, "cluster": NAMESPACE},
         "admin": {"address": admin.render()},
@@ -144,6 +154,9 @@ def _listener(name: str, address: Address, log: str | None, settings: Json) -> J
         "stat_prefix": name,
         "normalize_path": True,
         "stream_idle_timeout": "0s",
+        "server_name": "istio-envoy",
+        "proxy_100_continue": True,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
         "access_log": [access_log] if log else [],
         "http_filters": filters,
         **settings,

@@ -1,51 +1,100 @@
 """Routes: which requests go where."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from harness import Json
 from harness.manifests.base import Object
 from harness.manifests.istio import (
     Destination,
     Gateway,
+    Headers,
     HTTPMatchRequest,
     HTTPRetry,
     HTTPRoute,
-    PercentValue,
-    UriMatch,
+    HTTPRouteDestination,
+    StringMatch,
     VirtualService,
 )
-from harness.manifests.kubernetes import Service
-from harness.manifests.lookup import DOMAIN, find_service, host_names, of_kind, short_host
+from harness.manifests.kubernetes import Service, ServicePort
+from harness.manifests.lookup import (
+    NAMESPACE,
+    covers,
+    find_service,
+    full_host,
+    gateway_names,
+    host_of,
+    of_kind,
+    routes_in_mesh,
+    selects,
+    virtual_service_for,
+)
 from harness.rendering.clusters import cluster_name
 from harness.rendering.values import duration, type_url
 
+# --- sidecars ---------------------------------------------------------------------------------------------
+
 
 def sidecar_routes(objects: Iterable[Object]) -> Json:
-    """Return the routes of every sidecar: a virtual host for each Service, 502 for any other host."""
+    """Return the routes of every sidecar: virtual hosts for each Service, 502 for any other host."""
     objects = list(objects)
-    hosts = []
-    for service in of_kind(objects, Service):
-        name = service.metadata.name
-        virtual_service = _virtual_service_for(objects, name)
-        if virtual_service:
-            routes = [r for http in virtual_service.spec.http for r in _routes(objects, http)]
-        else:
-            default = {"cluster": cluster_name(service, ""), **_policies(None, None)}
-            routes = [{"name": "default", "match": {"prefix": "/"}, "route": default}]
-        domains = [d for host in host_names(name) for d in (host, f"{host}:{service.port}")]
-        hosts.append({"name": f"{name}.{DOMAIN}:{service.port}", "domains": domains, "routes": routes})
+    hosts = [
+        _service_host(objects, service, port)
+        for service in of_kind(objects, Service)
+        for port in service.spec.ports
+        if port.protocol == "TCP"
+    ]
+    hosts += _hosts_without_service(objects, {domain for host in hosts for domain in host["domains"]})
     unknown = {"status": 502, "body": {"inline_string": "no such host in the mesh"}}
     block_all = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": unknown}
-    hosts.append({"name": "block_all", "domains": ["*"], "routes": [block_all]})
+    hosts.append(_virtual_host("block_all", ["*"], [block_all]))
     return {"name": "sidecar", "virtual_hosts": hosts}
 
 
-def _virtual_service_for(objects: list[Object], service: str) -> VirtualService | None:
-    for virtual_service in of_kind(objects, VirtualService):
-        in_mesh = "mesh" in virtual_service.spec.gateways
-        if in_mesh and service in map(short_host, virtual_service.spec.hosts):
-            return virtual_service
-    return None
+def _virtual_host(name: str, domains: list[str], routes: list[Json]) -> Json:
+    return {
+        "name": name,
+        "domains": domains,
+        "routes": routes,
+        "include_request_attempt_count": True,
+    }
+
+
+def _service_host(objects: list[Object], service: Service, port: ServicePort) -> Json:
+    host, number = host_of(service), port.port
+    ruling = virtual_service_for(objects, host) if port.is_http else None
+    if ruling:
+        routes = _routes(objects, ruling, number, {"mesh"})
+    elif port.is_http:
+        default = {"cluster": cluster_name(host, number), **_timeout(None), **_retries(None)}
+        routes = [{"name": "default", "match": {"prefix": "/"}, "route": default}]
+    else:  # what Istio does not take for HTTP goes to any pod, as it is
+        routes = [
+            {"match": {"prefix": "/"}, "route": {"cluster": cluster_name(host, number), "timeout": "0s"}}
+        ]
+    name = service.metadata.name
+    known = (host, f"{host}.", name, f"{name}.{NAMESPACE}.svc", f"{name}.{NAMESPACE}")
+    return _virtual_host(f"{host}:{number}", [d for k in known for d in _domains(k, number)], routes)
+
+
+def _domains(host: str, port: int) -> list[str]:
+    """Return how callers name a host and its port: HTTP's own port is left out."""
+    return [host, f"{host}:{port}"] if port == 80 else [f"{host}:{port}"]
+
+
+def _hosts_without_service(objects: list[Object], taken: set[str]) -> Iterator[Json]:
+    """Yield a virtual host for each host of a VirtualService that no Service has: at port 80, as in Istio."""
+    services = [host_of(service) for service in of_kind(objects, Service)]
+    for virtual_service in routes_in_mesh(objects):
+        for host in map(full_host, virtual_service.spec.hosts):
+            domains = [d for d in _domains(host, 80) if d not in taken]
+            if domains and not any(covers(host, known) for known in services):
+                taken.update(domains)
+                routes = _routes(objects, virtual_service, 80, {"mesh"})
+                yield _virtual_host(f"{host}:80", domains, routes)
+
+
+# --- the gateway ------------------------------------------------------------------------------------------
 
 
 def gateway_routes(objects: Iterable[Object]) -> Json:
@@ -56,44 +105,87 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
     """
     objects = list(objects)
     found: dict[str, list[Json]] = {}
-    for gateway in of_kind(objects, Gateway):
-        allowed = gateway.spec.servers[0].hosts
-        for virtual_service in of_kind(objects, VirtualService):
-            if gateway.metadata.name not in virtual_service.spec.gateways:
-                continue
-            wanted = virtual_service.spec.hosts
-            domains = [h for h in wanted if "*" in allowed or h in allowed]
-            if "*" in wanted:
-                domains = list(allowed)
-            routes = [r for http in virtual_service.spec.http for r in _routes(objects, http)]
-            for domain in domains:
-                found.setdefault(domain, []).extend(routes)
-    hosts: list[Json] = [
-        {"name": domain, "domains": [domain], "routes": sorted(routes, key=_is_catch_all)}
+    for virtual_service in of_kind(objects, VirtualService):
+        for gateway in of_kind(objects, Gateway):
+            names = gateway_names(gateway)
+            if not names.isdisjoint(virtual_service.spec.gateways) and selects(gateway):
+                for server in gateway.spec.servers:
+                    routes = _routes(objects, virtual_service, server.port.number, names)
+                    for domain in _shared_hosts(server.hosts, virtual_service.spec.hosts):
+                        known = found.setdefault(domain, [])
+                        known += [route for route in routes if route not in known]
+    hosts = [
+        _virtual_host(f"{domain}:80", [domain], sorted(routes, key=_is_catch_all))
         for domain, routes in found.items()
+        if routes
     ]
-    return {"name": "gateway", "virtual_hosts": hosts}
+    return {"name": "gateway", "virtual_hosts": hosts, "ignore_port_in_host_matching": True}
+
+
+def _shared_hosts(served: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
+    """Yield the hosts that a Gateway serves and a VirtualService names: of two that overlap the narrower.
+
+    A Gateway's host may say whose VirtualServices it is for: ``namespace/host``.
+    """
+    for server in served:
+        where, _, name = server.rpartition("/")
+        allowed = full_host(name)
+        for host in map(full_host, wanted):
+            if where in ("", "*", ".", NAMESPACE) and (covers(allowed, host) or covers(host, allowed)):
+                yield host if covers(allowed, host) else allowed
 
 
 def _is_catch_all(route: Json) -> bool:
-    return bool(route["match"] == {"prefix": "/"})
+    return {k: v for k, v in route["match"].items() if k != "case_sensitive"} == {"prefix": "/"}
 
 
-def _routes(objects: list[Object], http: HTTPRoute) -> list[Json]:
-    """Return one Envoy route for each match (they are alternatives), or one that matches everything."""
+# --- rules ------------------------------------------------------------------------------------------------
 
-    def cluster(destination: Destination) -> str:
-        service = find_service(objects, destination.host)
-        assert service, f"{destination.host} was checked"
-        return cluster_name(service, destination.subset or "")
 
-    action: Json = _policies(http.timeout, http.retries)
-    shares = [(cluster(d), weight) for d, weight in _weights(http)]
-    if len(shares) == 1:
-        action["cluster"] = shares[0][0]
+def _routes(objects: list[Object], found: VirtualService, port: int, gateways: set[str]) -> list[Json]:
+    """Return a VirtualService's routes for callers of a port, up to the one that takes every request."""
+    routes: list[Json] = []
+    for http in found.spec.http:
+        for match in http.match or (None,):
+            is_here = not match or (
+                match.port in (None, port) and (gateways & set(match.gateways) if match.gateways else True)
+            )
+            if is_here:
+                routes.append(_route(http, match, partial(_cluster, objects, port, "mesh" in gateways)))
+                if _is_catch_all(routes[-1]):
+                    return routes
+    return routes
+
+
+def _cluster(objects: list[Object], port: int, in_mesh: bool, to: Destination) -> str:
+    """Return where a destination leads callers of a port: without a port of its own to the same one.
+
+    Only the gateway looks up the port of a Service that has but one.
+    """
+    service = None if in_mesh else find_service(objects, to.host)
+    if service and len(service.spec.ports) == 1:
+        port = service.spec.ports[0].port
+    return cluster_name(to.host, to.port.number if to.port else port, to.subset)
+
+
+def _route(http: HTTPRoute, match: HTTPMatchRequest | None, cluster: Callable[[Destination], str]) -> Json:
+    """Return Envoy's route for one of a rule's matches, or for every request."""
+    action: Json = _timeout(http.timeout) | _retries(http.retries)
+    headers = _headers(http.headers)
+    authority = (http.rewrite and http.rewrite.authority) or _authority(http.headers)
+    if len(http.route) == 1:
+        [only] = http.route
+        action["cluster"] = cluster(only.destination)
+        headers |= {k: headers.get(k, []) + v for k, v in _headers(only.headers).items()}
+        authority = authority or _authority(only.headers)
     else:
-        action["weighted_clusters"] = {"clusters": [{"name": c, "weight": w} for c, w in shares]}
-    if http.rewrite:
+        weighted = [_weighted(cluster(r.destination), r) for r in http.route if r.weight]
+        action["weighted_clusters"] = {"clusters": weighted}
+    if authority:
+        action["host_rewrite_literal"] = authority
+    if http.rewrite and (regex := http.rewrite.uri_regex_rewrite):
+        action["regex_rewrite"] = {"pattern": {"regex": regex.match}, "substitution": regex.rewrite}
+    elif http.rewrite and http.rewrite.uri:
         action["prefix_rewrite"] = http.rewrite.uri
     if http.copies():
         action["request_mirror_policies"] = [
@@ -105,29 +197,61 @@ def _routes(objects: list[Object], http: HTTPRoute) -> list[Json]:
             }
             for destination, percent in http.copies()
         ]
-    fault = _fault(http)
-    route: Json = {"route": action}
-    if fault:
+    route = {"name": _name(http, match), "match": _match(match), "route": action, **headers}
+    if fault := _fault(http):
         route["typed_per_filter_config"] = {"envoy.filters.http.fault": fault}
-    return [{"name": _name(http, m), "match": _match(m), **route} for m in http.match or [HTTPMatchRequest()]]
+    return route
 
 
-def _name(http: HTTPRoute, match: HTTPMatchRequest) -> str:
+def _name(http: HTTPRoute, match: HTTPMatchRequest | None) -> str:
     """Return what the proxies log as the route's name, as in Istio: nothing unless the rule has a name."""
-    return f"{http.name or ''}.{match.name}" if match.name else http.name or ""
+    return f"{http.name or ''}.{match.name}" if match and match.name else http.name or ""
 
 
-def _weights(http: HTTPRoute) -> list[tuple[Destination, int]]:
-    if len(http.route) == 1:
-        return [(http.route[0].destination, 1)]
-    return [(r.destination, r.weight) for r in http.route]
+def _weighted(cluster: str, route: HTTPRouteDestination) -> Json:
+    authority = _authority(route.headers)
+    rewrite = {"host_rewrite_literal": authority} if authority else {}
+    return {"name": cluster, "weight": route.weight, **_headers(route.headers), **rewrite}
 
 
-def _policies(timeout: str | None, retries: HTTPRetry | None) -> Json:
-    """Return the time limit (none unless set) and the retries (two unless set) of a route."""
-    policies: Json = {"timeout": duration(timeout) if timeout else "0s"}
+def _headers(headers: Headers) -> Json:
+    """Return what is done to headers, in Envoy's fields."""
+    found: Json = {}
+    for name, operations in (("request", headers.request), ("response", headers.response)):
+        added = [
+            {"header": {"key": key, "value": value}, "append_action": action}
+            for action, entries in (
+                ("OVERWRITE_IF_EXISTS_OR_ADD", operations.set),
+                ("APPEND_IF_EXISTS_OR_ADD", operations.add),
+            )
+            for key, value in sorted(entries.items())
+            if not _is_authority(key)
+        ]
+        found |= {f"{name}_headers_to_add": added} if added else {}
+        found |= {f"{name}_headers_to_remove": operations.remove} if operations.remove else {}
+    return found
+
+
+def _is_authority(header: str) -> bool:
+    return header.lower() in (":authority", "host")
+
+
+def _authority(headers: Headers) -> str:
+    """Return the host that headers set in place of the caller's."""
+    entries = [*headers.request.set.items(), *headers.request.add.items()]
+    return next((value for key, value in entries if _is_authority(key)), "")
+
+
+def _timeout(timeout: str | None) -> Json:
+    """Return the time limit of a route: none unless set."""
+    limit = duration(timeout) if timeout else "0s"
+    return {"timeout": limit, "max_grpc_timeout": limit}
+
+
+def _retries(retries: HTTPRetry | None) -> Json:
+    """Return the retries of a route: two unless set."""
     if retries and retries.attempts == 0:
-        return policies
+        return {}
     retry_on = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
     codes: list[int] = []  # not even 503, since Istio 1.24
     if retries and retries.retry_on:
@@ -137,44 +261,56 @@ def _policies(timeout: str | None, retries: HTTPRetry | None) -> Json:
         if codes and "retriable-status-codes" not in names:
             names.append("retriable-status-codes")
         retry_on = ",".join(names)
-    policies["retry_policy"] = {
-        "retry_on": retry_on,
-        "num_retries": retries.attempts if retries else 2,
-        "retriable_status_codes": codes,
-        "host_selection_retry_max_attempts": 5,
-        "retry_host_predicate": [
-            {
-                "name": "envoy.retry_host_predicates.previous_hosts",
-                "typed_config": {
-                    "@type": type_url("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
-                },
-            }
-        ],
-    }
+    policy: Json = {"retry_on": retry_on, "num_retries": retries.attempts if retries else 2}
+    policy["host_selection_retry_max_attempts"] = 5
+    if codes:
+        policy["retriable_status_codes"] = codes
+    if not retries or retries.retry_ignore_previous_hosts:
+        predicate = "envoy.retry_host_predicates.previous_hosts"
+        kind = type_url("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
+        policy["retry_host_predicate"] = [{"name": predicate, "typed_config": {"@type": kind}}]
     if retries and retries.per_try_timeout:
-        policies["retry_policy"]["per_try_timeout"] = duration(retries.per_try_timeout)
-    return policies
+        policy["per_try_timeout"] = duration(retries.per_try_timeout)
+    if retries and retries.backoff:
+        policy["retry_back_off"] = {"base_interval": duration(retries.backoff)}
+    return {"retry_policy": policy}
 
 
-def _match(request: HTTPMatchRequest) -> Json:
+def _match(request: HTTPMatchRequest | None) -> Json:
+    """Return which requests a route takes."""
     match: Json = {"prefix": "/"}
+    if not request:
+        return match
     if request.uri:
-        match = (
-            {"path": request.uri.exact} if request.uri.exact is not None else {"prefix": request.uri.prefix}
+        if request.uri.exact is not None:
+            match = {"path": request.uri.exact}
+        elif request.uri.regex:
+            match = {"safe_regex": {"regex": request.uri.regex}}
+        else:
+            match = {"prefix": request.uri.prefix or ""} if request.uri.prefix is not None else match
+    match["case_sensitive"] = not request.ignore_uri_case
+    headers = [_header(name, wanted) for name, wanted in sorted(request.headers.items())]
+    for name, unwanted in sorted(request.without_headers.items()):
+        header = _header(name, unwanted) | {"invert_match": True}
+        headers.append(
+            header if "present_match" in header else header | {"treat_missing_header_as_empty": True}
         )
-    headers = dict(request.headers)
-    if request.method:
-        headers[":method"] = request.method
+    headers.sort(key=lambda header: str(header["name"]))
+    pseudo = ((":method", request.method), (":authority", request.authority), (":scheme", request.scheme))
+    headers += [_header(name, wanted) for name, wanted in pseudo if wanted]
     if headers:
-        match["headers"] = [{"name": n, "string_match": _string_match(m)} for n, m in headers.items()]
+        match["headers"] = headers
+    if request.query_params:
+        match["query_parameters"] = [_header(n, wanted) for n, wanted in request.query_params.items()]
     return match
 
 
-def _string_match(match: UriMatch) -> Json:
-    values: Json = match.model_dump(exclude_none=True)
-    if "regex" in values:
-        return {"safe_regex": values}
-    return values
+def _header(name: str, wanted: StringMatch) -> Json:
+    """Return how Envoy compares a header or a parameter; Istio takes ``*`` for any value."""
+    values: Json = wanted.model_dump(exclude_none=True)
+    if not values or values == {"regex": "*"}:
+        return {"name": name, "present_match": True}
+    return {"name": name, "string_match": {"safe_regex": values} if "regex" in values else values}
 
 
 def _fault(http: HTTPRoute) -> Json | None:
@@ -182,16 +318,12 @@ def _fault(http: HTTPRoute) -> Json | None:
         return None
     fault: Json = {"@type": type_url("extensions.filters.http.fault.v3.HTTPFault")}
     if delay := http.fault.delay:
-        percentage = _fraction(_percent(delay.percentage))
-        fault["delay"] = {"fixed_delay": duration(delay.fixed_delay), "percentage": percentage}
+        percent = delay.percentage.value if "percentage" in delay.model_fields_set else delay.percent
+        fault["delay"] = {"fixed_delay": duration(delay.fixed_delay), "percentage": _fraction(percent)}
     if abort := http.fault.abort:
-        percentage = _fraction(_percent(abort.percentage))
+        percentage = _fraction(abort.percentage.value)
         fault["abort"] = {"http_status": abort.http_status, "percentage": percentage}
     return fault
-
-
-def _percent(value: PercentValue | None) -> float:
-    return value.value if value else 100.0
 
 
 def _fraction(percent: float) -> Json:

@@ -2,16 +2,11 @@
 
 from collections.abc import Iterator
 
-from harness import Json
+from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.scene import named
-from harness.proof.doctor.facts import Facts, Finding, at, items, text
+from harness.proof.doctor.facts import Facts, Finding, at, items
 from harness.proof.expectation import DOMAIN, Destination, Reference
 from harness.proof.target import Rule, destination_rules
-
-_NOT_HTTP = {"tcp", "udp", "https", "tls", "mongo", "mysql", "redis", "hbone", "double-hbone", "wss"}
-_HTTP = {"http", "http2", "grpc", "h2c", "ws"}
-_WELL_KNOWN = {25, 53, 3306, 27017}
-"""Ports whose protocol Istio does not try to find out."""
 
 
 def leads_nowhere(facts: Facts) -> Iterator[Finding]:
@@ -27,6 +22,10 @@ def _why(facts: Facts, reference: Reference) -> Finding:
     short, service = facts.short(to.host), facts.services.get(to.host)
     if service is None:
         return _no_service(facts, reference)
+    if problem := facts.routing.wrong_port(to):
+        numbers = ", ".join(str(port["port"]) for _, port in items(service, "spec", "ports"))
+        remedy = f"write one that it has: {numbers}"
+        return Finding(f"{reference.where}.port", f"{problem}, so it leads nowhere", remedy)
     where, wanted = f"{named(service)} spec.selector", at(service, "spec", "selector")
     if not wanted:
         problem = "the Service has no selector, so it cannot be told which pods stand behind it"
@@ -82,7 +81,7 @@ def mirrors_to_chance(facts: Facts) -> Iterator[Finding]:
 def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
     """Find a version that runs, and that no rule leads to."""
     versions = facts.routing.versions
-    if not facts.references and len(versions) > 1:
+    if not facts.references and len(versions) > 1 and not facts.routing.not_http:
         counts = "no VirtualService and no HTTPRoute counts for it"
         problem = f"{counts}, so {' and '.join(versions)} answer callers by chance"
         remedy = "apply a route to one version, with a mirror to the other"
@@ -132,22 +131,11 @@ def cannot_be_told_apart(facts: Facts) -> Iterator[Finding]:
 def port_is_not_http(facts: Facts) -> Iterator[Finding]:
     """Find a Service of the target's that has no port which Istio routes as HTTP."""
     for service in facts.services.values():
-        ports = [(i, *_protocol(port)) for i, port in items(service, "spec", "ports")]
-        if any(protocol not in _NOT_HTTP for _, _, protocol in ports):
+        ports = items(service, "spec", "ports")
+        if any(is_http(port) for _, port in ports):
             continue
-        for i, field, protocol in ports:
+        for i, port in ports:
+            field, protocol = protocol_of(port)
             where = f"{named(service)} spec.ports[{i}].{field}"
             problem = f"Istio takes this port for {protocol}, not for HTTP, so nothing can be mirrored there"
             yield Finding(where, problem, "name the port http, http2 or grpc, or set appProtocol: http")
-
-
-def _protocol(port: Json) -> tuple[str, str]:
-    """Return the field by which Istio tells a port's protocol, and the protocol; "" if it finds it out."""
-    if port.get("protocol") == "UDP":
-        return "protocol", "udp"
-    field = "appProtocol" if text(port, "appProtocol") else "name"
-    name = text(port, field).lower().removeprefix("kubernetes.io/")
-    for word in (name, name.partition("-")[0]):
-        if word in _HTTP | _NOT_HTTP:
-            return field, word
-    return ("port", "tcp") if port.get("port") in _WELL_KNOWN else (field, "")
