@@ -7,10 +7,12 @@ import re
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
 from harness import HarnessError
+from harness.meshes.lock import ENDING
 from harness.meshes.mesh import STATE, Progress, quietly
 from harness.proof.evidence import State
 from harness.proof.report import table
@@ -21,7 +23,12 @@ def progress() -> Progress:
     """Return what shows progress: on a terminal one line that the next output replaces, else nothing."""
     if not sys.stderr.isatty():
         return quietly
-    return lambda line: print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+
+    def show(line: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+
+    return show
 
 
 def echo(text: str, err: bool = False) -> None:
@@ -54,13 +61,27 @@ def collect_rarely() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
+def _end(number: int, frame: object) -> NoReturn:
+    """End by a signal; more of them would disturb the clean-up."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def run(command: click.Command, name: str) -> int:
     """Run a command line; every failure is one line, and the rest of what is known goes to a log."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores one of them
+            signal.signal(number, _end)
     collect_rarely()
+    output = sys.stdout
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except SystemExit:
+        if sys.stdout is not output:  # click replaces it at a broken pipe, and would end with 1
+            return 141
+        raise
     except click.UsageError as error:
         error.show()
         return 2
@@ -70,9 +91,6 @@ def run(command: click.Command, name: str) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted.", err=True)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
         log = STATE / "error.log"
         with contextlib.suppress(OSError):
@@ -81,3 +99,8 @@ def run(command: click.Command, name: str) -> int:
         line = " ".join(str(error).split())
         click.echo(f"Error: {type(error).__name__}: {line} (details: {log})", err=True)
         return 2
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads it any more: Python must not try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,7 @@
 """What the local mesh does with processes, ports and files."""
 
+import contextlib
+import os
 import resource
 import signal
 import socket
@@ -15,6 +17,7 @@ import requests
 from helpers import free_port, kill, wait_for
 
 from harness.meshes.local import LocalMesh
+from harness.meshes.lock import ENDING
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
 from harness.proof.target import Target
 from harness.proof.watch import verify
@@ -244,21 +247,75 @@ def test_the_gateway_replaces_a_callers_request_id(own: LocalMesh) -> None:
     assert "my-own" not in line
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
-    mesh = LocalMesh(checkout / ".mesh" / "local")
-    command = [sys.executable, "-m", "harness", "demo", "--port", str(free_port())]
+@contextlib.contextmanager
+def harness(checkout: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Yield a command of the harness that runs; afterwards it must have left nothing behind."""
+    command = [sys.executable, "-m", "harness", *words, "--port", str(free_port())]
     with subprocess.Popen(
-        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as demo:
-        assert demo.stdout
-        for line in demo.stdout:
-            if "== 2." in line:
-                break
-        demo.send_signal(number)
-        rest = demo.stdout.read()
-    assert demo.returncode == (130 if number == signal.SIGINT else 143)
-    assert "Traceback" not in rest
-    assert "make down" in rest
+        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        yield started
+        assert started.stderr
+        assert "Traceback" not in started.stderr.read()
+    mesh = LocalMesh(checkout / ".mesh" / "local")
     assert list(mesh.processes()) == []
     assert not mesh.state.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
+    with harness(checkout, "demo") as demo:
+        assert demo.stdout
+        assert any("== 2." in line for line in demo.stdout)
+        demo.send_signal(number)
+        assert "make down" in demo.stdout.read()
+        assert demo.wait() == 128 + number
+
+
+def test_a_demo_that_nobody_reads_any_more_cleans_up(checkout: Path) -> None:
+    with harness(checkout, "demo") as demo:
+        assert demo.stdout
+        assert any("== 2." in line for line in demo.stdout)
+        demo.stdout.close()
+        assert demo.wait() == 141
+
+
+def test_a_demo_whose_terminal_goes_cleans_up(checkout: Path) -> None:
+    """The terminal's programs get a SIGHUP, several at times, and can print nothing more."""
+    ours, theirs = os.openpty()
+    mesh = LocalMesh(checkout / ".mesh" / "local")
+    command = [sys.executable, "-m", "harness", "demo", "--port", str(free_port())]
+    with subprocess.Popen(command, cwd=checkout, stdout=theirs, stderr=theirs) as demo:
+        os.close(theirs)
+        shown = b""
+        while b"== 2." not in shown:
+            shown += os.read(ours, 1024)
+        os.close(ours)
+        for _ in range(3):
+            demo.send_signal(signal.SIGHUP)
+        assert demo.wait() == 128 + signal.SIGHUP
+    assert list(mesh.processes()) == []
+    assert not mesh.state.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_an_up_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
+    mesh = LocalMesh(checkout / ".mesh" / "local")
+    with harness(checkout, "up") as up:
+        wait_for(lambda: list(mesh.processes()), "the first process")
+        up.send_signal(number)
+        assert up.wait() == 128 + number
+
+
+def test_a_signal_that_the_shell_ignores_ends_nothing(checkout: Path) -> None:
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with harness(checkout, "demo") as demo:
+            assert demo.stdout
+            assert any("== 2." in line for line in demo.stdout)
+            demo.send_signal(signal.SIGHUP)
+            demo.stdout.read()
+            assert demo.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,10 +1,27 @@
-"""One command at a time changes a mesh."""
+"""One command at a time changes a mesh, and cleans up whatever ends it."""
 
 import contextlib
 import fcntl
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+ENDING = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
+"""The signals that end a command, beside Ctrl-C."""
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and the signals that end a command: what is begun must be finished."""
+    main = threading.current_thread() is threading.main_thread()  # only it can set how signals are handled
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, *ENDING) if main}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
