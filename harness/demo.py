@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
+from harness.proof.report import wrap
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import verify
@@ -49,7 +50,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
             mesh.apply(ROOT / "istio" / "v1-only.yaml")
         else:
             mesh.up()
-        show(get(mesh.url()).text.strip())
+        show(wrap(get(mesh.url()).text.strip()))
 
         step("Version 2 runs in production, and hears nothing: all routes lead to v1", "make verify")
         held.append(prove().passed)
@@ -70,7 +71,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         show(
             f"As it must be: v2 missed all {size} requests, and callers noticed nothing."
             if held[-1]
-            else "Not as it must be: only the claim on what v2 received should fail, for every request."
+            else "Not as it must be: v2 should miss all requests, and only that claim should fail."
         )
 
         step(

@@ -15,7 +15,7 @@ from harness import HarnessError
 from harness.meshes.lock import ENDING
 from harness.meshes.mesh import STATE, Progress, quietly
 from harness.proof.evidence import State
-from harness.proof.report import table
+from harness.proof.report import WIDTH, table, wrap
 from harness.proof.verdict import Verdict
 
 
@@ -26,7 +26,7 @@ def progress() -> Progress:
 
     def show(line: str) -> None:
         with contextlib.suppress(OSError):  # the terminal may have gone
-            print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+            print(f"\r\x1b[2K{line[: WIDTH - 1]}", end="\r", file=sys.stderr, flush=True)
 
     return show
 
@@ -42,6 +42,12 @@ def render(verdict: Verdict) -> str:
     """Return a verdict as a table, in colours; ``echo`` drops them where there is no terminal."""
     colours: dict[State, str] = {"holds": "green", "fails": "red", "unproven": "yellow"}
     return table(verdict, lambda word, state: click.style(word, fg=colours[state], bold=True))
+
+
+def complain(problem: str) -> None:
+    """Print an error: one line, which a terminal shows in several where it is too narrow."""
+    line = f"Error: {problem}"
+    click.echo(wrap(line, 7) if sys.stderr.isatty() else line, err=True)
 
 
 def seconds_of(text: str) -> float:
@@ -82,11 +88,12 @@ def run(command: click.Command, name: str) -> int:
         if sys.stdout is not output:  # click replaces it at a broken pipe, and would end with 1
             return 141
         raise
-    except click.UsageError as error:
-        error.show()
-        return 2
     except (HarnessError, click.ClickException) as error:
-        click.echo(f"Error: {error}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx:
+            click.echo(
+                f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True
+            )
+        complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
         return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted.", err=True)
@@ -97,7 +104,7 @@ def run(command: click.Command, name: str) -> int:
             STATE.mkdir(exist_ok=True)
             log.write_text(traceback.format_exc())
         line = " ".join(str(error).split())
-        click.echo(f"Error: {type(error).__name__}: {line} (details: {log})", err=True)
+        complain(f"{type(error).__name__}: {line} (details: {log})")
         return 2
     finally:
         try:

@@ -55,7 +55,7 @@ def test_the_workshop_by_its_commands(harness: Harness) -> None:
     assert harness("stop", "recommendation-v2").stdout == "recommendation-v2 is stopped\n"
     disproven = harness("verify", "-n", "100")
     assert disproven.returncode == 1
-    assert "FAIL  v2 received every request exactly once  0 of 100: 100 missing" in disproven.stdout
+    assert "FAIL  v2 received every request exactly once\n          0 of 100: 100 missing" in disproven.stdout
     assert "\x1b" not in disproven.stdout, "colours belong on a terminal"
     assert harness("start", "recommendation-v2").stdout == "recommendation-v2 runs\n"
     assert harness("verify", "-n", "100").returncode == 0

@@ -88,7 +88,7 @@ class ContainerMesh(EnvoyMesh):
         ):  # fmt: skip
             lines += event.get("stream", "").strip().splitlines()
             if lines:
-                self.progress(f"building {wanted.tag}: {lines[-1]}"[:100])
+                self.progress(f"building {wanted.tag}: {lines[-1]}")
             if "error" in event:
                 last = "\n".join(f"  {line}" for line in lines[-10:])
                 raise MeshError(f"the image {wanted.tag} does not build: {event['error']}\n{last}")
