@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 import requests
 from helpers import free_port, kill, wait_for
 
+from harness.meshes import local
 from harness.meshes.local import LocalMesh
 from harness.meshes.lock import ENDING
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
@@ -162,8 +164,7 @@ def test_a_proxy_in_the_environment_does_not_disturb(own: LocalMesh, monkeypatch
 def test_a_proxy_that_does_not_respond_is_not_running(own: LocalMesh) -> None:
     own.up()
     [gateway] = [process for pod, _, process in own.processes() if pod == GATEWAY]
-    address = own.state / "pods" / GATEWAY / "admin"
-    address.write_text("127.0.0.1:9")
+    (own.state / "pods" / GATEWAY / "admin").unlink()
     assert [pod.state for pod in own.pods() if pod.workload == GATEWAY] == ["Dead: run 'make up'"]
     assert gateway.is_running()
 
@@ -199,15 +200,48 @@ def test_an_unknown_host_stays_on_this_machine(own: LocalMesh) -> None:
     assert (answer.status_code, answer.text) == (502, "no such host in the mesh")
 
 
-def test_processes_listen_on_loopback_alone(own: LocalMesh) -> None:
-    own.up()
-    listening = {
-        connection.laddr.ip
-        for _, _, process in own.processes()
+def listening(mesh: LocalMesh) -> set[tuple[str, int]]:
+    """Return the addresses at which processes of a mesh listen."""
+    return {
+        tuple(connection.laddr)
+        for _, _, process in mesh.processes()
         for connection in process.net_connections()
         if connection.status == "LISTEN"
     }
-    assert listening == {"127.0.0.1"}
+
+
+def test_processes_listen_on_loopback_alone(own: LocalMesh) -> None:
+    own.up()
+    assert {ip for ip, _ in listening(own)} == {"127.0.0.1"}
+
+
+def test_no_web_page_can_drive_a_proxy(own: LocalMesh) -> None:
+    """A page in a browser can send to any TCP port of its machine."""
+    own.up()
+    for ip, port in listening(own):
+        for method, path in (
+            ("POST", "/quitquitquit"),
+            ("POST", "/logging?level=trace"),
+            ("GET", "/config_dump"),
+        ):
+            answer = requests.request(method, f"http://{ip}:{port}{path}", timeout=30)
+            assert answer.status_code in (404, 502), (port, path, answer.text)
+    assert {pod.state for pod in own.pods()} == {"Running"}
+    assert "config" in own.admin(GATEWAY, "/config_dump")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in own.state.glob("pods/*/admin")} == {0o600}
+
+
+def test_a_long_path_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's address has room for some 100 bytes; where Linux's way round is lacking, it is said."""
+    mesh = LocalMesh(tmp_path / ("x" * 120) / "local", port=0)
+    try:
+        mesh.up()
+        assert requests.get(mesh.url(), timeout=30).ok
+        monkeypatch.setattr(local, "FOLDERS", Path("/nowhere"))
+        with pytest.raises(MeshError, match=r"^a socket.s path may have 103 bytes: move the project"):
+            mesh.url()
+    finally:
+        mesh.down()
 
 
 def test_processes_get_no_environment_but_their_own(own: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The local mesh: a gunicorn and an Envoy for each pod, all on loopback."""
 
 import contextlib
+import http.client
 import json
 import os
 import resource
@@ -25,6 +26,9 @@ from harness.rendering.values import Address
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
 # became of the command that started them, and never mistakes another process for one of them.
 MARK = "DARK_LAUNCH_PROCESS"
+
+FOLDERS = Path("/proc/self/fd")
+"""Where Linux shows a process the folders that it has open, each by its number."""
 
 
 def find_envoy() -> Path:
@@ -98,10 +102,8 @@ class LocalMesh(EnvoyMesh):
             port = int((self.state / "port").read_text())
             bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
-        (folder / "admin").unlink(missing_ok=True)
-        command = [str(find_envoy()), "--config-path", str(folder / "envoy.json")]
-        command += ["--admin-address-path", str(folder / "admin"), *FLAGS]
-        self._spawn(pod, "istio-proxy", command, {})
+        command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
+        self._spawn(pod, "istio-proxy", command, {}, folder=folder)
 
     def _start_app(self, pod: Pod, listener: socket.socket) -> None:
         assert pod.deployment
@@ -186,10 +188,17 @@ class LocalMesh(EnvoyMesh):
         return Address(address["address"], address["port_value"])
 
     def admin(self, pod: str, path: str) -> str:
-        address = (self._pod_folder(pod) / "admin").read_text()
-        answer = get(f"http://{address}{path}")
-        answer.raise_for_status()
-        return answer.text
+        with contextlib.closing(http.client.HTTPConnection("admin")) as connection:
+            connection.sock = _connect(self._pod_folder(pod) / "admin")
+            try:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                text = answer.read().decode()
+            except http.client.HTTPException as error:
+                raise ConnectionError(f"the proxy of {pod} broke off") from error
+            if answer.status != http.HTTPStatus.OK:
+                raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
+            return text
 
     def proxy_log(self, pod: str) -> str:
         return (self._pod_folder(pod) / "istio-proxy.log").read_text(errors="replace")
@@ -231,6 +240,30 @@ class LocalMesh(EnvoyMesh):
     def pod_folders(self, workload: str) -> list[Path]:
         """Return the folders of all pods that a workload has had."""
         return [f for f in sorted((self.state / "pods").glob("*")) if workload_of(f.name) == workload]
+
+
+def _connect(path: Path) -> socket.socket:
+    """Return a connection to a socket. Its address may have 103 bytes; by its open folder, it has few.
+
+    :raises OSError: nobody listens there.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        if FOLDERS.exists():
+            path = FOLDERS / str(folder) / path.name
+        elif len(os.fsencode(path)) > 103:
+            raise MeshError(
+                f"a socket's path may have 103 bytes: move the project to a shorter one than {path}"
+            )
+        connection.settimeout(30)
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(folder)
+    return connection
 
 
 def _answers(url: str) -> bool:
