@@ -99,12 +99,15 @@ def run(command: click.Command, name: str) -> int:
         click.echo("\nInterrupted.", err=True)
         return 130
     except Exception as error:
-        log = STATE / "error.log"
+        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, OSError) and error.strerror:
+            line = f"{error.filename}: " * bool(error.filename) + error.strerror.lower()
         with contextlib.suppress(OSError):
             STATE.mkdir(exist_ok=True)
+            log = STATE / "error.log"
             log.write_text(traceback.format_exc())
-        line = " ".join(str(error).split())
-        complain(f"{type(error).__name__}: {line} (details: {log})")
+            line += f" (details: {log})"
+        complain(line)
         return 2
     finally:
         try:

@@ -107,6 +107,22 @@ def test_a_bug_is_one_line_and_its_traceback_goes_to_a_log(harness: Harness, che
     assert "Traceback" in (checkout / ".mesh" / "error.log").read_text()
 
 
+def test_a_log_that_cannot_be_written_is_not_named(harness: Harness, checkout: Path) -> None:
+    (checkout / ".mesh").write_text("no folder")
+    failed = harness("up")
+    assert failed.returncode == 2
+    assert failed.stderr == f"Error: the folder {checkout}/.mesh cannot be written: file exists\n"
+    (checkout / ".mesh").unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_full_disk_is_one_line(checkout: Path) -> None:
+    command = f"{sys.executable} -m harness --help > /dev/full"
+    failed = run(checkout, "sh", "-c", command)
+    assert failed.returncode == 2
+    assert failed.stderr == f"Error: no space left on device (details: {checkout}/.mesh/error.log)\n"
+
+
 def test_make_lists_its_targets_by_section(checkout: Path) -> None:
     listed = run(checkout, "make").stdout
     for command in [*COMMANDS, "test", "lint", "clean"]:

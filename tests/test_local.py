@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,6 +175,46 @@ def test_down_and_up_at_once_take_turns(own: LocalMesh) -> None:
         list(pool.map(lambda turn: own.up() if turn % 2 else own.down(), range(8)))
     own.up()
     assert verify(own, Target(), 50).passed
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def roots() -> Iterator[Path]:
+    """Yield a folder that every user may read and root alone may write."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_mesh_that_somebody_else_started_is_said_to_be_theirs(roots: Path) -> None:
+    mesh = LocalMesh(roots / "state" / "local", port=0)
+    mesh.up()
+    try:
+        for command in (mesh.pods, mesh.url, mesh.up, mesh.down, mesh.objects):
+            with as_nobody(), pytest.raises(MeshError, match=r"^root started a mesh here: let root stop it"):
+                command()
+        assert {pod.state for pod in mesh.pods()} == {"Running"}
+    finally:
+        mesh.down()
+
+
+def test_a_folder_that_cannot_be_written_is_named(roots: Path) -> None:
+    mesh = LocalMesh(roots / "state" / "local", port=0)
+    with (
+        as_nobody(),
+        pytest.raises(MeshError, match=rf"^the folder {roots}/state cannot be written: permission denied$"),
+    ):
+        mesh.up()
 
 
 def test_commands_say_when_nothing_runs(own: LocalMesh) -> None:

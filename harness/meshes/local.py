@@ -15,8 +15,10 @@ from pathlib import Path
 
 import psutil
 
+from harness.manifests.base import Object
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
+from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
 from harness.meshes.scene import Pod as RunningPod
@@ -55,6 +57,10 @@ class LocalMesh(EnvoyMesh):
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)
         self._children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+
+    def objects(self) -> dict[str, tuple[str, Object]]:
+        must_be_ours(self.state)
+        return super().objects()
 
     def running(self) -> dict[str, bool]:
         found: dict[str, set[str]] = {}
