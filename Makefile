@@ -27,10 +27,15 @@ LOCUST  := MESH=$(MESH) $(VENV)/bin/python -m locust --locustfile loadtest/locus
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	  /^[a-z-]+:.*## / {line = sprintf("  make %-9s", $$1); count = split($$2, words, " "); \
+	    for (i = 1; i <= count; i++) { \
+	      if (length(line " " words[i]) > 80) {print line; line = sprintf("%16s", "")} \
+	      line = line " " words[i]} \
+	    print line}' Makefile
 	@echo
-	@echo 'MESH=containers runs a step in a Docker engine, MESH=cluster on a cluster with Istio.'
-	@echo 'SERVICE=, NAMESPACE=, URL= and CALLERS= judge another Service than recommendation.'
+	@echo 'MESH=containers runs a step in a Docker engine,'
+	@echo 'MESH=cluster on a cluster with Istio.'
+	@echo 'SERVICE=, NAMESPACE=, URL= and CALLERS= judge another Service.'
 
 ##@ The story
 

@@ -16,7 +16,7 @@ from harness.demo import demo
 from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
 from harness.manifests.check import warnings
 from harness.meshes.mesh import STATE, Mesh, get, must_be_clone
-from harness.proof.report import harmless
+from harness.proof.report import harmless, wrap
 from harness.proof.status import status_of
 from harness.proof.target import Target
 from harness.terminal import echo, progress, render, run
@@ -51,7 +51,7 @@ def up(context: click.Context, mesh_name: str, port: int) -> None:
         return
     mesh = make_mesh(mesh_name, port)
     mesh.up()
-    echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
+    echo(wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}"))
 
 
 @cli.command()
@@ -75,7 +75,7 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     mesh = ClusterMesh(progress())
     platform = mesh.platform(mesh.facts())
     where = f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"
-    echo(where)
+    echo(wrap(where))
     if not platform.local and not yes:
         if not sys.stdin.isatty():
             raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
@@ -94,7 +94,7 @@ def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
     with contextlib.closing(_found_cluster(yes, "deploy")) as mesh:
         mesh.up()
-        echo(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
+        echo(wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}"))
 
 
 @cli.command(epilog=examples("undeploy"))
@@ -127,7 +127,7 @@ def dashboard(name: str) -> None:
 def status(mesh: Mesh, target: Target) -> None:
     """Show pods, ports and applied routes."""
     for line in status_of(mesh, target):
-        echo(harmless(line))
+        echo(wrap(harmless(line)))
 
 
 def _files(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> list[Path]:

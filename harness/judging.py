@@ -18,7 +18,7 @@ from harness.choice import MESHES, default_mesh, make_mesh
 from harness.meshes.mesh import TARGET, Mesh
 from harness.proof import doctor, trace
 from harness.proof.evidence import Bounds
-from harness.proof.report import harmless, to_junit
+from harness.proof.report import harmless, to_junit, wrap
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import PATIENCE, Watch, verify
@@ -266,7 +266,7 @@ def watch_command(
                     if as_json:
                         echo(json.dumps(figures))
                     elif sys.stdout.isatty():
-                        echo(figures_in_words(figures))
+                        echo(wrap(figures_in_words(figures), 10))
                 time.sleep(0.02)
             if duration is not None and not (until_failure and watch.broken):
                 watch.settle(show)
@@ -274,7 +274,7 @@ def watch_command(
     finally:
         watch.close()
     if watch.changes and not as_json:
-        echo(harmless("\n".join(watch.changes)) + ": judged anew from then on\n")
+        echo(wrap(harmless("\n".join(watch.changes)) + ": judged anew from then on\n"))
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
     tell(mesh, target, verdict, as_json, junit, indent=None)
@@ -304,9 +304,9 @@ def doctor_command(mesh: Mesh, target: Target) -> None:
     """
     found = doctor.examine(mesh, target)
     for finding in found:
-        echo(harmless(str(finding)))
+        echo(wrap(harmless(str(finding))))
     if not found:
-        echo(f"nothing found that would keep copies from {target.service}'s versions")
+        echo(wrap(f"nothing found that would keep copies from {target.service}'s versions"))
     sys.exit(1 if found else 0)
 
 
@@ -321,7 +321,7 @@ def trace_command(mesh: Mesh, target: Target, ticket: str) -> None:
     Exit 0: found. 1: nobody logged it. 2: could not run.
     """
     lines = trace.find(mesh, target, ticket)
-    for line in lines or [f"no proxy logged {harmless(ticket)} (logs are kept for a while only)"]:
+    for line in lines or [wrap(f"no proxy logged {harmless(ticket)} (logs are kept for a while only)")]:
         echo(line)
     sys.exit(0 if lines else 1)
 

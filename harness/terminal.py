@@ -7,13 +7,15 @@ import re
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
 from harness import HarnessError
+from harness.meshes.lock import ENDING
 from harness.meshes.mesh import STATE, Progress, quietly
 from harness.proof.evidence import State
-from harness.proof.report import table
+from harness.proof.report import WIDTH, table, wrap
 from harness.proof.verdict import Verdict
 
 
@@ -21,7 +23,12 @@ def progress() -> Progress:
     """Return what shows progress: on a terminal one line that the next output replaces, else nothing."""
     if not sys.stderr.isatty():
         return quietly
-    return lambda line: print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+
+    def show(line: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            print(f"\r\x1b[2K{line[: WIDTH - 1]}", end="\r", file=sys.stderr, flush=True)
+
+    return show
 
 
 def echo(text: str, err: bool = False) -> None:
@@ -35,6 +42,12 @@ def render(verdict: Verdict) -> str:
     """Return a verdict as a table, in colours; ``echo`` drops them where there is no terminal."""
     colours: dict[State, str] = {"holds": "green", "fails": "red", "unproven": "yellow"}
     return table(verdict, lambda word, state: click.style(word, fg=colours[state], bold=True))
+
+
+def complain(problem: str) -> None:
+    """Print an error: one line, which a terminal shows in several where it is too narrow."""
+    line = f"Error: {problem}"
+    click.echo(wrap(line, 7) if sys.stderr.isatty() else line, err=True)
 
 
 def seconds_of(text: str) -> float:
@@ -54,30 +67,50 @@ def collect_rarely() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
+def _end(number: int, frame: object) -> NoReturn:
+    """End by a signal; more of them would disturb the clean-up."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def run(command: click.Command, name: str) -> int:
     """Run a command line; every failure is one line, and the rest of what is known goes to a log."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores one of them
+            signal.signal(number, _end)
     collect_rarely()
+    output = sys.stdout
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.UsageError as error:
-        error.show()
-        return 2
+    except SystemExit:
+        if sys.stdout is not output:  # click replaces it at a broken pipe, and would end with 1
+            return 141
+        raise
     except (HarnessError, click.ClickException) as error:
-        click.echo(f"Error: {error}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx:
+            click.echo(
+                f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True
+            )
+        complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
         return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted.", err=True)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
-        log = STATE / "error.log"
+        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if isinstance(error, OSError) and error.strerror:
+            line = f"{error.filename}: " * bool(error.filename) + error.strerror.lower()
         with contextlib.suppress(OSError):
             STATE.mkdir(exist_ok=True)
+            log = STATE / "error.log"
             log.write_text(traceback.format_exc())
-        line = " ".join(str(error).split())
-        click.echo(f"Error: {type(error).__name__}: {line} (details: {log})", err=True)
+            line += f" (details: {log})"
+        complain(line)
         return 2
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads it any more: Python must not try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -55,7 +55,7 @@ def test_the_workshop_by_its_commands(harness: Harness) -> None:
     assert harness("stop", "recommendation-v2").stdout == "recommendation-v2 is stopped\n"
     disproven = harness("verify", "-n", "100")
     assert disproven.returncode == 1
-    assert "FAIL  v2 received every request exactly once  0 of 100: 100 missing" in disproven.stdout
+    assert "FAIL  v2 received every request exactly once\n          0 of 100: 100 missing" in disproven.stdout
     assert "\x1b" not in disproven.stdout, "colours belong on a terminal"
     assert harness("start", "recommendation-v2").stdout == "recommendation-v2 runs\n"
     assert harness("verify", "-n", "100").returncode == 0
@@ -105,6 +105,22 @@ def test_a_bug_is_one_line_and_its_traceback_goes_to_a_log(harness: Harness, che
     assert failed.stderr.count("\n") == 1
     assert failed.stderr.startswith("Error: TypeError: ")
     assert "Traceback" in (checkout / ".mesh" / "error.log").read_text()
+
+
+def test_a_log_that_cannot_be_written_is_not_named(harness: Harness, checkout: Path) -> None:
+    (checkout / ".mesh").write_text("no folder")
+    failed = harness("up")
+    assert failed.returncode == 2
+    assert failed.stderr == f"Error: the folder {checkout}/.mesh cannot be written: file exists\n"
+    (checkout / ".mesh").unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_full_disk_is_one_line(checkout: Path) -> None:
+    command = f"{sys.executable} -m harness --help > /dev/full"
+    failed = run(checkout, "sh", "-c", command)
+    assert failed.returncode == 2
+    assert failed.stderr == f"Error: no space left on device (details: {checkout}/.mesh/error.log)\n"
 
 
 def test_make_lists_its_targets_by_section(checkout: Path) -> None:

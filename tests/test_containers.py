@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from helpers import run, start, wait_for
 
 from harness.meshes.containers import LABEL, ContainerMesh, quantity
@@ -15,6 +16,7 @@ from harness.meshes.images import image, version
 from harness.meshes.mesh import ROOT
 from harness.proof.target import Target
 from harness.proof.watch import verify
+from harness.rendering.bootstrap import READINESS
 
 
 @pytest.fixture
@@ -97,6 +99,25 @@ def test_ports_are_published_on_loopback_alone(own: ContainerMesh) -> None:
     own.up()
     bindings = [b for _, _, c in own.containers() for bound in c.ports.values() for b in bound or ()]
     assert {binding["HostIp"] for binding in bindings} == {"127.0.0.1"}
+
+
+def test_no_web_page_can_drive_a_proxy(own: ContainerMesh) -> None:
+    """A page in a browser can send to any port that is published on its machine."""
+    own.up()
+    bindings = [b for _, _, c in own.containers() for bound in c.ports.values() for b in bound or ()]
+    posts = (
+        "/quitquitquit",
+        "/stats",
+        "/stats/recentlookups/enable",
+        "/clusters",
+        READINESS,
+        "/reset_counters",
+    )
+    for port in [binding["HostPort"] for binding in bindings]:
+        for method, path in (("GET", "/config_dump"), *(("POST", path) for path in posts)):
+            answer = requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=30)
+            assert answer.status_code == 404, (port, method, path, answer.text)
+    assert {pod.state for pod in own.pods()} == {"Running"}
 
 
 def test_down_leaves_nothing_in_the_engine(own: ContainerMesh) -> None:

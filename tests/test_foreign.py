@@ -1,6 +1,7 @@
 """The harness is right about an application that nobody wrote for it: tests/foreign."""
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -240,7 +241,7 @@ def test_a_request_id_tells_the_whole_story(shop: Shop) -> None:
     shop.ask("http://pricing/v2/quote?sku=once")
     [line] = wait_for(lambda: logged(shop, "pricing-canary", "sku=once"), "the copy")
     story = shop.run("trace", *TARGET, line.split('"')[9])
-    first, *others = [words.split()[1].rsplit("-", 2)[0] for words in story.splitlines()[:3]]
+    first, *others = [pod.rsplit("-", 2)[0] for pod in re.findall(r"(\S+) (?:sent|got) ", story)]
     assert first == "storefront"
     assert set(others) == {"pricing-primary", "pricing-canary"}
     assert story.endswith("as it must be\n")

@@ -1,10 +1,14 @@
 """What the local mesh does with processes, ports and files."""
 
+import contextlib
+import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +18,9 @@ import pytest
 import requests
 from helpers import free_port, kill, wait_for
 
+from harness.meshes import local
 from harness.meshes.local import LocalMesh
+from harness.meshes.lock import ENDING
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
 from harness.proof.target import Target
 from harness.proof.watch import verify
@@ -159,8 +165,7 @@ def test_a_proxy_in_the_environment_does_not_disturb(own: LocalMesh, monkeypatch
 def test_a_proxy_that_does_not_respond_is_not_running(own: LocalMesh) -> None:
     own.up()
     [gateway] = [process for pod, _, process in own.processes() if pod == GATEWAY]
-    address = own.state / "pods" / GATEWAY / "admin"
-    address.write_text("127.0.0.1:9")
+    (own.state / "pods" / GATEWAY / "admin").unlink()
     assert [pod.state for pod in own.pods() if pod.workload == GATEWAY] == ["Dead: run 'make up'"]
     assert gateway.is_running()
 
@@ -170,6 +175,46 @@ def test_down_and_up_at_once_take_turns(own: LocalMesh) -> None:
         list(pool.map(lambda turn: own.up() if turn % 2 else own.down(), range(8)))
     own.up()
     assert verify(own, Target(), 50).passed
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def roots() -> Iterator[Path]:
+    """Yield a folder that every user may read and root alone may write."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_mesh_that_somebody_else_started_is_said_to_be_theirs(roots: Path) -> None:
+    mesh = LocalMesh(roots / "state" / "local", port=0)
+    mesh.up()
+    try:
+        for command in (mesh.pods, mesh.url, mesh.up, mesh.down, mesh.objects):
+            with as_nobody(), pytest.raises(MeshError, match=r"^root started a mesh here: let root stop it"):
+                command()
+        assert {pod.state for pod in mesh.pods()} == {"Running"}
+    finally:
+        mesh.down()
+
+
+def test_a_folder_that_cannot_be_written_is_named(roots: Path) -> None:
+    mesh = LocalMesh(roots / "state" / "local", port=0)
+    with (
+        as_nobody(),
+        pytest.raises(MeshError, match=rf"^the folder {roots}/state cannot be written: permission denied$"),
+    ):
+        mesh.up()
 
 
 def test_commands_say_when_nothing_runs(own: LocalMesh) -> None:
@@ -196,15 +241,48 @@ def test_an_unknown_host_stays_on_this_machine(own: LocalMesh) -> None:
     assert (answer.status_code, answer.text) == (502, "no such host in the mesh")
 
 
-def test_processes_listen_on_loopback_alone(own: LocalMesh) -> None:
-    own.up()
-    listening = {
-        connection.laddr.ip
-        for _, _, process in own.processes()
+def listening(mesh: LocalMesh) -> set[tuple[str, int]]:
+    """Return the addresses at which processes of a mesh listen."""
+    return {
+        tuple(connection.laddr)
+        for _, _, process in mesh.processes()
         for connection in process.net_connections()
         if connection.status == "LISTEN"
     }
-    assert listening == {"127.0.0.1"}
+
+
+def test_processes_listen_on_loopback_alone(own: LocalMesh) -> None:
+    own.up()
+    assert {ip for ip, _ in listening(own)} == {"127.0.0.1"}
+
+
+def test_no_web_page_can_drive_a_proxy(own: LocalMesh) -> None:
+    """A page in a browser can send to any TCP port of its machine."""
+    own.up()
+    for ip, port in listening(own):
+        for method, path in (
+            ("POST", "/quitquitquit"),
+            ("POST", "/logging?level=trace"),
+            ("GET", "/config_dump"),
+        ):
+            answer = requests.request(method, f"http://{ip}:{port}{path}", timeout=30)
+            assert answer.status_code in (404, 502), (port, path, answer.text)
+    assert {pod.state for pod in own.pods()} == {"Running"}
+    assert "config" in own.admin(GATEWAY, "/config_dump")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in own.state.glob("pods/*/admin")} == {0o600}
+
+
+def test_a_long_path_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's address has room for some 100 bytes; where Linux's way round is lacking, it is said."""
+    mesh = LocalMesh(tmp_path / ("x" * 120) / "local", port=0)
+    try:
+        mesh.up()
+        assert requests.get(mesh.url(), timeout=30).ok
+        monkeypatch.setattr(local, "FOLDERS", Path("/nowhere"))
+        with pytest.raises(MeshError, match=r"^a socket.s path may have 103 bytes: move the project"):
+            mesh.url()
+    finally:
+        mesh.down()
 
 
 def test_processes_get_no_environment_but_their_own(own: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,21 +322,75 @@ def test_the_gateway_replaces_a_callers_request_id(own: LocalMesh) -> None:
     assert "my-own" not in line
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
-    mesh = LocalMesh(checkout / ".mesh" / "local")
-    command = [sys.executable, "-m", "harness", "demo", "--port", str(free_port())]
+@contextlib.contextmanager
+def harness(checkout: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Yield a command of the harness that runs; afterwards it must have left nothing behind."""
+    command = [sys.executable, "-m", "harness", *words, "--port", str(free_port())]
     with subprocess.Popen(
-        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as demo:
-        assert demo.stdout
-        for line in demo.stdout:
-            if "== 2." in line:
-                break
-        demo.send_signal(number)
-        rest = demo.stdout.read()
-    assert demo.returncode == (130 if number == signal.SIGINT else 143)
-    assert "Traceback" not in rest
-    assert "make down" in rest
+        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        yield started
+        assert started.stderr
+        assert "Traceback" not in started.stderr.read()
+    mesh = LocalMesh(checkout / ".mesh" / "local")
     assert list(mesh.processes()) == []
     assert not mesh.state.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
+    with harness(checkout, "demo") as demo:
+        assert demo.stdout
+        assert any("== 2." in line for line in demo.stdout)
+        demo.send_signal(number)
+        assert "make down" in demo.stdout.read()
+        assert demo.wait() == 128 + number
+
+
+def test_a_demo_that_nobody_reads_any_more_cleans_up(checkout: Path) -> None:
+    with harness(checkout, "demo") as demo:
+        assert demo.stdout
+        assert any("== 2." in line for line in demo.stdout)
+        demo.stdout.close()
+        assert demo.wait() == 141
+
+
+def test_a_demo_whose_terminal_goes_cleans_up(checkout: Path) -> None:
+    """The terminal's programs get a SIGHUP, several at times, and can print nothing more."""
+    ours, theirs = os.openpty()
+    mesh = LocalMesh(checkout / ".mesh" / "local")
+    command = [sys.executable, "-m", "harness", "demo", "--port", str(free_port())]
+    with subprocess.Popen(command, cwd=checkout, stdout=theirs, stderr=theirs) as demo:
+        os.close(theirs)
+        shown = b""
+        while b"== 2." not in shown:
+            shown += os.read(ours, 1024)
+        os.close(ours)
+        for _ in range(3):
+            demo.send_signal(signal.SIGHUP)
+        assert demo.wait() == 128 + signal.SIGHUP
+    assert list(mesh.processes()) == []
+    assert not mesh.state.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_an_up_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
+    mesh = LocalMesh(checkout / ".mesh" / "local")
+    with harness(checkout, "up") as up:
+        wait_for(lambda: list(mesh.processes()), "the first process")
+        up.send_signal(number)
+        assert up.wait() == 128 + number
+
+
+def test_a_signal_that_the_shell_ignores_ends_nothing(checkout: Path) -> None:
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with harness(checkout, "demo") as demo:
+            assert demo.stdout
+            assert any("== 2." in line for line in demo.stdout)
+            demo.send_signal(signal.SIGHUP)
+            demo.stdout.read()
+            assert demo.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

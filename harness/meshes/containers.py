@@ -24,6 +24,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
+from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
@@ -87,7 +88,7 @@ class ContainerMesh(EnvoyMesh):
         ):  # fmt: skip
             lines += event.get("stream", "").strip().splitlines()
             if lines:
-                self.progress(f"building {wanted.tag}: {lines[-1]}"[:100])
+                self.progress(f"building {wanted.tag}: {lines[-1]}")
             if "error" in event:
                 last = "\n".join(f"  {line}" for line in lines[-10:])
                 raise MeshError(f"the image {wanted.tag} does not build: {event['error']}\n{last}")
@@ -220,6 +221,7 @@ class ContainerMesh(EnvoyMesh):
             with ThreadPoolExecutor(len(found)) as pool:
                 list(pool.map(remove, found))
 
+    @undisturbed()
     def remove_everything(self) -> None:
         super().remove_everything()
         for kept in (self.engine.networks, self.engine.volumes):

@@ -17,7 +17,7 @@ from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import NAMESPACE, of_kind
 from harness.manifests.read import ManifestError, read, read_each, to_document, to_object
 from harness.meshes.images import image
-from harness.meshes.lock import lock
+from harness.meshes.lock import lock, undisturbed
 from harness.meshes.mesh import (
     GATEWAY,
     ISTIO,
@@ -220,6 +220,7 @@ class EnvoyMesh(Mesh, Proxies):
     def _suffix(self) -> str:
         return "" if self.name == "local" else f" MESH={self.name}"
 
+    @undisturbed()
     def remove_everything(self) -> None:
         """End and delete all that belongs to the mesh, whatever state it is in."""
         self.stop_pods(self.running())

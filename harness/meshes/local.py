@@ -1,6 +1,7 @@
 """The local mesh: a gunicorn and an Envoy for each pod, all on loopback."""
 
 import contextlib
+import http.client
 import json
 import os
 import resource
@@ -14,17 +15,23 @@ from pathlib import Path
 
 import psutil
 
+from harness.manifests.base import Object
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
+from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
 from harness.meshes.scene import Pod as RunningPod
+from harness.meshes.xds import replace_file
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
 # became of the command that started them, and never mistakes another process for one of them.
 MARK = "DARK_LAUNCH_PROCESS"
+
+FOLDERS = Path("/proc/self/fd")
+"""Where Linux shows a process the folders that it has open, each by its number."""
 
 
 def find_envoy() -> Path:
@@ -51,6 +58,10 @@ class LocalMesh(EnvoyMesh):
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)
         self._children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+
+    def objects(self) -> dict[str, tuple[str, Object]]:
+        must_be_ours(self.state)
+        return super().objects()
 
     def running(self) -> dict[str, bool]:
         found: dict[str, set[str]] = {}
@@ -97,10 +108,9 @@ class LocalMesh(EnvoyMesh):
             port = int((self.state / "port").read_text())
             bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
-        (folder / "admin").unlink(missing_ok=True)
-        command = [str(find_envoy()), "--config-path", str(folder / "envoy.json")]
-        command += ["--admin-address-path", str(folder / "admin"), *FLAGS]
-        self._spawn(pod, "istio-proxy", command, {})
+        (folder / "listeners.json").unlink(missing_ok=True)
+        command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
+        self._spawn(pod, "istio-proxy", command, {}, folder=folder)
 
     def _start_app(self, pod: Pod, listener: socket.socket) -> None:
         assert pod.deployment
@@ -179,26 +189,36 @@ class LocalMesh(EnvoyMesh):
         return self.listener(pod.name, "inbound" if pod.deployment else "ingress")
 
     def listener(self, pod: str, name: str) -> Address:
-        """Return where a listener of a pod's proxy listens: Envoy chose the port."""
-        listeners = json.loads(self.admin(pod, "/listeners?format=json"))["listener_statuses"]
-        address = {li["name"]: li["local_address"]["socket_address"] for li in listeners}[name]
-        return Address(address["address"], address["port_value"])
+        """Return where a listener of a pod's proxy listens, or listened: Envoy chose the port."""
+        path = self._pod_folder(pod) / "listeners.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        if name not in known:
+            statuses = json.loads(self.admin(pod, "/listeners?format=json"))["listener_statuses"]
+            known = {status["name"]: status["local_address"]["socket_address"] for status in statuses}
+            replace_file(path, json.dumps(known))
+        return Address(known[name]["address"], known[name]["port_value"])
 
     def admin(self, pod: str, path: str) -> str:
-        address = (self._pod_folder(pod) / "admin").read_text()
-        answer = get(f"http://{address}{path}")
-        answer.raise_for_status()
-        return answer.text
+        with contextlib.closing(http.client.HTTPConnection("admin")) as connection:
+            connection.sock = _connect(self._pod_folder(pod) / "admin")
+            try:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                text = answer.read().decode()
+            except http.client.HTTPException as error:
+                raise ConnectionError(f"the proxy of {pod} broke off") from error
+            if answer.status != http.HTTPStatus.OK:
+                raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
+            return text
 
     def proxy_log(self, pod: str) -> str:
         return (self._pod_folder(pod) / "istio-proxy.log").read_text(errors="replace")
 
     def url(self) -> str:
         self.must_run()
-        try:
-            address = self.listener(GATEWAY, "ingress")
-        except OSError:
-            raise self.dead_gateway() from None
+        if GATEWAY not in self.running():
+            raise self.dead_gateway()
+        address = self.listener(GATEWAY, "ingress")
         return f"http://{address.ip}:{address.port}/customer"
 
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
@@ -230,6 +250,30 @@ class LocalMesh(EnvoyMesh):
     def pod_folders(self, workload: str) -> list[Path]:
         """Return the folders of all pods that a workload has had."""
         return [f for f in sorted((self.state / "pods").glob("*")) if workload_of(f.name) == workload]
+
+
+def _connect(path: Path) -> socket.socket:
+    """Return a connection to a socket. Its address may have 103 bytes; by its open folder, it has few.
+
+    :raises OSError: nobody listens there.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        if FOLDERS.exists():
+            path = FOLDERS / str(folder) / path.name
+        elif len(os.fsencode(path)) > 103:
+            raise MeshError(
+                f"a socket's path may have 103 bytes: move the project to a shorter one than {path}"
+            )
+        connection.settimeout(3)
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(folder)
+    return connection
 
 
 def _answers(url: str) -> bool:

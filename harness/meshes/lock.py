@@ -1,19 +1,68 @@
-"""One command at a time changes a mesh."""
+"""One command at a time changes a mesh, and cleans up whatever ends it."""
 
 import contextlib
 import fcntl
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+from harness.meshes.mesh import MeshError
+
+ENDING = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
+"""The signals that end a command, beside Ctrl-C."""
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and the signals that end a command: what is begun must be finished."""
+    main = threading.current_thread() is threading.main_thread()  # only it can set how signals are handled
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, *ENDING) if main}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def must_be_ours(state: Path) -> None:
+    """Check that nobody else started a mesh: its processes can be neither seen nor ended.
+
+    :raises MeshError: somebody else did.
+    """
+    if state.exists() and os.geteuid() not in (0, state.stat().st_uid):
+        try:
+            owner = state.owner()
+        except KeyError:  # no user of this machine
+            owner = f"user {state.stat().st_uid}"
+        raise MeshError(f"{owner} started a mesh here: let {owner} stop it, or work in a clone of your own")
+
+
+def _open(path: Path) -> TextIO:
+    """Open the file that is locked.
+
+    :raises MeshError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
+    except OSError as error:
+        why = (error.strerror or "").lower()
+        raise MeshError(f"the folder {path.parent} cannot be written: {why}") from None
 
 
 @contextlib.contextmanager
 def lock(state: Path) -> Iterator[Path]:
-    """Let one command at a time change the mesh; yield the lock's path."""
+    """Let one command at a time change the mesh; yield the lock's path.
+
+    :raises MeshError: somebody else started it, or its folder cannot be written.
+    """
+    must_be_ours(state)
     path, current = state.with_suffix(".lock"), False
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
+        with _open(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever had it may have deleted it: then somebody else may hold a new one.
             with contextlib.suppress(FileNotFoundError):

@@ -1,6 +1,8 @@
 """Reports of a verdict: a table for people, JUnit XML for machines."""
 
+import re
 import shlex
+import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -10,7 +12,14 @@ from harness.proof.verdict import Side, Verdict
 
 WORDS: dict[State, str] = {"holds": "ok", "fails": "FAIL", "unproven": "?"}
 
+WIDTH = 80
+"""How many columns a terminal has at least, on a projector too."""
+
 Style = Callable[[str, State], str]
+
+
+BROAD = 18
+"""How many columns the name of a version's proxy has at most, in one line with its figures."""
 
 
 def _plain(word: str, state: State) -> str:
@@ -22,18 +31,38 @@ def harmless(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
+def wrap(text: str, hang: int = 2) -> str:
+    """Return a text in lines that fit a terminal; ``hang`` columns indent what does not fit a line.
+
+    No word is cut, and no short command in single quotes.
+    """
+    whole = re.sub(r"(?<!\w)'[^'\n]{1,60}'(?!\w)", lambda quoted: quoted[0].replace(" ", "\xa0"), text)
+    lines = [
+        textwrap.fill(
+            line, WIDTH, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+        )
+        for line in whole.split("\n")
+    ]
+    return "\n".join(lines).replace("\xa0", " ")
+
+
 def table(verdict: Verdict, style: Style = _plain) -> str:
     """Return a verdict as a table; ``style`` may colour a word by what it says."""
-    width = max((len(claim.statement) for claim in verdict.claims), default=0)
-    lines = [f"routes    {verdict.routes}", ""]
-    for claim in verdict.claims:
+    told = [(claim, harmless(claim.statement), harmless(claim.detail)) for claim in verdict.claims]
+    width = max((len(s) for _, s, detail in told if len(s) + len(detail) <= WIDTH - 10), default=0)
+    lines = [wrap(f"routes    {harmless(verdict.routes)}", 10), ""]
+    for claim, statement, detail in told:
         word = style(f"{WORDS[claim.state]:<4}", claim.state)
-        lines.append(f"  {word}  " + harmless(f"{claim.statement:<{width}}  {claim.detail}"))
-    seen = {side.version: f"{side.version} proxy" for side in verdict.sides} | {"callers": "callers"}
-    broad = max(10, *map(len, seen.values()))
+        line = f"{statement:<{width}}  {detail}"
+        if len(line) > WIDTH - 8:
+            line = wrap(" " * 8 + statement, 8)[8:] + "\n" + wrap(" " * 10 + detail, 10)
+        lines.append(f"  {word}  {line}")
+    seen = {side.version: harmless(f"{side.version} proxy") for side in verdict.sides}
+    seen |= {"callers": "callers"}
+    broad = max(10, *(len(name) for name in seen.values() if len(name) <= BROAD))
     lines += ["", f"  {'seen by':<{broad}}  requests   median      p99  reply size   status"]
     for side in (verdict.callers, *verdict.sides):
-        lines.append(harmless(_row(side, seen[side.version], broad)))
+        lines.append(_row(side, seen[side.version], broad))
     held = sum(claim.holds for claim in verdict.claims)
     result: State = ("holds", "fails", "unproven")[verdict.exit_code]
     word = {"holds": "PASS", "fails": "FAIL", "unproven": "UNPROVEN"}[result]
@@ -42,16 +71,20 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
         lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
     examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)
     trace = "make trace T=" if in_clone() else "dark-launch trace "
-    lines += [f"      see one of them: {trace}{shlex.quote(harmless(e))}" for e in list(examples)[:3]]
-    lines += [f"      {harmless(line)}" for line in verdict.findings]
+    lines += [
+        wrap(f"      see one of them: {trace}{shlex.quote(harmless(e))}", 8) for e in list(examples)[:3]
+    ]
+    lines += [wrap(f"      {harmless(line)}", 8) for line in verdict.findings]
     return "\n".join(lines)
 
 
 def _row(side: Side, name: str, broad: int) -> str:
-    status = ", ".join(f"{code} x {count:,}" for code, count in sorted(side.status.items()))
+    status = ", ".join(f"{code}\xa0x\xa0{count:,}" for code, count in sorted(side.status.items()))
     size = "-" if side.size is None else f"{side.size:,.0f} B"
     cells = f"{side.requests:>9,} {_ms(side.median):>8} {_ms(side.p99):>8} {size:>11}"
-    return f"  {name:<{broad}} {cells}   {status}".rstrip()
+    above, name = (f"  {name}\n", "") if len(name) > broad else ("", name)
+    row = f"  {name:<{broad}} {cells}   "
+    return above + wrap(row + status, len(row)).rstrip()
 
 
 def _ms(value: float | None) -> str:

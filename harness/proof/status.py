@@ -14,6 +14,7 @@ from harness.proof.expectation import (
     rules_of,
     serves_mesh,
 )
+from harness.proof.report import WIDTH
 from harness.proof.target import Routing, Target
 
 
@@ -33,8 +34,11 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
             for pod in scene.pods
         ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    between = "  "
+    if sum(widths) + 4 > WIDTH:
+        widths[0], between = 0, "\n  "
+    for name, state, address in rows:
+        yield f"{name:<{widths[0]}}{between}{state:<{widths[1]}}  {address}"
     yield ""
     if workshop:
         yield mesh.way_in()

@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Iterator
 
 from harness.meshes.mesh import Mesh
-from harness.meshes.scene import Pod
 from harness.proof.evidence import Evidence
 from harness.proof.figures import Tally
 from harness.proof.ledger import Ledger
-from harness.proof.report import harmless
+from harness.proof.report import harmless, wrap
 from harness.proof.story import Story, shape_of
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import judge
 from harness.rendering.accesslog import Hop, Unreadable, parse_line
+
+INDENT = 14
+"""How far a hop's lines are indented behind its time."""
 
 
 def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
@@ -35,7 +37,7 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
     ledger = Ledger(routing, 0, 0)
     for pod, hop in found:
         ledger.add(pod.name, hop, 0)
-    lines = [_line(pod, hop) for pod, hop in found]
+    lines = [_line(pod.name, hop) for pod, hop in found]
     for story in ledger.give_up():
         lines += verdict_on(routing, story)
     return [harmless(line) for line in lines]
@@ -58,27 +60,21 @@ def _place(hop: Hop) -> tuple[str, bool]:
 
 def tell(routing: Routing, story: Story) -> list[str]:
     """Return the hops of a story that is at hand, and what is missing of it."""
-    hops = [(None, hop) for _, hop in story.calls] + [(version, hop) for version, hop in story.arrivals]
-    lines = []
-    for version, hop in sorted(hops, key=lambda each: _place(each[1])):
-        who = f"{version} got" if version else "caller sent"
-        lines.append(f"{hop.start[11:23]}  {who:<28} {_words(hop)}")
+    hops = [*(("caller", hop) for _, hop in story.calls), *story.arrivals]
+    lines = [_line(who, hop) for who, hop in sorted(hops, key=lambda each: _place(each[1]))]
     return [harmless(line) for line in [*lines, *verdict_on(routing, story)]]
 
 
-def _line(pod: Pod, hop: Hop) -> str:
-    inbound = hop.cluster.startswith("inbound|")
-    who = f"{pod.name} {'got' if inbound else 'sent'}"
-    return f"{hop.start[11:23]}  {who:<42} {_words(hop)}"
-
-
-def _words(hop: Hop) -> str:
-    words = f"{hop.method} {hop.path}"
-    if not hop.cluster.startswith("inbound|"):
-        words += f" -> {hop.cluster} {hop.upstream}"
-        words += f" by rule '{hop.route}'" if hop.route != "-" else ""
+def _line(who: str, hop: Hop) -> str:
+    """Return what is known of a hop, in lines that fit a terminal."""
+    inbound, way = hop.cluster.startswith("inbound|"), ""
+    lines = [f"{hop.start[11:23]}  {who} {'got' if inbound else 'sent'} {hop.method} {hop.path}"]
+    if not inbound:
+        lines.append(f"-> {hop.cluster}")
+        way = f"{hop.upstream} by rule '{hop.route}': " if hop.route != "-" else f"{hop.upstream}: "
     reason = "" if hop.answered else f" ({hop.details} {hop.flags})"
-    return f"{words}: {hop.status}{reason}, {hop.received} B in, {hop.sent} B out, {hop.duration} ms"
+    lines.append(f"{way}{hop.status}{reason}, {hop.received} B in, {hop.sent} B out, {hop.duration} ms")
+    return wrap(f"\n{' ' * INDENT}".join(lines), INDENT)
 
 
 def verdict_on(routing: Routing, story: Story) -> list[str]:
@@ -87,4 +83,4 @@ def verdict_on(routing: Routing, story: Story) -> list[str]:
     wrong = [claim for claim in alone.claims if claim.state == "fails"]
     if not wrong:
         return ["as it must be"]
-    return [f"FAIL {claim.id}: {claim.statement}: {claim.detail}" for claim in wrong]
+    return [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]

@@ -43,6 +43,10 @@ _AS_ASKED = {
     }
 }
 
+# A web page can call any TCP port of the machine that shows it, but no socket in a folder. The path is
+# relative to the folder in which Envoy is started, since a socket's path may have 108 bytes at most.
+SOCKET = {"pipe": {"path": "admin", "mode": 0o600}}
+
 
 def sidecar(
     name: str,
@@ -52,7 +56,7 @@ def sidecar(
     *,
     inbound: Address = ANY_PORT,
     outbound: Address = ANY_PORT,
-    admin: Address = ANY_PORT,
+    admin: Address | None = None,
     status: Address | None = None,
     readiness: str = "/",
 ) -> Json:
@@ -63,6 +67,7 @@ def sidecar(
     :param app: where the pod's application listens.
     :param inbound: where other proxies send requests for the application.
     :param outbound: where the application sends its own: an HTTP forward proxy.
+    :param admin: where the admin interface listens; None: at the socket ``admin`` in Envoy's folder.
     :param status: where to serve ``/stats`` and ``/clusters``, and the application's path ``readiness``, to
         the harness if it cannot reach ``admin``.
     """
@@ -75,12 +80,20 @@ def sidecar(
         _listener("outbound", outbound, log, {"rds": _rds(xds, "sidecar")}),
     ]
     clusters = [static_cluster(inbound_cluster, [app]) | _AS_ASKED]
-    probe = {"match": {"path": READINESS}, "route": {**_to(inbound_cluster), "prefix_rewrite": readiness}}
+    probe = {
+        "match": {"path": READINESS, **GET},
+        "route": {**_to(inbound_cluster), "prefix_rewrite": readiness},
+    }
     return _bootstrap(f"sidecar~{name}", xds, listeners, clusters, admin, status, [probe])
 
 
 def gateway(
-    name: str, xds: str, log: str, inbound: Address, admin: Address = ANY_PORT, status: Address | None = None
+    name: str,
+    xds: str,
+    log: str,
+    inbound: Address,
+    admin: Address | None = None,
+    status: Address | None = None,
 ) -> Json:
     """Return the bootstrap of the ingress gateway; it replaces a caller's ``x-request-id``."""
     rds = {"rds": _rds(xds, "gateway"), "use_remote_address": True}
@@ -90,25 +103,26 @@ def gateway(
 # As Istio's agent serves an application's probe to the kubelet.
 READINESS = "/app-health/app/readyz"
 
+GET = {"headers": [{"name": ":method", "string_match": {"exact": "GET"}}]}
+
 
 def _bootstrap(
     node: str,
     xds: str,
     listeners: list[Json],
     clusters: list[Json],
-    admin: Address,
+    admin: Address | None,
     status: Address | None,
     probes: list[Json],
 ) -> Json:
-    if status:
-        stats = {"match": {"prefix": "/stats"}, "route": _to("admin")}
-        known = {"match": {"path": "/clusters"}, "route": _to("admin")}
+    if admin and status:
+        stats, known = ({"match": {"path": p, **GET}, "route": _to("admin")} for p in ("/stats", "/clusters"))
         routes = {"route_config": _static_routes("status", [stats, known, *probes])}
         listeners = [*listeners, _listener("status", status, None, routes)]
         clusters = [*clusters, static_cluster("admin", [admin])]
     return {
         "node": {"id": node, "cluster": NAMESPACE},
-        "admin": {"address": admin.render()},
+        "admin": {"address": admin.render() if admin else SOCKET},
         "static_resources": {"listeners": listeners, "clusters": clusters},
         "dynamic_resources": {"cds_config": _file(f"{xds}/clusters.json")},
     }
