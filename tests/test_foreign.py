@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -60,11 +61,13 @@ class Shop:
         """Return what a watch prints."""
         return self.run("watch", *TARGET, *words, code=code)
 
-    def ask(self, url: str) -> requests.Response:
+    def ask(self, url: str, method: str = "GET", **headers: str) -> requests.Response:
         """Ask for something as storefront would: by its sidecar."""
         [pod] = (self.checkout / ".mesh" / "local" / "pods").glob("storefront-*")
         way = LocalMesh(pod.parent.parent).listener(pod.name, "outbound")
-        return requests.get(url, proxies={"http": f"http://{way.ip}:{way.port}"}, timeout=30)
+        proxies = {"http": f"http://{way.ip}:{way.port}"}
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return requests.request(method, url, headers=named, proxies=proxies, timeout=30)
 
 
 @contextmanager
@@ -115,6 +118,9 @@ def canary(**changes: Any) -> dict[str, Any]:
     template["spec"]["containers"][0]["env"] = environment
     template["metadata"]["labels"].update(changes.get("labels", {}))
     return dict(found)
+
+
+CANARY_IN_USD = canary(environment={"CURRENCY": "USD"})
 
 
 def service(name: str, **selector: str) -> dict[str, Any]:
@@ -195,6 +201,89 @@ def test_traffic_of_others_is_judged_along(shop: Shop) -> None:
     assert verdict["verdict"] == "PASS"
     assert 100 < verdict["requests"] <= 100 + len(seen)
     assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"]
+
+
+# --- what people write --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("match", "taken", "passed_by"),
+    [
+        ({"headers": {"end-user": {"exact": "jason"}}}, {"end_user": "jason"}, {"end_user": "Jason"}),
+        ({"headers": {"cookie": {"regex": "^(.*?;)?(user=jason)(;.*)?$"}}}, {"cookie": "a=b;user=jason"}, {}),
+        ({"headers": {"X-Beta": {}}}, {"x_beta": ""}, {}),
+        ({"withoutHeaders": {"x-team": {"exact": "blue"}}}, {"x_team": "red"}, {"x_team": "blue"}),
+        ({"withoutHeaders": {"x-team": {"regex": "*"}}}, {}, {"x_team": "red"}),
+        ({"queryParams": {"sku": {"regex": "b[[:alpha:]]+"}}}, {"path": "/?sku=book"}, {"path": "/?sku=pen"}),
+        ({"uri": {"prefix": "/V2"}, "ignoreUriCase": True}, {"path": "/v2/quote"}, {"path": "/v1/quote"}),
+        ({"uri": {"regex": "/v[0-9]/.*"}}, {"path": "/v2/quote"}, {"path": "/v/quote"}),
+        ({"method": {"regex": "PUT|POST"}}, {"method": "POST"}, {}),
+        ({"authority": {"prefix": "pricing.shop"}}, {"host": "pricing.shop.svc.cluster.local"}, {}),
+    ],
+)
+def test_a_rule_takes_the_requests_that_match(
+    shop: Shop, match: dict[str, Any], taken: dict[str, str], passed_by: dict[str, str]
+) -> None:
+    beta = {"name": "beta", "match": [match], "route": [CANARY]}
+    spec = {"hosts": ["PRICING"], "http": [beta, {"name": "rest", "route": [PRIMARY]}]}
+    shop.apply({**rule(), "apiVersion": "networking.istio.io/v1beta1", "spec": spec}, CANARY_IN_USD)
+
+    def currency(path: str = "/", host: str = "pricing", **request: str) -> str:
+        return str(shop.ask(f"http://{host}{path}", **request).json()["currency"])
+
+    assert currency(**taken) == "USD"
+    assert currency(**passed_by) == "EUR"
+
+
+def test_headers_are_set_added_and_removed_for_original_and_copy(shop: Shop) -> None:
+    seen = {"x-price": "%UPSTREAM_CLUSTER_RAW%"}
+    headers = {"response": {"set": seen, "add": {"x-by": "mesh"}, "remove": ["server"]}}
+    shop.apply(rule(name="marked", route=[PRIMARY], mirror=CANARY["destination"], headers=headers))
+    answer = shop.ask("http://pricing/")
+    assert "pricing-primary" in answer.headers["x-price"]
+    assert answer.headers["x-by"] == "mesh"
+    assert shop.verify()["verdict"] == "PASS"
+
+
+def test_faults_without_a_percentage_are_none(shop: Shop) -> None:
+    fault = {"abort": {"httpStatus": 418}, "delay": {"fixedDelay": "90s"}}
+    shop.apply(rule(name="mirror", route=[PRIMARY], mirror=CANARY["destination"], fault=fault))
+    assert shop.verify()["verdict"] == "PASS"
+
+
+def test_on_a_port_that_is_not_http_nothing_is_routed_and_it_is_said_everywhere(shop: Shop) -> None:
+    pricing = service("pricing", component="pricing")
+    pricing["spec"]["ports"][0]["name"] = "tcp-quotes"
+    path = shop.checkout / "tcp.yaml"
+    path.write_text(yaml.safe_dump(pricing))
+    assert "spec.ports[0]: Istio does not take it for HTTP" in shop.run("apply", str(path))
+    said = "Istio takes the port of service/pricing for tcp, not for HTTP: no route counts there"
+    assert said in " ".join(shop.run("status", *TARGET).split())
+    verdict = shop.verify(code=2)
+    assert said in claim(verdict, "understood")["detail"]
+    assert "name the port http, http2 or grpc" in verdict["findings"][0]
+
+
+def test_a_destination_on_another_port_than_callers_ask_for_leads_nowhere_as_on_istio(shop: Shop) -> None:
+    primary = service("pricing-primary", component="pricing", track="stable")
+    primary["spec"]["ports"][0]["port"] = 8080
+    path = shop.checkout / "port.yaml"
+    path.write_text(yaml.safe_dump(primary))
+    assert "Service 'pricing-primary' has no port 80, by which callers ask: write port" in (
+        shop.run("apply", str(path))
+    )
+    verdict = shop.verify(code=1)
+    assert "answered" in states(verdict, "fails")
+    assert any("Service 'pricing-primary' has no port 80" in finding for finding in verdict["findings"])
+
+
+def test_a_websocket_passes_the_gateway_and_the_sidecar(shop: Shop) -> None:
+    with socket.create_connection(("127.0.0.1", shop.port), timeout=30) as caller:
+        asked = "GET /quote/book HTTP/1.1\r\nhost: shop\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        caller.sendall(asked.encode() + b"hello")
+        answer = caller.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.endswith(b"\r\n\r\nhello")
 
 
 # --- watch ------------------------------------------------------------------------------------------------

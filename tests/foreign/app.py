@@ -28,7 +28,14 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Answer a probe, or a caller."""
+        """Answer a probe, or a caller; who asks for a WebSocket gets an echo of a few bytes."""
+        if self.headers.get("upgrade") == "websocket":
+            self.wfile.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+            )
+            self.wfile.write(self.rfile.read(5))
+            self.close_connection = True
+            return
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         status, answer = (200, b"{}") if self.path == "/healthz" else self.answer(body)
         self.send_response(status)
