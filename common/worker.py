@@ -14,6 +14,16 @@ LEFTOVER = 2**20
 """Bytes of a refused body that are read, so that who sent it hears why."""
 
 
+def _for_wsgi(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return headers that survive WSGI. It turns - into _, and joins repeated headers by commas.
+
+    No name has a colon, so a colon stands for _. Several Cookie lines become one.
+    """
+    cookies = [value for name, value in headers if name == "COOKIE"]
+    others = [(name.replace("_", ":"), value) for name, value in headers if name != "COOKIE"]
+    return [*others, ("COOKIE", "; ".join(cookies))] if cookies else others
+
+
 class Worker(GeventWorker):  # type: ignore[misc]  # it has no types
     """gunicorn's gevent worker, mindful of its connections.
 
@@ -42,6 +52,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # it has no types
 
         :raises StopIteration: the connection must be closed.
         """
+        req.headers = _for_wsgi(req.headers)
         super().handle_request(listener_name, req, sock, addr)
         if len(req.body.read(LEFTOVER)) == LEFTOVER:
             raise StopIteration
