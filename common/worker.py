@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import gevent
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 LINGER = 2.0
@@ -12,6 +14,19 @@ LINGER = 2.0
 
 LEFTOVER = 2**20
 """Bytes of a refused body that are read, so that who sent it hears why."""
+
+MAX_HEAD_BYTES = 128 * 1024
+"""The longest URL, and the most that all headers may take. Envoy's bound for both is 60 KiB."""
+
+
+class _Request(Request):  # type: ignore[misc]
+    """A request within this bound. gunicorn's own settings allow a URL of 8 KiB at most."""
+
+    limit_request_line = property(lambda self: MAX_HEAD_BYTES, lambda self, setting: None)
+    limit_request_field_size = max_buffer_headers = limit_request_line
+
+
+RequestParser.mesg_class = _Request
 
 
 def _for_wsgi(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -341,6 +341,22 @@ def test_preference_passes_on_every_method_with_its_body(upstream: Upstream) -> 
     assert bodies == [(method, body) for method in METHODS for body in (b"12345", b"")]
 
 
+def test_preference_passes_on_32_kib_of_url_and_headers(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("http.client._MAXHEADERS", 200)  # of the upstream here
+    query, cookie = "a" * 30 * 1024, "b" * 30 * 1024
+    many = {f"x-{i}": str(i) for i in range(110)}
+    with gunicorn("preference", RECOMMENDATION_URL=upstream.url) as server:
+        assert requests.get(f"{server.url}?{query}", timeout=5).ok
+        assert requests.get(server.url, headers={"cookie": cookie}, timeout=5).ok
+        assert requests.get(server.url, headers=many, timeout=5).ok
+    long, wide, crowded = upstream.asked
+    assert long["path"] == f"/?{query}"
+    assert wide["headers"]["cookie"] == cookie
+    assert crowded["headers"].items() >= many.items()
+
+
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_the_count_is_one_number_a_pod_under_concurrency(version: str, workers: str) -> None:
     with gunicorn(f"recommendation/{version}", WEB_CONCURRENCY=workers) as server:
