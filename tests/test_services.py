@@ -357,6 +357,39 @@ def test_preference_passes_on_32_kib_of_url_and_headers(
     assert crowded["headers"].items() >= many.items()
 
 
+REFUSED = {
+    b"GET": 400,
+    b"get / HTTP/1.1": 400,
+    b"GET / HTTP/3.0": 400,
+    b"GET / HTTP/1.1\r\na b: 1": 400,
+    b"GET / HTTP/1.1\r\na: 1\r\n b": 400,
+    b"GET / HTTP/1.1\r\nexpect: much": 417,
+    b"GET /%s HTTP/1.1" % (b"a" * 2**18): 414,
+    b"GET / HTTP/1.1\r\na: %s" % (b"a" * 2**18): 431,
+    b"GET / HTTP/1.1" + b"\r\na: 1" * 300: 431,
+    b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, foo": 501,
+    b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nfive": 400,
+    b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfiv": 400,
+}
+
+
+def test_what_is_no_proper_request_is_refused_in_one_line() -> None:
+    with gunicorn("recommendation/v1") as server:
+        for request, status in REFUSED.items():
+            head, _, line = say(server, request + b"\r\n\r\n").decode().partition("\r\n\r\n")
+            assert head.startswith(f"HTTP/1.1 {status} "), request[:40]
+            assert "content-type: text/plain" in head.lower()
+            assert line.count("\n") == 1
+            assert f": {status} " in line[:30]
+            assert line.endswith("\n")
+
+
+def test_a_request_gets_one_answer_even_if_its_body_is_malformed() -> None:
+    with gunicorn("recommendation/v1") as server:
+        answer = say(server, b"GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nfive\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_the_count_is_one_number_a_pod_under_concurrency(version: str, workers: str) -> None:
     with gunicorn(f"recommendation/{version}", WEB_CONCURRENCY=workers) as server:
