@@ -20,6 +20,10 @@ keepalive = int(os.environ.get("KEEP_ALIVE", "3700"))
 # Nor may idle ones use up what it accepts, once a sidecar opened many: others would wait that hour.
 # An idle one takes some 12 KiB.
 worker_connections = 5000
+# Every header reaches the application. common.worker bounds their size.
+limit_request_fields = 200  # Envoy lets in 100, and adds some
+header_map = "dangerous"  # keeps names with _; common.worker keeps them apart from those with -
+forwarded_allow_ips = ""  # gunicorn itself believes none of them
 graceful_timeout = int(os.environ.get("GRACEFUL_TIMEOUT", "20"))
 
 # The heartbeat file must not wait for a disk; the root file system may be read-only.

@@ -13,24 +13,25 @@ from urllib3.util import SKIP_HEADER
 
 from common.web import body_chunks, reply
 
-# What a mesh needs to join the hops of one request, and what may steer a route:
-# https://istio.io/latest/docs/tasks/observability/distributed-tracing/overview/
-FORWARDED_HEADERS = (
-    "accept",
-    "content-type",
-    "user-agent",
-    "baggage",
-    "x-request-id",
-    "x-ot-span-context",
-    "traceparent",
-    "tracestate",
-    "b3",
-    "x-b3-traceid",
-    "x-b3-spanid",
-    "x-b3-parentspanid",
-    "x-b3-sampled",
-    "x-b3-flags",
-)
+# Every other header is passed on: it may steer a route, or join the hops of one request.
+NOT_FORWARDED = {
+    # These concern one connection (RFC 9110, 7.6.1). So do those that Connection names.
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    # These concern one call. Its body has arrived, so what Expect asked for is done.
+    "content-length",
+    "expect",
+    "host",
+    # The path before the gateway rewrote it. Every later Envoy would log it as its own.
+    "x-envoy-original-path",
+}
 
 # On a failure: the service that noticed it, so that those before it only prepend their names.
 FAILED_HOP = "x-failed-hop"
@@ -58,16 +59,21 @@ class Upstream:
 
     def ask(self, name: str) -> Response:
         """Pass the current request on and return the answer in the name of service ``name``."""
+        response = self._answer(name)
+        if request.method == "HEAD":  # nobody knows how long the answer to a GET would be
+            response.automatically_set_content_length = False
+            del response.headers["content-length"]
+        return response
+
+    def _answer(self, name: str) -> Response:
         body = b"".join(body_chunks())
         query = request.query_string.decode("latin-1")
-        headers = CaseInsensitiveDict({"user-agent": SKIP_HEADER})  # else urllib3 would name itself
-        headers.update((h, value) for h in FORWARDED_HEADERS if (value := request.headers.get(h)) is not None)
-        method = "GET" if request.method == "HEAD" else request.method
+        headers = forwarded_headers()
+        if body:
+            headers["content-length"] = str(len(body))
         url = f"{self.url}?{query}" if query else self.url
         call = requests.PreparedRequest()  # by hand: Request.prepare() would be an eighth of all the work
-        call.method, call.url, call.headers, call.body = method, url, headers, body or None
-        if body or method != "GET":
-            headers["content-length"] = str(len(body))
+        call.method, call.url, call.headers, call.body = request.method, url, headers, body or None
         try:
             answer = self.adapter.send(call, timeout=self.timeout, proxies=self.proxies)
             text = answer.text
@@ -79,7 +85,7 @@ class Upstream:
         if answer.status_code >= 400 and FAILED_HOP not in answer.headers:
             reason = (text.strip() or answer.reason).splitlines()[0][:200]
             return failure(name, status_for_caller(answer.status_code), reason)
-        if answer.headers.get("content-type", "").startswith("application/json"):
+        if text and answer.headers.get("content-type", "").startswith("application/json"):
             try:
                 response = reply("", service=name, upstream=answer.json())
             except requests.JSONDecodeError:
@@ -90,6 +96,19 @@ class Upstream:
         if FAILED_HOP in answer.headers:
             response.headers[FAILED_HOP] = answer.headers[FAILED_HOP]
         return response
+
+
+def forwarded_headers() -> CaseInsensitiveDict[str]:
+    """Return the current request's headers, as the next service gets them."""
+    named = request.headers.get("connection", "").lower().split(",")
+    not_forwarded = NOT_FORWARDED.union(map(str.strip, named))
+    # urllib3 must not add what the caller did not send.
+    headers = CaseInsensitiveDict({"user-agent": SKIP_HEADER, "accept-encoding": SKIP_HEADER})
+    for name, value in request.headers:
+        name = name.lower().replace(":", "_")  # see common.worker
+        if name not in not_forwarded:
+            headers[name] = value
+    return headers
 
 
 def status_for_caller(status: int) -> int:

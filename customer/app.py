@@ -5,7 +5,7 @@ import os
 from flask import Response
 
 from common.upstream import Upstream
-from common.web import create_app
+from common.web import METHODS, create_app
 
 app = create_app("customer")
 # Longer than preference waits for recommendation, so that the hop that failed is the one named.
@@ -15,7 +15,7 @@ preference = Upstream(
 )
 
 
-@app.route("/", methods=["GET", "POST"])
+@app.route("/", methods=METHODS)
 def customer() -> Response:
     """Answer with what preference says."""
     return preference.ask("customer")

@@ -5,7 +5,7 @@ import os
 from flask import Response
 
 from common.upstream import Upstream
-from common.web import create_app
+from common.web import METHODS, create_app
 
 app = create_app("preference")
 recommendation = Upstream(
@@ -14,7 +14,7 @@ recommendation = Upstream(
 )
 
 
-@app.route("/", methods=["GET", "POST"])
+@app.route("/", methods=METHODS)
 def preference() -> Response:
     """Answer with what recommendation says."""
     return recommendation.ask("preference")

@@ -6,7 +6,7 @@ import socket
 from flask import Response
 
 from common.counter import Counter
-from common.web import body_chunks, create_app, reply
+from common.web import METHODS, body_chunks, create_app, reply
 
 HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
 
@@ -24,7 +24,7 @@ def recommend() -> Response:
     )  # fmt: skip
 
 
-@app.post("/")
+@app.route("/", methods=METHODS)  # recommend() takes GET and HEAD
 def receive() -> Response:
     """Say how large an upload was. Holds all of it in memory to find out: v2 knows better."""
     size = len(b"".join(body_chunks()))

@@ -9,7 +9,7 @@ import socket
 from flask import Response, request
 
 from common.counter import Counter
-from common.web import body_chunks, create_app, reply
+from common.web import METHODS, body_chunks, create_app, reply
 
 HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
 
@@ -17,10 +17,10 @@ app = create_app("recommendation")
 counter = Counter()
 
 
-@app.route("/", methods=["GET", "POST"])
+@app.route("/", methods=METHODS)
 def recommend() -> Response:
-    """Say who answers, for which time and, to a POST, how large the upload was."""
-    upload = {"bytes": sum(map(len, body_chunks()))} if request.method == "POST" else {}
+    """Say who answers, for which time and, but for GET and HEAD, how large the upload was."""
+    upload = {} if request.method in ("GET", "HEAD") else {"bytes": sum(map(len, body_chunks()))}
     answer = {"service": "recommendation", "version": "v2", "hostname": HOSTNAME, "count": counter.next()}
     line = "recommendation {version} from '{hostname}': {count}".format(**answer)
     if upload:
