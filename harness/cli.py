@@ -145,7 +145,7 @@ def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> 
         echo(line)
     for line in warnings(mesh.routes()):
         if line not in before:
-            echo(f"warning: {harmless(line)}")
+            echo(wrap(f"warning: {harmless(line)}", 9))
 
 
 @cli.command(epilog=examples("apply istio/mirror.yaml", "apply a.yaml b.yaml", "apply - < a.yaml"))

@@ -86,7 +86,7 @@ def test_the_workshop_by_its_commands(harness: Harness) -> None:
         (["verify", "--mesh", "moon"], "'moon' is not "),
         (["up", "--port", "99999"], "99999 is not in the range"),
         (["fly"], "No such command 'fly'"),
-        (["apply"], "Missing argument 'FILE'"),
+        (["apply"], "Missing argument 'FILE...'"),
     ],
 )
 def test_what_cannot_run_is_exit_2_and_one_line(harness: Harness, words: list[str], message: str) -> None:

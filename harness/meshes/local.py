@@ -22,7 +22,6 @@ from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
 from harness.meshes.scene import Pod as RunningPod
-from harness.meshes.xds import replace_file
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -108,7 +107,6 @@ class LocalMesh(EnvoyMesh):
             port = int((self.state / "port").read_text())
             bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
-        (folder / "listeners.json").unlink(missing_ok=True)
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
         self._spawn(pod, "istio-proxy", command, {}, folder=folder)
 
@@ -189,14 +187,10 @@ class LocalMesh(EnvoyMesh):
         return self.listener(pod.name, "inbound" if pod.deployment else "ingress")
 
     def listener(self, pod: str, name: str) -> Address:
-        """Return where a listener of a pod's proxy listens, or listened: Envoy chose the port."""
-        path = self._pod_folder(pod) / "listeners.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        if name not in known:
-            statuses = json.loads(self.admin(pod, "/listeners?format=json"))["listener_statuses"]
-            known = {status["name"]: status["local_address"]["socket_address"] for status in statuses}
-            replace_file(path, json.dumps(known))
-        return Address(known[name]["address"], known[name]["port_value"])
+        """Return where a listener of a pod's proxy listens: Envoy chose the port."""
+        listeners = json.loads(self.admin(pod, "/listeners?format=json"))["listener_statuses"]
+        address = {li["name"]: li["local_address"]["socket_address"] for li in listeners}[name]
+        return Address(address["address"], address["port_value"])
 
     def admin(self, pod: str, path: str) -> str:
         with contextlib.closing(http.client.HTTPConnection("admin")) as connection:
@@ -216,9 +210,10 @@ class LocalMesh(EnvoyMesh):
 
     def url(self) -> str:
         self.must_run()
-        if GATEWAY not in self.running():
-            raise self.dead_gateway()
-        address = self.listener(GATEWAY, "ingress")
+        try:
+            address = self.listener(GATEWAY, "ingress")
+        except OSError:
+            raise self.dead_gateway() from None
         return f"http://{address.ip}:{address.port}/customer"
 
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:

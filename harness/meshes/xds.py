@@ -51,15 +51,20 @@ def publish(mesh: Proxies, objects: list[Object], pods: list[Pod]) -> list[str]:
     :returns: the pods whose proxies do not answer.
     :raises MeshError: a proxy rejects it.
     """
-    endpoints = [
-        Endpoint(p.labels, mesh.inbound_address(p), p.deployment.container) for p in pods if p.deployment
-    ]
+    endpoints, late = [], set()
+    for pod in pods:
+        try:
+            address = mesh.inbound_address(pod)
+        except OSError:
+            late.add(pod.name)  # nothing is sent there, as in a cluster to a pod that is not ready
+            continue
+        if pod.deployment:
+            endpoints.append(Endpoint(pod.labels, address, pod.deployment.container))
     new = clusters(objects, endpoints)
     names = {cluster["name"] for cluster in new}
     old = json.loads((mesh.xds / "clusters.json").read_text())["resources"]
     leaving = [c for c in old if c["name"] not in names]
-    rejected = {pod.name: _rejections(mesh, pod.name) for pod in pods}
-    late: set[str] = set()
+    rejected = {pod.name: _rejections(mesh, pod.name) for pod in pods if pod.name not in late}
     steps = [
         partial(write_clusters, mesh, leaving + new),
         partial(write_routes, mesh, objects),
