@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -62,7 +63,9 @@ class Kubectl:
             complaints = [line for line in done.stderr.splitlines() if line.strip()] or [
                 "(it did not say why)"
             ]
-            raise MeshError(f"{self.program} {words[0]}: {complaints[-1].removeprefix('error: ')}")
+            # What cannot be applied is quoted whole, in a patch of thousands of characters.
+            said = re.sub(r'patch: Invalid value: "\{.*\}": ', "", complaints[-1])
+            raise MeshError(f"{self.program} {words[0]}: {said.removeprefix('error: ')}")
         return done.stdout
 
     def get(self, *words: str) -> Json:

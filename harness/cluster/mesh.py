@@ -14,7 +14,7 @@ from harness.cluster.preflight import Facts, injection_label, is_ours, problems
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
-from harness.manifests.read import documents, read
+from harness.manifests.read import documents, named, read
 from harness.meshes.mesh import (
     ISTIO,
     TARGET,
@@ -128,7 +128,7 @@ class ClusterMesh(Mesh):
     # --- the workshop's steps -------------------------------------------------------------------------
 
     def apply(self, *paths: Path) -> list[str]:
-        given = [document for path in paths for _, document in documents(path)]
+        given = [named(document, source) for path in paths for source, document in documents(path)]
         self.must_run()
         readiness.must_rule(self.kubectl)
         lines = self.create(self.render(given))
@@ -139,7 +139,7 @@ class ClusterMesh(Mesh):
         return lines
 
     def delete(self, *paths: Path) -> list[str]:
-        given = [document for path in paths for _, document in documents(path)]
+        given = [named(document, source) for path in paths for source, document in documents(path)]
         self.must_run()
         # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
         lines = self.kubectl.run("delete", "--filename=-", given=yaml.safe_dump_all(given))

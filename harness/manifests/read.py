@@ -161,7 +161,7 @@ def _documents(text: str, source: str) -> Iterator[tuple[str, Json]]:
         for item in document["items"] if is_list else [document]:
             if not isinstance(item, dict):
                 raise ManifestError(f"{source}: holds a {type(item).__name__} where an object should be")
-            yield source, item
+            yield source, _as_written(item)
 
 
 def parse(text: str, source: str) -> list[Object]:
@@ -175,6 +175,18 @@ def parse(text: str, source: str) -> list[Object]:
 def to_document(found: Object) -> Json:
     """Return an object in the types of JSON, with the fields that were written."""
     return found.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def named(document: Json, source: str) -> Json:
+    """Return a document that has a kind and a name.
+
+    :raises ManifestError: it has not.
+    """
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not all(isinstance(text, str) and text for text in (document.get("kind"), name)):
+        raise ManifestError(f"{source}: holds an object without kind or metadata.name")
+    return document
 
 
 def to_objects(documents: Iterable[tuple[str, Json]]) -> list[tuple[str, Object]]:
@@ -208,7 +220,7 @@ def to_object(document: Json, source: str) -> Object:
             "take it out, or run the step with MESH=cluster"
         )
     try:
-        found = model.model_validate(_as_written(document))
+        found = model.model_validate(document)
     except ValidationError as invalid:
         lines = [f"{source}: {kind} {name}: {_explain(error, model)}" for error in _errors(invalid)]
         raise ManifestError("\n".join(lines)) from None
