@@ -18,6 +18,7 @@ from helpers import copy_project, free_port, run, wait_for
 
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import injection_label
+from harness.manifests.read import documents
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT
 
@@ -366,7 +367,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[ClusterMesh]:
     mesh.create([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
     try:
         files = [FOREIGN / "kubernetes.yaml", FOREIGN / "mirror.yaml"]
-        mesh.create(foreign(mesh.render([ROOT / "istio" / "cluster" / "telemetry.yaml", *files])))
+        logs = ROOT / "istio" / "cluster" / "telemetry.yaml"
+        written = [d for path in (logs, *files) for _, d in documents(path)]
+        mesh.create(foreign(mesh.render(written)))
         for workload in ("deployment/pricing-primary", "statefulset/pricing-canary", "deployment/shoppers"):
             mesh.kubectl.run("rollout", "status", workload, "--timeout=90s", timeout=100)
         yield mesh

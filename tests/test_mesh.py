@@ -104,6 +104,25 @@ def v3(mesh: EnvoyMesh, manifest: Write) -> Any:
     mesh.reset()
 
 
+def test_a_deployment_as_people_write_it_runs(mesh: EnvoyMesh, manifest: Write) -> None:
+    labels = {"app": "recommendation", "version": "v3"}
+    container = {
+        "name": "app", "image": "registry.example.com/team/recommendation-v2:1.4.2",
+        "ports": [{"name": "http", "containerPort": 8080}, {"name": "metrics", "containerPort": 9102}],
+        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+    }  # fmt: skip
+    template = {
+        "metadata": {"labels": labels, "annotations": {"team": "blue"}},
+        "spec": {"containers": [container], "volumes": [{"name": "scratch", "emptyDir": {}}]},
+    }
+    spec = {"selector": {"matchLabels": labels}, "template": template}
+    plain = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "mine"}, "spec": spec}
+    rule = yaml.safe_load((ROOT / "istio" / "destination-rule.yaml").read_text())
+    rule["spec"]["subsets"].append({"name": "v3", "labels": {"version": "v3"}})
+    mesh.apply(manifest([{"apiVersion": "v1", "kind": "List", "items": [plain, rule, *route(to="v3")]}]))
+    assert "from 'mine-" in wait_for(lambda: get(mesh.url()).ok and get(mesh.url()).text, "an answer")
+
+
 @pytest.mark.usefixtures("v3")
 def test_two_mirrors_each_get_their_share(mesh: EnvoyMesh, manifest: Write) -> None:
     v3 = {"destination": {"host": "recommendation", "subset": "v3"}, "percentage": {"value": 50}}

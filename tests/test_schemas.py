@@ -4,14 +4,15 @@ recorded/README.md says where they are from. An unknown field fails: an API serv
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from harness.cluster.deploy import CLUSTER_ONLY, namespace, render
+from harness.manifests import read
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 
 RECORDED = ROOT / "tests" / "recorded"
@@ -37,10 +38,10 @@ def schema_for(document: dict[str, Any], path: Path) -> dict[str, Any] | None:
 def applied() -> list[dict[str, Any]]:
     states = [path for path in (ROOT / "istio").glob("*.yaml") if path not in ISTIO]
     paths = [*WORKLOADS, *ISTIO, *CLUSTER_ONLY, *sorted(states), ROOT / "loadtest" / "kubernetes.yaml"]
-    documents = render(paths, "tutorial", "", "*/ns/gw/sa/door")
-    documents += [
-        d for p in (ROOT / "istio" / "gateway-api").glob("*.yaml") for d in yaml.safe_load_all(p.read_text())
-    ]
+    documents = render((d for p in paths for _, d in read.documents(p)), "tutorial", "", "*/ns/gw/sa/door")
+    others = (ROOT / "istio" / "gateway-api", ROOT / "tests" / "istiod" / "shapes")
+    more = [d for folder in others for _, d in read.documents(folder)]
+    documents += [d for d in more if not re.search("v1(alpha|beta)", d["apiVersion"])]
     return [*documents, namespace("tutorial")]
 
 
