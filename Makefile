@@ -1,25 +1,26 @@
 # Every step of the workshop is a target. Bare `make` lists them.
-MESH    ?= local
-PORT    ?= 8080
-N       ?= 500
-C       ?= 8
-W       ?= recommendation-v2
-USERS   ?= 50
-RATE    ?= 10
-TIME    ?= 30s
-WORKERS ?= 1
 PYTHON  ?= python3
-
 VENV    ?= .venv
 # How to reach a cluster; what is not set here is the harness's affair.
 export KUBECTL NAMESPACE REGISTRY BASE_IMAGE
+# What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
+# N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
+TYPED   := C CALLERS D F FOR MAX_FAILURES MAX_P95 MESH N PORT PROCESSES RATE SERVICE T TIME URL USERS W WORKERS YES
+$(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
+  export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
-# Which Service is judged: the workshop's, if nothing is set.
-TARGET  := $(if $(SERVICE),--service '$(SERVICE)') $(if $(CALLERS),--callers '$(CALLERS)')
+WORKLOAD := "$${DARK_LAUNCH_W:-recommendation-v2}"
 # What `make lint` checks and `make format` formats.
 SOURCES := common customer preference recommendation harness loadtest tests
-LOCUST  := MESH=$(MESH) $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
-  --users $(USERS) --spawn-rate $(RATE) $(if $(PROCESSES),--processes $(PROCESSES) --master-bind-host 127.0.0.1)
+CALLING := --users "$${DARK_LAUNCH_USERS:-50}" --spawn-rate "$${DARK_LAUNCH_RATE:-10}"
+LOCUST  := MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
+  $(CALLING) $(if $(PROCESSES),--processes "$$DARK_LAUNCH_PROCESSES" --master-bind-host 127.0.0.1)
+# Before Locust complains about an option that nobody typed.
+define numbers
+@for name in USERS RATE PROCESSES WORKERS TIME; do typed=$$name=$$(printenv "DARK_LAUNCH_$$name"); \
+  case "$$typed" in TIME=*[!0-9hms]* | [!T]*=*[!0-9.]*) \
+    echo "Error: $$typed is neither a number nor a time such as 30s" >&2; exit 2;; esac; done
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status apply delete curl verify watch doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
@@ -40,81 +41,83 @@ help:
 ##@ The story
 
 demo: $(VENV)/harness ## the whole dark launch, narrated and proven (PORT=8080)
-	@$(HARNESS) demo --mesh $(MESH) --port $(PORT)
+	@$(HARNESS) demo
 
 ##@ The steps
 
 up: $(VENV)/harness ## start the mesh (PORT=8080)
-	@$(HARNESS) up --mesh $(MESH) --port $(PORT)
+	@$(HARNESS) up
 
 down: $(VENV)/harness ## stop it and leave nothing behind
-	@$(HARNESS) down --mesh $(MESH)
+	@$(HARNESS) down
 
 status: $(VENV)/harness ## show pods, ports and applied routes
-	@$(HARNESS) status --mesh $(MESH) $(TARGET)
+	@$(HARNESS) status
 
 apply: $(VENV)/harness ## apply a manifest: F=istio/mirror.yaml
-	@$(if $(F),,echo 'Which manifest? For example: make apply F=istio/mirror.yaml'; exit 2;) \
-	$(HARNESS) apply --mesh $(MESH) '$(F)'
+	@$(if $(value F),,echo 'Which manifest? For example: make apply F=istio/mirror.yaml'; exit 2;) \
+	$(HARNESS) apply -- "$$DARK_LAUNCH_F"
 
 delete: $(VENV)/harness ## delete a manifest's objects: F=istio/mirror.yaml
-	@$(if $(F),,echo 'Which manifest? For example: make delete F=istio/mirror.yaml'; exit 2;) \
-	$(HARNESS) delete --mesh $(MESH) '$(F)'
+	@$(if $(value F),,echo 'Which manifest? For example: make delete F=istio/mirror.yaml'; exit 2;) \
+	$(HARNESS) delete -- "$$DARK_LAUNCH_F"
 
 curl: $(VENV)/harness ## make one call and print the reply
-	@$(HARNESS) curl --mesh $(MESH)
+	@$(HARNESS) curl
 
 verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers)
-	@$(HARNESS) verify --mesh $(MESH) $(TARGET) --requests $(N) --concurrency $(C) $(if $(URL),--url '$(URL)')
+	@$(HARNESS) verify
 
 watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
-	@$(HARNESS) watch --mesh $(MESH) $(TARGET) $(if $(FOR),--for $(FOR))
+	@$(HARNESS) watch
 
 doctor: $(VENV)/harness ## say why nothing arrives at v2, or why nothing is proven
-	@$(HARNESS) doctor --mesh $(MESH) $(TARGET)
+	@$(HARNESS) doctor
 
 trace: $(VENV)/harness ## print one request's story: T=a ticket, or a request id
-	@$(if $(T),,echo 'Which request? For example: make trace T=dark-launch/6e3a99a3/42'; exit 2;) \
-	$(HARNESS) trace --mesh $(MESH) $(TARGET) '$(T)'
+	@$(if $(value T),,echo 'Which request? For example: make trace T=dark-launch/6e3a99a3/42'; exit 2;) \
+	$(HARNESS) trace -- "$$DARK_LAUNCH_T"
 
 logs: $(VENV)/harness ## print what a workload and its sidecar logged (W=recommendation-v2)
-	@$(HARNESS) logs --mesh $(MESH) '$(W)'
+	@$(HARNESS) logs -- $(WORKLOAD)
 
 stop: $(VENV)/harness ## scale a workload to 0 (W=recommendation-v2)
-	@$(HARNESS) stop --mesh $(MESH) '$(W)'
+	@$(HARNESS) stop -- $(WORKLOAD)
 
 start: $(VENV)/harness ## scale it back to 1 (W=recommendation-v2)
-	@$(HARNESS) start --mesh $(MESH) '$(W)'
+	@$(HARNESS) start -- $(WORKLOAD)
 
 ##@ On a cluster (then MESH=cluster for the steps above)
 
 deploy: $(VENV)/harness ## bring everything to the cluster of kubectl's context (NAMESPACE=tutorial, REGISTRY=, YES=1)
-	@$(HARNESS) deploy $(if $(YES),--yes)
+	@$(HARNESS) deploy
 
 undeploy: $(VENV)/harness ## remove exactly what deploy made
-	@$(HARNESS) undeploy $(if $(YES),--yes)
+	@$(HARNESS) undeploy
 
 url: $(VENV)/harness ## print how callers reach it
 	@$(HARNESS) url
 
 dashboard: $(VENV)/harness ## open an addon of Istio's: D=kiali, grafana, jaeger or prometheus
-	@$(HARNESS) dashboard $(or $(D),kiali)
+	@$(HARNESS) dashboard
 
 ##@ Load
 
 load: $(VENV)/dev ## load the mesh, judge every request (USERS=50, RATE=10 more each second, TIME=30s, PROCESSES=2, or WORKERS=2 in a cluster)
+	$(numbers)
 ifeq ($(MESH),cluster)
-	@$(VENV)/bin/python -m loadtest.job --users $(USERS) --spawn-rate $(RATE) --run-time $(TIME) --workers $(WORKERS)
+	@$(VENV)/bin/python -m loadtest.job $(CALLING) --run-time "$${DARK_LAUNCH_TIME:-30s}" --workers "$${DARK_LAUNCH_WORKERS:-1}"
 else
-	@$(LOCUST) --headless --run-time $(TIME) --html .load/report.html --csv .load/requests
+	@$(LOCUST) --headless --run-time "$${DARK_LAUNCH_TIME:-30s}" --html .load/report.html --csv .load/requests
 endif
 
 load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the ledger live (USERS=50, RATE=10, PROCESSES=2)
+	$(numbers)
 	@$(LOCUST) --web-host 127.0.0.1
 
-soak: TIME = 30m
 soak: $(VENV)/dev ## load the local mesh for long: do memory and open files stay flat? (USERS=50, TIME=30m)
-	@$(VENV)/bin/python -m loadtest.soak --users $(USERS) --run-time $(TIME)
+	$(numbers)
+	@$(VENV)/bin/python -m loadtest.soak --users "$${DARK_LAUNCH_USERS:-50}" --run-time "$${DARK_LAUNCH_TIME:-30m}"
 
 bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost; takes some ten minutes
 	@$(VENV)/bin/python -m loadtest.bench
@@ -127,7 +130,7 @@ test: lint ## run all checks and tests
 lint: $(VENV)/dev ## check format, style and types
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }
 	@$(VENV)/bin/ruff check --quiet $(SOURCES)
-	@$(VENV)/bin/mypy
+	@$(VENV)/bin/python -m mypy
 
 format: $(VENV)/dev ## format the sources
 	@$(VENV)/bin/ruff format $(SOURCES)
@@ -143,7 +146,7 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 	done
 
 clean: ## stop the mesh and remove all that was made here, .venv too
-	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down; fi
+	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down --mesh local; fi
 	@rm -rf $(VENV) .mesh .load .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -154,10 +157,10 @@ $(VENV)/harness: requirements/harness.txt
 	@echo 'Installing into $(VENV): about 50 MB to download, once.'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo 'No virtual environment: on Debian and Ubuntu, install the package python3-venv.'; exit 1; }
-	@$(VENV)/bin/pip --disable-pip-version-check install --quiet --require-hashes -r $<
+	@$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
 	@touch $@
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/harness
 	@echo 'Installing the tools for tests into $(VENV): about 60 MB to download, once.'
-	@$(VENV)/bin/pip --disable-pip-version-check install --quiet --require-hashes -r $<
+	@$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
 	@touch $@

@@ -19,6 +19,7 @@ from harness.meshes.mesh import STATE, Mesh, get, must_be_clone
 from harness.proof.report import harmless, wrap
 from harness.proof.status import status_of
 from harness.proof.target import Target
+from harness.settings import TYPED
 from harness.terminal import echo, progress, render, run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -27,7 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def with_port(command: Command) -> Command:
     """Add the option that sets the gateway's port."""
     return click.option(
-        "--port", type=click.IntRange(1, 65535), default=8080, show_default=True,
+        "--port", type=click.IntRange(1, 65535), envvar=f"{TYPED}PORT", show_default="8080",
         help="The gateway's port on 127.0.0.1.",
     )(command)  # fmt: skip
 
@@ -44,7 +45,7 @@ def cli() -> None:
 @with_mesh
 @with_port
 @click.pass_context
-def up(context: click.Context, mesh_name: str, port: int) -> None:
+def up(context: click.Context, mesh_name: str, port: int | None) -> None:
     """Start the mesh, or what of it has died; harmless if it runs."""
     if mesh_name == "cluster":
         context.invoke(deploy, yes=False)
@@ -85,7 +86,12 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     return mesh
 
 
-YES = click.option("--yes", is_flag=True, help="Do not ask before touching a cluster that may not be local.")
+YES = click.option(
+    "--yes",
+    is_flag=True,
+    envvar=f"{TYPED}YES",
+    help="Do not ask before touching a cluster that may not be local.",
+)
 
 
 @cli.command(epilog=examples("deploy"))
@@ -116,7 +122,7 @@ def url() -> None:
 
 
 @cli.command(epilog=examples("dashboard kiali"))
-@click.argument("name", type=click.Choice(list(DASHBOARDS)))
+@click.argument("name", type=click.Choice(list(DASHBOARDS)), envvar=f"{TYPED}D", default="kiali")
 def dashboard(name: str) -> None:
     """Open one of Istio's addons, and stay until Ctrl-C."""
     ClusterMesh(progress()).dashboard(name)
@@ -218,7 +224,7 @@ for _command in COMMANDS:
 @with_port
 @with_traffic(200)
 @click.pass_context
-def demo_command(context: click.Context, mesh_name: str, port: int, size: int) -> None:
+def demo_command(context: click.Context, mesh_name: str, port: int | None, size: int) -> None:
     """Tell the whole story, proving each step. Exit 0 only if every claim held."""
     with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
         held = demo(mesh, size, echo, render, progress())

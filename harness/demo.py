@@ -20,51 +20,58 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
     have been deployed, and v1 answers afterwards, as it did then.
     """
     steps = iter(range(1, 100))
+    lasting = mesh.name == "cluster"
+    where = "" if mesh.name == "local" else f" MESH={mesh.name}"
 
-    def step(title: str, *commands: str) -> None:
+    def step(title: str) -> None:
         show(f"\n== {next(steps)}. {title}")
-        for command in commands:
-            show(f"$ {command}{where if command.split()[1] != 'deploy' else ''}")
+
+    def make(command: str) -> None:
+        show(f"$ make {command}{where}")
 
     def apply(name: str) -> None:
+        make(f"apply F=istio/{name}")
         for line in mesh.apply(ROOT / "istio" / name):
             show(line)
 
+    def scale(replicas: int) -> None:
+        verb, state = ("start", "runs") if replicas else ("stop", "is stopped")
+        make(f"{verb} W={SHADOW}")
+        mesh.scale(SHADOW, replicas)
+        show(f"{SHADOW} {state}")
+
     def prove() -> Verdict:
+        make("verify")
         verdict = verify(mesh, Target(), size, progress=progress)
-        show("\n" + render(verdict))
+        show(render(verdict))
         return verdict
 
-    lasting = mesh.name == "cluster"
-    where = "" if mesh.name == "local" else f" MESH={mesh.name}"
     if mesh.objects() and not lasting:
         raise MeshError(
             f"the {mesh.name} mesh is running already; the demo brings its own: 'make down' first"
         )
     held = []
     try:
-        start = "make deploy" if lasting else "make up"
-        step("Start: customer -> preference -> recommendation, an Envoy beside each", start, "make curl")
+        step("Start: customer -> preference -> recommendation, an Envoy beside each")
         if lasting:
-            mesh.scale(SHADOW, 1)
-            mesh.apply(ROOT / "istio" / "v1-only.yaml")
+            scale(1)
+            apply("v1-only.yaml")
         else:
+            make("up")
             mesh.up()
+            show(wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}"))
+        make("curl")
         show(wrap(get(mesh.url()).text.strip()))
 
-        step("Version 2 runs in production, and hears nothing: all routes lead to v1", "make verify")
+        step("Version 2 runs in production, and hears nothing: all routes lead to v1")
         held.append(prove().passed)
 
-        step("Go dark: v2 gets a copy of every request", "make apply F=istio/mirror.yaml", "make verify")
+        step("Go dark: v2 gets a copy of every request")
         apply("mirror.yaml")
         held.append(prove().passed)
 
-        step(
-            "Stop v2 under the mirror: callers must not notice, and the proof must",
-            f"make stop W={SHADOW}",
-            "make verify",
-        )
-        mesh.scale(SHADOW, 0)
+        step("Stop v2 under the mirror: callers must not notice, and the proof must")
+        scale(0)
         verdict = prove()
         missed = verdict.claim("exactly-once").figures["missing"]
         held.append(verdict.failed() == ["exactly-once"] and not verdict.unproven() and missed == size)
@@ -74,11 +81,8 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
             else "Not as it must be: v2 should miss all requests, and only that claim should fail."
         )
 
-        step(
-            "Bail out: v2 is back, but no copy goes to it",
-            f"make start W={SHADOW}", "make apply F=istio/v1-only.yaml", "make verify",
-        )  # fmt: skip
-        mesh.scale(SHADOW, 1)
+        step("Bail out: v2 is back, but no copy goes to it")
+        scale(1)
         apply("v1-only.yaml")
         held.append(prove().passed)
     finally:
@@ -87,6 +91,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
             mesh.apply(ROOT / "istio" / "v1-only.yaml")
         else:
             with contextlib.suppress(OSError):  # nobody may read what it prints any more
-                step("Clean up", "make down")
+                step("Clean up")
+                make("down")
             mesh.down()
     return all(held)

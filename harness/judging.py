@@ -22,7 +22,7 @@ from harness.proof.report import harmless, to_junit, wrap
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import PATIENCE, Watch, verify
-from harness.settings import namespace
+from harness.settings import TYPED, namespace
 from harness.terminal import echo, progress, render, seconds_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,6 +38,7 @@ def with_mesh(command: Command) -> Command:
     return click.option(
         "--mesh",
         "mesh_name",
+        envvar=f"{TYPED}MESH",
         type=click.Choice(MESHES),
         default=default_mesh,
         show_default=default_mesh(),
@@ -51,6 +52,7 @@ def with_traffic(default: int) -> Callable[[Command], Command]:
         "-n",
         "--requests",
         "size",
+        envvar=f"{TYPED}N",
         type=click.IntRange(1, 10_000_000),
         default=default,
         show_default=True,
@@ -70,13 +72,20 @@ def with_target(command: Command) -> Command:
     for option in (
         click.option(
             "--callers",
+            envvar=f"{TYPED}CALLERS",
             default="",
             metavar="NAMES",
             help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
             "Default: everybody in the namespace, and the ingress gateways.",
         ),
         click.option("--namespace", default=namespace, show_default="tutorial", help="Where the Service is."),
-        click.option("--service", default=TARGET, show_default=True, help="The Service to judge."),
+        click.option(
+            "--service",
+            envvar=f"{TYPED}SERVICE",
+            default=TARGET,
+            show_default=True,
+            help="The Service to judge.",
+        ),
         with_mesh,
     ):
         run = option(run)
@@ -164,18 +173,34 @@ def tell(
     sys.exit(verdict.exit_code)
 
 
+def _address(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Check where requests are to go.
+
+    :raises click.BadParameter: it is no address.
+    """
+    if value and not re.match(r"https?://[^/?#\s\[]", value):
+        raise click.BadParameter(f"'{value}' is not an address such as http://127.0.0.1:8080/")
+    return value
+
+
 @click.command("verify", epilog=examples("verify", "verify -n 100000 -c 16", "verify --json | jq .claims"))
 @with_target
 @with_traffic(500)
 @click.option(
     "-c",
     "--concurrency",
+    envvar=f"{TYPED}C",
     type=click.IntRange(1, 1000),
     default=8,
     show_default=True,
     help="How many callers.",
 )
-@click.option("--url", help="Where to send requests. Default: the workshop's gateway.")
+@click.option(
+    "--url",
+    envvar=f"{TYPED}URL",
+    callback=_address,
+    help="Where to send requests. Default: the workshop's gateway.",
+)
 @with_bounds
 def verify_command(
     mesh: Mesh,
@@ -192,10 +217,6 @@ def verify_command(
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
-    if url and not re.match(r"https?://[^/?#\s\[]", url):
-        raise click.BadParameter(
-            f"'{url}' is not an address such as http://127.0.0.1:8080/", param_hint="--url"
-        )
     verdict = verify(mesh, target, size, concurrency, progress(), url=url, bounds=bounds, patience=patience)
     tell(mesh, target, verdict, as_json, junit)
 
@@ -226,6 +247,7 @@ def _span(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--for",
     "duration",
+    envvar=f"{TYPED}FOR",
     callback=_span,
     metavar="TIME",
     help="For how long, as 90s or 1h30m. Default: until Ctrl-C.",

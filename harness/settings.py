@@ -2,6 +2,9 @@
 
 import os
 
+TYPED = "DARK_LAUNCH_"
+"""How the variables begin by which make passes on what was typed: ``N=500`` is ``DARK_LAUNCH_N``."""
+
 
 def namespace() -> str:
     """Return the namespace of the workshop: NAMESPACE, or ``tutorial``."""

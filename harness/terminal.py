@@ -10,6 +10,7 @@ import traceback
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from harness import HarnessError
 from harness.meshes.lock import ENDING
@@ -17,6 +18,7 @@ from harness.meshes.mesh import STATE, Progress, quietly
 from harness.proof.evidence import State
 from harness.proof.report import WIDTH, table, wrap
 from harness.proof.verdict import Verdict
+from harness.settings import TYPED
 
 
 def progress() -> Progress:
@@ -67,6 +69,17 @@ def collect_rarely() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
+def _variable(error: click.BadParameter) -> str | None:
+    """Return what make was given for a value that is wrong: ``N=abc``; None if make was not given it."""
+    parameter, context = error.param, error.ctx
+    if not parameter or not context or not parameter.name:
+        return None
+    if context.get_parameter_source(parameter.name) is not ParameterSource.ENVIRONMENT:
+        return None
+    name = str(parameter.envvar)
+    return f"{name.removeprefix(TYPED)}={os.environ.get(name, '')}"
+
+
 def _end(number: int, frame: object) -> NoReturn:
     """End by a signal; more of them would disturb the clean-up."""
     for each in ENDING:
@@ -89,11 +102,13 @@ def run(command: click.Command, name: str) -> int:
             return 141
         raise
     except (HarnessError, click.ClickException) as error:
-        if isinstance(error, click.UsageError) and error.ctx:
-            click.echo(
-                f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True
-            )
-        complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        problem = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        if isinstance(error, click.BadParameter) and (variable := _variable(error)):
+            problem = f"{variable}: {error.message.rstrip('.')}"
+        elif isinstance(error, click.UsageError) and error.ctx:
+            hint = f"Try '{error.ctx.command_path} --help' for help."
+            click.echo(f"{error.ctx.get_usage()}\n{hint}\n", err=True)
+        complain(problem)
         return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted.", err=True)

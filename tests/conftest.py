@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,7 +88,8 @@ def cluster(underneath: LocalMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Yield a cluster to which everything was deployed."""
     underneath.reset()
     kubectl = tmp_path / "kubectl"
-    kubectl.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/kubectl_double.py "$@"\n')
+    command = shlex.join([sys.executable, str(ROOT / "tests" / "kubectl_double.py")])
+    kubectl.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     kubectl.chmod(0o755)
     monkeypatch.setenv("KUBECTL", str(kubectl))
     monkeypatch.setenv("MESH_STATE", str(underneath.state))

@@ -117,8 +117,7 @@ def test_a_log_that_cannot_be_written_is_not_named(harness: Harness, checkout: P
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 def test_a_full_disk_is_one_line(checkout: Path) -> None:
-    command = f"{sys.executable} -m harness --help > /dev/full"
-    failed = run(checkout, "sh", "-c", command)
+    failed = run(checkout, "sh", "-c", '"$0" -m harness --help > /dev/full', sys.executable)
     assert failed.returncode == 2
     assert failed.stderr == f"Error: no space left on device (details: {checkout}/.mesh/error.log)\n"
 

@@ -1,6 +1,7 @@
 """What the local mesh does with processes, ports and files."""
 
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -18,10 +19,13 @@ import pytest
 import requests
 from helpers import free_port, kill, wait_for
 
+from harness.demo import demo
 from harness.meshes import local
 from harness.meshes.local import LocalMesh
 from harness.meshes.lock import ENDING
 from harness.meshes.mesh import GATEWAY, ROOT, MeshError
+from harness.proof.report import table
+from harness.proof.status import status_of
 from harness.proof.target import Target
 from harness.proof.watch import verify
 
@@ -322,6 +326,32 @@ def test_the_gateway_replaces_a_callers_request_id(own: LocalMesh) -> None:
     assert "my-own" not in line
 
 
+def test_the_demo_prints_each_command_above_its_output(own: LocalMesh) -> None:
+    printed: list[str] = []
+    stopped: list[str] = []
+
+    def show(line: str) -> None:
+        printed.extend(line.splitlines())
+        if line == "recommendation-v2 is stopped":
+            stopped.extend(status_of(own, Target()))
+
+    assert demo(own, 20, show, table)
+    outputs = {
+        "up": "5 pods run; ", "curl": "customer => ", "verify": "routes ", "apply": "virtualservice/",
+        "stop": "recommendation-v2 is stopped", "start": "recommendation-v2 runs",
+    }  # fmt: skip
+    for command, output in itertools.pairwise(printed):
+        if command.startswith("$ make ") and command != "$ make down":
+            assert output.startswith(outputs[command.split()[2]]), command
+    # What it applied by an absolute path is told by a short one, and what is stopped is told.
+    assert (
+        "virtualservice/recommendation: all to v1; mirrored 100 % to v2 (no pod) (istio/mirror.yaml)"
+        in stopped
+    )
+    [line] = [line for line in stopped if line.startswith("recommendation-v2")]
+    assert line.split(maxsplit=1)[1] == "Stopped: run 'make start W=recommendation-v2'  -"
+
+
 @contextlib.contextmanager
 def harness(checkout: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Yield a command of the harness that runs; afterwards it must have left nothing behind."""
@@ -339,20 +369,20 @@ def harness(checkout: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
 def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
-    with harness(checkout, "demo") as demo:
-        assert demo.stdout
-        assert any("== 2." in line for line in demo.stdout)
-        demo.send_signal(number)
-        assert "make down" in demo.stdout.read()
-        assert demo.wait() == 128 + number
+    with harness(checkout, "demo") as told:
+        assert told.stdout
+        assert any("== 2." in line for line in told.stdout)
+        told.send_signal(number)
+        assert "make down" in told.stdout.read()
+        assert told.wait() == 128 + number
 
 
 def test_a_demo_that_nobody_reads_any_more_cleans_up(checkout: Path) -> None:
-    with harness(checkout, "demo") as demo:
-        assert demo.stdout
-        assert any("== 2." in line for line in demo.stdout)
-        demo.stdout.close()
-        assert demo.wait() == 141
+    with harness(checkout, "demo") as told:
+        assert told.stdout
+        assert any("== 2." in line for line in told.stdout)
+        told.stdout.close()
+        assert told.wait() == 141
 
 
 def test_a_demo_whose_terminal_goes_cleans_up(checkout: Path) -> None:
@@ -360,15 +390,15 @@ def test_a_demo_whose_terminal_goes_cleans_up(checkout: Path) -> None:
     ours, theirs = os.openpty()
     mesh = LocalMesh(checkout / ".mesh" / "local")
     command = [sys.executable, "-m", "harness", "demo", "--port", str(free_port())]
-    with subprocess.Popen(command, cwd=checkout, stdout=theirs, stderr=theirs) as demo:
+    with subprocess.Popen(command, cwd=checkout, stdout=theirs, stderr=theirs) as told:
         os.close(theirs)
         shown = b""
         while b"== 2." not in shown:
             shown += os.read(ours, 1024)
         os.close(ours)
         for _ in range(3):
-            demo.send_signal(signal.SIGHUP)
-        assert demo.wait() == 128 + signal.SIGHUP
+            told.send_signal(signal.SIGHUP)
+        assert told.wait() == 128 + signal.SIGHUP
     assert list(mesh.processes()) == []
     assert not mesh.state.exists()
 
@@ -386,11 +416,11 @@ def test_a_signal_that_the_shell_ignores_ends_nothing(checkout: Path) -> None:
     """As with nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with harness(checkout, "demo") as demo:
-            assert demo.stdout
-            assert any("== 2." in line for line in demo.stdout)
-            demo.send_signal(signal.SIGHUP)
-            demo.stdout.read()
-            assert demo.wait() == 0
+        with harness(checkout, "demo") as told:
+            assert told.stdout
+            assert any("== 2." in line for line in told.stdout)
+            told.send_signal(signal.SIGHUP)
+            told.stdout.read()
+            assert told.wait() == 0
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -78,6 +78,9 @@ class EnvoyMesh(Mesh, Proxies):
                 stored = {}  # damaged: start afresh
             port = self.state / "port"
             if stored and port.exists():
+                if self._port not in (None, 0, number := int(port.read_text())):
+                    again = f"leave out PORT={self._port}, or 'make down{self._suffix()}' first"
+                    raise MeshError(f"the {self.name} mesh runs on port {number}: {again}")
                 if GATEWAY not in running:
                     _must_be_free(int(port.read_text()))
                 self._reconcile(stored)

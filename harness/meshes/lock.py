@@ -37,7 +37,7 @@ def must_be_ours(state: Path) -> None:
             owner = state.owner()
         except KeyError:  # no user of this machine
             owner = f"user {state.stat().st_uid}"
-        raise MeshError(f"{owner} started a mesh here: let {owner} stop it, or work in a clone of your own")
+        raise MeshError(f"{owner} started a mesh here: let {owner} stop it, or use a clone of your own")
 
 
 def _open(path: Path) -> TextIO:

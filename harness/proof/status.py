@@ -1,8 +1,9 @@
 """The status: pods, ways in, and what each applied route says, in words."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from harness.meshes.mesh import Mesh
+from harness.meshes.mesh import ROOT, Mesh
 from harness.meshes.scene import Scene, key, named
 from harness.proof.expectation import (
     GATEWAY,
@@ -33,6 +34,7 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
             (pod.name, "Running" if pod.ready else "not ready", ", ".join(pod.addresses) or "-")
             for pod in scene.pods
         ]
+    rows += [(name, state, "-") for name, state in _stopped(mesh, scene, workshop)]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     between = "  "
     if sum(widths) + 4 > WIDTH:
@@ -45,8 +47,25 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     yield from _routes(scene, Routing(scene, target), _sources(mesh) if workshop else {})
 
 
+def _stopped(mesh: Mesh, scene: Scene, workshop: bool) -> Iterator[tuple[str, str]]:
+    """Yield each workload that is scaled to 0, and what to do."""
+    for found in scene.of_kind("Deployment"):
+        if found["spec"].get("replicas") == 0 and namespace_of(found, scene) == scene.namespace:
+            name, remedy = found["metadata"]["name"], ""
+            if workshop:
+                where = "" if mesh.name == "local" else f" MESH={mesh.name}"
+                remedy = f": run 'make start W={name}{where}'"
+            yield name, f"Stopped{remedy}"
+
+
 def _sources(mesh: Mesh) -> dict[str, str]:
-    return {key: source for key, (source, _) in mesh.objects().items()}
+    """Return where each object comes from: a path in the project, or from here, if it leads there."""
+    return {key: _short(Path(source)) for key, (source, _) in mesh.objects().items()}
+
+
+def _short(path: Path) -> str:
+    bases = [base for base in (ROOT, Path.cwd()) if path.is_relative_to(base)]
+    return str(path.relative_to(bases[0]) if bases else path)
 
 
 def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator[str]:

@@ -87,7 +87,7 @@ class Routing:
             there = sorted(s["metadata"]["name"] for s in self.services.values())
             raise HarnessError(
                 f"there is no Service '{target.service}' in namespace {target.namespace} "
-                f"(there are: {', '.join(there) or 'none'}): name one with --service"
+                f"(there are: {', '.join(there) or 'none'})"
             )
         self._workloads = dict(_workloads(scene))
         self._check_callers()
@@ -190,7 +190,7 @@ class Routing:
         for caller in self.target.callers:
             if caller not in names:
                 there = ", ".join(sorted({name for _, name in known}))
-                raise HarnessError(f"there is no workload '{caller}' (there are: {there}): mend --callers")
+                raise HarnessError(f"there is no workload '{caller}' (there are: {there})")
 
     def counts(self, caller: Pod) -> bool:
         """Say whether the target names a caller, or names none."""

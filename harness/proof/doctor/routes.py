@@ -49,7 +49,7 @@ def _no_service(facts: Facts, reference: Reference) -> Finding:
     where, short = f"{reference.where}.host", facts.short(host)
     if not host.endswith(f".{facts.namespace}.{DOMAIN}"):
         outside = f"'{short}' is outside namespace {facts.namespace}"
-        remedy = "judge it with --service and --namespace of its own"
+        remedy = "judge that Service in its own namespace"
         return Finding(where, f"{outside}, so it cannot be told what arrives there", remedy)
     there = ", ".join(sorted(s["metadata"]["name"] for s in facts.scene.of_kind("Service")))
     return Finding(where, f"there is no Service '{short}'", f"name one of {there}, or create it")
