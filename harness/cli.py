@@ -14,12 +14,13 @@ from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS
 from harness.demo import demo
 from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
-from harness.manifests.check import warnings
+from harness.manifests.check import services_named, warnings
 from harness.meshes.mesh import STATE, Mesh, get, must_be_clone
+from harness.proof import doctor
 from harness.proof.report import harmless, wrap
 from harness.proof.status import status_of
 from harness.proof.target import Target
-from harness.settings import TYPED
+from harness.settings import TYPED, namespace
 from harness.terminal import echo, progress, render, run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -145,13 +146,19 @@ with_files = click.argument("files", nargs=-1, required=True, metavar="FILE...",
 
 
 def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> None:
-    """Change what is applied, and tell what does nothing from then on."""
-    before = set(warnings(mesh.routes()))
+    """Change what is applied, and tell what of it does nothing, or not what it seems to."""
+    before = {found.key: found for found in mesh.routes()}
     for line in change(*files):
         echo(line)
-    for line in warnings(mesh.routes()):
-        if line not in before:
-            echo(wrap(f"warning: {harmless(line)}", 9))
+    after = {found.key: found for found in mesh.routes()}
+    changed = [found for one, other in ((before, after), (after, before))
+               for key, found in one.items() if other.get(key) != found]  # fmt: skip
+    keys = {found.key for found in changed}
+    told = [line for line in warnings(after.values()) if line.partition(" ")[0] in keys]
+    touched = services_named(after.values(), changed)
+    told += map(str, doctor.warnings(mesh, namespace(), touched) if touched else ())
+    for line in dict.fromkeys(told):
+        echo(wrap(f"warning: {harmless(line)}", 9))
 
 
 @cli.command(epilog=examples("apply istio/mirror.yaml", "apply a.yaml b.yaml", "apply - < a.yaml"))

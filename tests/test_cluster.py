@@ -459,7 +459,8 @@ def test_a_configuration_without_the_host_is_none() -> None:
 
 
 def test_the_proof_is_the_same_on_a_cluster(cluster: ClusterMesh) -> None:
-    assert verify(cluster, Target(), 100).passed
+    verdict = verify(cluster, Target(), 100)
+    assert verdict.passed, table(verdict)
     assert cluster.apply(ROOT / "istio" / "mirror.yaml") == ["virtualservice/recommendation configured"]
     verdict = verify(cluster, Target(), 100)
     assert verdict.passed, table(verdict)

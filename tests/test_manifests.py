@@ -25,13 +25,6 @@ def first_state() -> list[Object]:
     return read(*WORKLOADS, *ISTIO)
 
 
-def with_route(http: dict[str, Any]) -> list[Object]:
-    """Return the first state with this route for recommendation."""
-    return applied(
-        VirtualService.model_validate(virtual_service({"hosts": ["recommendation"], "http": [http]}))
-    )
-
-
 def applied(*new: Object) -> list[Object]:
     """Return the first state when objects were applied to it."""
     return list({o.key: o for o in (*first_state(), *new)}.values())
@@ -254,36 +247,6 @@ def test_what_istio_refuses_is_refused(http: dict[str, Any], message: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("http", "message"),
-    [
-        ({"route": [to("v3")]}, "route[0].destination: no DestinationRule has a subset 'v3'"),
-        ({"route": [to("v1")], "mirror": {"host": "reviews"}}, "mirror: no Service 'reviews'"),
-        (
-            {"route": [to("v1")], "mirrors": [{"destination": {"host": "recommendation", "subset": "v9"}}]},
-            "mirrors[0].destination: no DestinationRule has a subset 'v9'",
-        ),
-        (
-            {"route": [{"destination": {"host": "recommendation", "port": {"number": 9}}}]},
-            "route[0].destination: Service 'recommendation' has no port 9",
-        ),
-        ({"route": [{"destination": {"host": "recommendation.tutorial"}}]}, "no Service 'recommendation."),
-    ],
-)  # fmt: skip
-def test_what_leads_nowhere_is_told(http: dict[str, Any], message: str) -> None:
-    [told] = warnings(with_route(http))
-    assert told.startswith("virtualservice/recommendation spec.http[0].")
-    assert message in told
-    assert told.endswith("so this leads nowhere")
-
-
-def test_a_subset_whose_labels_no_pod_bears_is_told() -> None:
-    text = (ROOT / "istio" / "destination-rule.yaml").read_text().replace("version: v1", "version: v7")
-    assert "route[0].destination: no workload's pods bear app=recommendation, version=v7" in told(
-        *parse(text, "my.yaml")
-    )
-
-
-@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (
@@ -297,32 +260,10 @@ def test_a_subset_whose_labels_no_pod_bears_is_told() -> None:
             "spec.hosts[0]: no Service 'recommendation.tutorial.svc'",
         ),
         ("  http:", "  gateways: [mesh, other]\n  http:", "spec.gateways[1]: no Gateway 'other'"),
-        (
-            "  name: recommendation",
-            "  name: a-second",
-            "spec.hosts[0]: virtualservice/recommendation comes first for 'recommendation'",
-        ),
     ],
 )
 def test_a_route_that_no_request_takes_is_told(old: str, new: str, message: str) -> None:
     assert message in told(*parse(MIRROR.replace(old, new, 1), "my.yaml"))
-
-
-def test_when_the_route_goes_every_version_answers_and_it_is_told() -> None:
-    left = [o for o in first_state() if o.key != "virtualservice/recommendation"]
-    assert list(warnings(left)) == [
-        "service/recommendation: no route leads to a part of it, so recommendation-v1 and recommendation-v2 "
-        "answer callers"
-    ]
-
-
-def test_on_a_port_that_is_not_http_a_route_does_not_count_and_it_is_told() -> None:
-    [service] = [o for o in read(WORKLOADS[2]) if isinstance(o, Service)]
-    text = yaml.safe_dump(to_document(service)).replace("name: http", "name: tcp-data", 1)
-    [said] = warnings(applied(*parse(text, "my.yaml")))
-    assert said.startswith(
-        "service/recommendation spec.ports[0]: Istio does not take it for HTTP, so virtualse"
-    )
 
 
 @pytest.mark.parametrize(

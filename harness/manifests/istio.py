@@ -236,6 +236,12 @@ class HTTPRoute(Model):
             raise ValueError("no destination of several has a weight, so nothing would be sent: weigh them")
         return self
 
+    @property
+    def destinations(self) -> list[Destination]:
+        """All that it names, mirrors too."""
+        mirrors = [self.mirror] if self.mirror else [mirror.destination for mirror in self.mirrors]
+        return [*(route.destination for route in self.route), *mirrors]
+
     def copies(self) -> list[tuple[Destination, float]]:
         """Return each mirror that gets traffic, with its percentage: absent is 100, 0 is no mirror."""
         old = None if self.mirror_percent is None else PercentValue(value=self.mirror_percent)

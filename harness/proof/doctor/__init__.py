@@ -1,6 +1,6 @@
 """The doctor: why does nothing arrive at v2, or why is it not proven? From what is applied, and what runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,6 +22,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     precedence.sidecar_hides_it,
     precedence.gateways_and_sidecars_differ,
     routes.mirrors_nothing,
+    routes.no_route_counts,
     routes.no_rule_leads_there,
     policies.refuses_the_caller,
     policies.denies_at_the_copy_only,
@@ -39,14 +40,42 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
 """What is looked for, in the order in which it is told: what keeps copies away stands first."""
 
 
-def examine(mesh: Mesh, target: Target, loops: tuple[str, ...] = ()) -> list[Finding]:
+AT_ONCE: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    routes.leads_nowhere,
+    routes.port_is_not_http,
+    precedence.is_overruled,
+    routes.mirrors_to_chance,
+    routes.mirrors_nothing,
+    routes.no_route_counts,
+)
+"""What is told as soon as it is applied: it stands in the objects alone, and is hardly ever meant."""
+
+
+def warnings(mesh: Mesh, namespace: str, services: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is wrong with what is applied for Services.
+
+    :raises HarnessError: the mesh does not run.
+    """
+    scene = mesh.scene(namespace)
+    for service in services:
+        with suppress(HarnessError):  # it is gone
+            yield from examine(mesh, Target(service, namespace), checks=AT_ONCE, scene=scene)
+
+
+def examine(
+    mesh: Mesh,
+    target: Target,
+    loops: tuple[str, ...] = (),
+    checks: tuple[Callable[[Facts], Iterator[Finding]], ...] = CHECKS,
+    scene: Scene | None = None,
+) -> list[Finding]:
     """Return what is found; ``loops`` are the ways on which a run saw copies lead back to the target.
 
     :raises HarnessError: the mesh does not run, or has no such Service.
     """
-    routing, found = _routing(mesh.scene(target.namespace, target.callers), target)
+    routing, found = _routing(scene or mesh.scene(target.namespace, target.callers), target)
     facts = Facts(mesh, routing, loops)
-    for check in CHECKS:
+    for check in checks:
         # A check ends at an object of an unknown shape, and where a proxy does not answer.
         with suppress(Exception):
             for finding in check(facts):

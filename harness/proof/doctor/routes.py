@@ -52,14 +52,17 @@ def _no_service(facts: Facts, reference: Reference) -> Finding:
         remedy = "judge that Service in its own namespace"
         return Finding(where, f"{outside}, so it cannot be told what arrives there", remedy)
     there = ", ".join(sorted(s["metadata"]["name"] for s in facts.scene.of_kind("Service")))
-    return Finding(where, f"there is no Service '{short}'", f"name one of {there}, or create it")
+    return Finding(
+        where, f"there is no Service '{short}', so this leads nowhere", f"name one of {there}, or create it"
+    )
 
 
 def _no_subset(facts: Facts, reference: Reference, known: list[str]) -> Finding:
     to, remedy = reference.destination, "apply a DestinationRule with such a subset"
     for rule in destination_rules(facts.scene, to.host)[:1]:
         remedy = f"add it to {named(rule)} spec.subsets"
-    problem = f"no DestinationRule has a subset '{to.subset}' of {facts.short(to.host)}"
+    missing = f"no DestinationRule has a subset '{to.subset}' of {facts.short(to.host)}"
+    problem = f"{missing}, so this leads nowhere"
     either = f", or name one of {', '.join(known)}" if known else ""
     return Finding(f"{reference.where}.subset", problem, remedy + either)
 
@@ -78,16 +81,20 @@ def mirrors_to_chance(facts: Facts) -> Iterator[Finding]:
             yield Finding(where, problem, "name a subset that only one version has")
 
 
-def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
-    """Find a version that runs, and that no rule leads to."""
+def no_route_counts(facts: Facts) -> Iterator[Finding]:
+    """Find a target of several versions that no route tells apart."""
     versions = facts.routing.versions
     if not facts.references and len(versions) > 1 and not facts.routing.not_http:
         counts = "no VirtualService and no HTTPRoute counts for it"
         problem = f"{counts}, so {' and '.join(versions)} answer callers by chance"
         remedy = "apply a route to one version, with a mirror to the other"
         yield Finding(f"service/{facts.service}", problem, remedy)
+
+
+def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
+    """Find a version that runs, and that no rule leads to."""
     source = ", ".join(dict.fromkeys(reference.source for reference in facts.references))
-    for version in versions if source else ():
+    for version in facts.routing.versions if source else ():
         if facts.routing.must_be_silent(version) and version not in facts.routing.gone:
             problem = f"no rule leads to {version} or mirrors to it, so nothing arrives there"
             yield Finding(source, problem, f"add a mirror to {version} to a rule, and apply it")
