@@ -170,8 +170,10 @@ def test_a_mirror_whose_service_selects_nothing_is_found(still: Still) -> None:
 
 def test_a_mirror_to_no_service_is_found(still: Still) -> None:
     still.get("VirtualService")["spec"]["http"][0]["mirror"] = {"host": "reviews"}
-    where = "virtualservice/recommendation spec.http[0].mirror.host: there is no Service 'reviews', so this leads nowhere"
-    assert f"{where}: name one of customer, preference, recommendation, or create it" in find(still)
+    where = "virtualservice/recommendation spec.http[0].mirror.host"
+    problem = "there is no Service 'reviews', so this leads nowhere"
+    remedy = "name one of customer, preference, recommendation, or create it"
+    assert f"{where}: {problem}: {remedy}" in find(still)
 
 
 def test_a_mirror_to_no_subset_is_found(still: Still) -> None:
