@@ -62,7 +62,7 @@ def test_v2_is_silent_before_mirroring_hears_all_while_mirrored_and_is_silent_af
     assert figures(passed(verify(mesh, Target(), 200)), "silent") == {"received": 0}
 
 
-@pytest.mark.parametrize("name", ["mirror-10-percent", "canary", "promote"])
+@pytest.mark.parametrize("name", ["mirror-10-percent", "mirror-reads", "canary", "promote"])
 def test_the_other_states_are_as_their_routes_say(mesh: EnvoyMesh, name: str) -> None:
     mesh.apply(state(name))
     passed(verify(mesh, Target(), 500))
