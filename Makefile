@@ -17,9 +17,11 @@ LOCUST  := MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --loc
   $(CALLING) $(if $(PROCESSES),--processes "$$DARK_LAUNCH_PROCESSES" --master-bind-host 127.0.0.1)
 # Before Locust complains about an option that nobody typed.
 define numbers
-@for name in USERS RATE PROCESSES WORKERS TIME; do typed=$$name=$$(printenv "DARK_LAUNCH_$$name"); \
-  case "$$typed" in TIME=*[!0-9hms]* | [!T]*=*[!0-9.]*) \
-    echo "Error: $$typed is neither a number nor a time such as 30s" >&2; exit 2;; esac; done
+@for name in USERS RATE PROCESSES WORKERS TIME; do value=$$(printenv "DARK_LAUNCH_$$name"); \
+  case "$$name=$$value" in \
+    TIME=*[!0-9hms]*) kind='a time such as 30s or 1h30m';; [!T]*=*[!0-9.-]*) kind='a number';; *) continue;; \
+  esac; \
+  echo "Error: $$name=$$value: '$$value' is not $$kind" >&2; exit 2; done
 endef
 
 .DEFAULT_GOAL := help

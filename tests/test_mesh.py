@@ -49,7 +49,7 @@ def figures(verdict: Verdict, id: str) -> Mapping[str, int]:
     return verdict.claim(id).figures
 
 
-# --- the five states ----------------------------------------------------------------------------------
+# --- the six states -----------------------------------------------------------------------------------
 
 
 def test_v2_is_silent_before_mirroring_hears_all_while_mirrored_and_is_silent_after_bailing_out(

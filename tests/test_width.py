@@ -1,5 +1,6 @@
 """What is printed fits a terminal of 80 columns, as a projector shows it."""
 
+import io
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from harness.proof.report import WIDTH, table, wrap
 from harness.proof.status import status_of
 from harness.proof.target import Target
 from harness.proof.verdict import Side
+from harness.terminal import progress
 
 LONG = "recommendation-with-a-name-as-long-as-kubernetes-lets-it-be-4711"
 
@@ -112,6 +114,17 @@ def test_a_status_with_long_names_and_addresses_fits() -> None:
     lines = list(status_of(cluster, Target("recommendation", "tutorial", ("preference",))))
     assert fits("\n".join(map(wrap, lines)))
     assert f"{pods['v2'].name}\n  Running  {', '.join(addresses)}" in lines
+
+
+def test_progress_stays_in_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    progress()("x" * 200)
+    assert 0 < shown.getvalue().count("x") < WIDTH
 
 
 def test_a_line_of_a_watch_fits() -> None:

@@ -1,9 +1,8 @@
 """The status: pods, ways in, and what each applied route says, in words."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from harness.meshes.mesh import ROOT, Mesh
+from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Scene, key, named
 from harness.proof.expectation import (
     GATEWAY,
@@ -59,13 +58,7 @@ def _stopped(mesh: Mesh, scene: Scene, workshop: bool) -> Iterator[tuple[str, st
 
 
 def _sources(mesh: Mesh) -> dict[str, str]:
-    """Return where each object comes from: a path in the project, or from here, if it leads there."""
-    return {key: _short(Path(source)) for key, (source, _) in mesh.objects().items()}
-
-
-def _short(path: Path) -> str:
-    bases = [base for base in (ROOT, Path.cwd()) if path.is_relative_to(base)]
-    return str(path.relative_to(bases[0]) if bases else path)
+    return {key: source for key, (source, _) in mesh.objects().items()}
 
 
 def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator[str]:
