@@ -121,9 +121,6 @@ def canary(**changes: Any) -> dict[str, Any]:
     return dict(found)
 
 
-CANARY_IN_USD = canary(environment={"CURRENCY": "USD"})
-
-
 def service(name: str, **selector: str) -> dict[str, Any]:
     """Return a Service."""
     ports = [{"name": "http", "port": 80, "targetPort": 9090}]
@@ -207,33 +204,43 @@ def test_traffic_of_others_is_judged_along(shop: Shop) -> None:
 # --- what people write --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("match", "taken", "passed_by"),
-    [
-        ({"headers": {"end-user": {"exact": "jason"}}}, {"end_user": "jason"}, {"end_user": "Jason"}),
-        ({"headers": {"cookie": {"regex": "^(.*?;)?(user=jason)(;.*)?$"}}}, {"cookie": "a=b;user=jason"}, {}),
-        ({"headers": {"X-Beta": {}}}, {"x_beta": ""}, {}),
-        ({"withoutHeaders": {"x-team": {"exact": "blue"}}}, {"x_team": "red"}, {"x_team": "blue"}),
-        ({"withoutHeaders": {"x-team": {"regex": "*"}}}, {}, {"x_team": "red"}),
-        ({"queryParams": {"sku": {"regex": "b[[:alpha:]]+"}}}, {"path": "/?sku=book"}, {"path": "/?sku=pen"}),
-        ({"uri": {"prefix": "/V2"}, "ignoreUriCase": True}, {"path": "/v2/quote"}, {"path": "/v1/quote"}),
-        ({"uri": {"regex": "/v[0-9]/.*"}}, {"path": "/v2/quote"}, {"path": "/v/quote"}),
-        ({"method": {"regex": "PUT|POST"}}, {"method": "POST"}, {}),
-        ({"authority": {"prefix": "pricing.shop"}}, {"host": "pricing.shop.svc.cluster.local"}, {}),
-    ],
-)
-def test_a_rule_takes_the_requests_that_match(
-    shop: Shop, match: dict[str, Any], taken: dict[str, str], passed_by: dict[str, str]
-) -> None:
-    beta = {"name": "beta", "match": [match], "route": [CANARY]}
-    spec = {"hosts": ["PRICING"], "http": [beta, {"name": "rest", "route": [PRIMARY]}]}
-    shop.apply({**rule(), "apiVersion": "networking.istio.io/v1beta1", "spec": spec}, CANARY_IN_USD)
+MATCHES: dict[str, dict[str, Any]] = {
+    "user": {"headers": {"end-user": {"exact": "jason"}}},
+    "cookie": {"headers": {"cookie": {"regex": "^(.*?;)?(user=jason)(;.*)?$"}}},
+    "there": {"headers": {"X-Beta": {}}},
+    "query": {"queryParams": {"sku": {"regex": "b[[:alpha:]]+"}}},
+    "any-case": {"uri": {"prefix": "/V2"}, "ignoreUriCase": True},
+    "path": {"uri": {"regex": "/v[0-9]/.*"}},
+    "method": {"method": {"regex": "PUT|POST"}},
+    "host": {"authority": {"prefix": "pricing.shop"}},
+    "without": {"withoutHeaders": {"x-team": {"exact": "blue"}, "x-none": {"regex": "*"}}},
+}
 
-    def currency(path: str = "/", host: str = "pricing", **request: str) -> str:
-        return str(shop.ask(f"http://{host}{path}", **request).json()["currency"])
 
-    assert currency(**taken) == "USD"
-    assert currency(**passed_by) == "EUR"
+def test_a_rule_takes_the_requests_that_match(shop: Shop) -> None:
+    rules = [{"match": [m], "name": n, "route": [PRIMARY], "headers": took(n)} for n, m in MATCHES.items()]
+    rest = {"name": "rest", "route": [PRIMARY], "headers": took("rest")}
+    spec = {"hosts": ["PRICING.shop.svc.cluster.local"], "http": [*rules, rest]}
+    shop.apply({**rule(), "apiVersion": "networking.istio.io/v1beta1", "spec": spec})
+
+    def rule_of(path: str = "/", host: str = "pricing", **request: str) -> str:
+        return shop.ask(f"http://{host}{path}", **request).headers["x-took"]
+
+    assert rule_of(end_user="jason") == "user"
+    assert rule_of(cookie="a=b;user=jason") == "cookie"
+    assert rule_of(x_beta="") == "there"
+    assert rule_of("/?sku=book") == "query"
+    assert rule_of("/v2/quote") == "any-case"
+    assert rule_of("/v1/quote") == "path"
+    assert rule_of(method="POST") == "method"
+    assert rule_of(host="pricing.shop.svc.cluster.local") == "host"
+    assert rule_of("/v/quote?sku=pen", end_user="Jason", cookie="user=jasons", x_team="red") == "without"
+    assert rule_of(x_team="blue") == rule_of(x_none="any") == "rest"
+
+
+def took(name: str) -> dict[str, Any]:
+    """Return what tells callers which rule a request took."""
+    return {"response": {"set": {"x-took": name}}}
 
 
 def test_headers_are_set_added_and_removed_for_original_and_copy(shop: Shop) -> None:

@@ -168,7 +168,7 @@ def _listener(name: str, address: Address, log: str | None, settings: Json) -> J
         "stat_prefix": name,
         "normalize_path": True,
         "stream_idle_timeout": "0s",
-        "server_name": "istio-envoy",
+        **({} if name == "outbound" else {"server_name": "istio-envoy"}),
         "proxy_100_continue": True,
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "access_log": [access_log] if log else [],
