@@ -255,7 +255,7 @@ class VirtualServiceSpec(Model):
     """Routes for hosts."""
 
     hosts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    gateways: list[str] = ["mesh"]
+    gateways: Annotated[list[str], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
     tcp: NotHere = None
     tls: NotHere = None
     http: Annotated[list[HTTPRoute], Field(min_length=1)]

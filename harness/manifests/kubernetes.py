@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from harness.manifests.base import NOT_HERE, Count, Labels, Model, NotHere, Object, Port, Unused, one_of
-from harness.manifests.protocol import is_http, is_http2
+from harness.manifests.protocol import is_http, is_http2, is_udp
 
 ANY_PORT = 8080
 """Where an application listens whose container names no port."""
@@ -54,6 +54,11 @@ class ServicePort(Model):
     def is_http(self) -> bool:
         """Whether Istio routes what comes to it by HTTP."""
         return is_http(self.model_dump(by_alias=True))
+
+    @property
+    def is_udp(self) -> bool:
+        """Whether proxies leave it alone."""
+        return is_udp(self.model_dump(by_alias=True))
 
     @property
     def is_http2(self) -> bool:

@@ -24,8 +24,12 @@ def of_kind(objects: Iterable[Object], kind: type[AnyObject]) -> Iterator[AnyObj
 
 def full_host(host: str) -> str:
     """Return a host as Istio's registry has it: a name without a dot belongs to the namespace."""
-    host = host.lower()
     return host if "." in host or host == "*" else f"{host}.{DOMAIN}"
+
+
+def wanted_hosts(found: VirtualService) -> list[str]:
+    """Return the hosts of a VirtualService: it alone may write them in upper case."""
+    return [full_host(host.lower()) for host in found.spec.hosts]
 
 
 def host_of(service: Service) -> str:
@@ -56,7 +60,7 @@ def virtual_service_for(objects: Iterable[Object], host: str) -> VirtualService 
     found = [
         (wanted, virtual_service)
         for virtual_service in routes_in_mesh(objects)
-        for wanted in map(full_host, virtual_service.spec.hosts)
+        for wanted in wanted_hosts(virtual_service)
         if covers(wanted, host)
     ]
     return max(found, key=lambda each: len(each[0]))[1] if found else None  # of equals the first
@@ -91,7 +95,8 @@ def traffic_policy(objects: Iterable[Object], host: str) -> TrafficPolicy | None
 
 def gateway_names(gateway: Gateway) -> set[str]:
     """Return how VirtualServices name a Gateway."""
-    return {gateway.metadata.name, f"{NAMESPACE}/{gateway.metadata.name}"}
+    name = gateway.metadata.name
+    return {name, f"{NAMESPACE}/{name}", f"{name}.{NAMESPACE}", f"{name}.{NAMESPACE}.svc", f"{name}.{DOMAIN}"}
 
 
 def selects(gateway: Gateway) -> bool:

@@ -40,6 +40,7 @@ def clusters(objects: Iterable[Object], endpoints: Iterable[Endpoint]) -> list[J
         cluster
         for service in of_kind(objects, Service)
         for port in service.spec.ports
+        if not port.is_udp
         for cluster in _clusters(objects, service, port, endpoints)
     ]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import product
 
 from harness import Json
 from harness.manifests.base import Object
@@ -21,13 +22,13 @@ from harness.manifests.lookup import (
     NAMESPACE,
     covers,
     find_service,
-    full_host,
     gateway_names,
     host_of,
     of_kind,
     routes_in_mesh,
     selects,
     virtual_service_for,
+    wanted_hosts,
 )
 from harness.rendering.clusters import cluster_name
 from harness.rendering.values import duration, type_url
@@ -42,7 +43,7 @@ def sidecar_routes(objects: Iterable[Object]) -> Json:
         _service_host(objects, service, port)
         for service in of_kind(objects, Service)
         for port in service.spec.ports
-        if port.protocol == "TCP"
+        if not port.is_udp
     ]
     hosts += _hosts_without_service(objects, {domain for host in hosts for domain in host["domains"]})
     unknown = {"status": 502, "body": {"inline_string": "no such host in the mesh"}}
@@ -63,12 +64,11 @@ def _virtual_host(name: str, domains: list[str], routes: list[Json]) -> Json:
 def _service_host(objects: list[Object], service: Service, port: ServicePort) -> Json:
     host, number = host_of(service), port.port
     ruling = virtual_service_for(objects, host) if port.is_http else None
-    if ruling:
-        routes = _routes(objects, ruling, number, {"mesh"})
-    elif port.is_http:
+    routes = _routes(objects, ruling, number, {"mesh"}) if ruling else []
+    if not routes and port.is_http:  # a VirtualService without a rule for this port means nothing to it
         default = {"cluster": cluster_name(host, number), **_timeout(None), **_retries(None)}
         routes = [{"name": "default", "match": {"prefix": "/"}, "route": default}]
-    else:  # what Istio does not take for HTTP goes to any pod, as it is
+    elif not routes:  # what Istio does not take for HTTP goes to any pod, as it is
         routes = [
             {"match": {"prefix": "/"}, "route": {"cluster": cluster_name(host, number), "timeout": "0s"}}
         ]
@@ -83,15 +83,20 @@ def _domains(host: str, port: int) -> list[str]:
 
 
 def _hosts_without_service(objects: list[Object], taken: set[str]) -> Iterator[Json]:
-    """Yield a virtual host for each host of a VirtualService that no Service has: at port 80, as in Istio."""
-    services = [host_of(service) for service in of_kind(objects, Service)]
+    """Yield virtual hosts for the hosts of VirtualServices that no Service has.
+
+    As in Istio: at the ports of the Services that the VirtualService names beside it, or else at port 80.
+    """
+    services = list(of_kind(objects, Service))
     for virtual_service in routes_in_mesh(objects):
-        for host in map(full_host, virtual_service.spec.hosts):
-            domains = [d for d in _domains(host, 80) if d not in taken]
-            if domains and not any(covers(host, known) for known in services):
+        behind = {h: [s for s in services if covers(h, host_of(s))] for h in wanted_hosts(virtual_service)}
+        ports = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
+        for host, port in product((h for h, found in behind.items() if not found), sorted(ports or {80})):
+            domains = [d for d in _domains(host, port) if d not in taken]
+            routes = _routes(objects, virtual_service, port, {"mesh"})
+            if domains and routes:
                 taken.update(domains)
-                routes = _routes(objects, virtual_service, 80, {"mesh"})
-                yield _virtual_host(f"{host}:80", domains, routes)
+                yield _virtual_host(f"{host}:{port}", domains, routes)
 
 
 # --- the gateway ------------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
             if not names.isdisjoint(virtual_service.spec.gateways) and selects(gateway):
                 for server in gateway.spec.servers:
                     routes = _routes(objects, virtual_service, server.port.number, names)
-                    for domain in _shared_hosts(server.hosts, virtual_service.spec.hosts):
+                    for domain in _shared_hosts(server.hosts, wanted_hosts(virtual_service)):
                         known = found.setdefault(domain, [])
                         known += [route for route in routes if route not in known]
     hosts = [
@@ -129,14 +134,15 @@ def _shared_hosts(served: Iterable[str], wanted: Iterable[str]) -> Iterator[str]
     """
     for server in served:
         where, _, name = server.rpartition("/")
-        allowed = full_host(name)
-        for host in map(full_host, wanted):
+        allowed = name.lower()
+        for host in wanted:
             if where in ("", "*", ".", NAMESPACE) and (covers(allowed, host) or covers(host, allowed)):
                 yield host if covers(allowed, host) else allowed
 
 
 def _is_catch_all(route: Json) -> bool:
-    return {k: v for k, v in route["match"].items() if k != "case_sensitive"} == {"prefix": "/"}
+    match = {k: v for k, v in route["match"].items() if k != "case_sensitive"}
+    return match in ({"prefix": "/"}, {"safe_regex": {"regex": ".*"}})
 
 
 # --- rules ------------------------------------------------------------------------------------------------
