@@ -7,11 +7,13 @@ from harness.manifests.istio import DestinationRule, Gateway, PortTrafficPolicy,
 from harness.manifests.kubernetes import Deployment, Service, ServiceAccount
 from harness.manifests.lookup import (
     DOMAIN,
+    GATEWAY_NAMESPACE,
     NAMESPACE,
     covers,
     full_host,
     gateway_names,
     host_of,
+    is_for_gateway,
     of_kind,
     selects,
     wanted_hosts,
@@ -95,14 +97,17 @@ def _of_hosts(services: list[str], found: VirtualService) -> Iterator[str]:
 
 
 def _of_gateways(gateways: list[Gateway], found: VirtualService) -> Iterator[str]:
-    wanted = wanted_hosts(found)
+    wanted = [full_host(host) for host in found.spec.hosts]
     for i, name in enumerate(found.spec.gateways):
         where = f"{found.key} spec.gateways[{i}]"
         named = [gateway for gateway in gateways if name in gateway_names(gateway)]
-        served = [h.rpartition("/")[2].lower() for g in named for s in g.spec.servers for h in s.hosts]
+        served = [h.rpartition("/")[2] for g in named for s in g.spec.servers for h in s.hosts]
         if name != "mesh" and not named:
             there_are = ", ".join(g.metadata.name for g in gateways) or "none"
             yield f"{where}: no Gateway '{name}' in namespace {NAMESPACE} (there are: {there_are})"
+        elif named and not is_for_gateway(found):
+            problem = f"spec.exportTo hides this from the gateway, which is in {GATEWAY_NAMESPACE}"
+            yield f"{where}: {problem}, so no caller from outside takes this"
         elif named and not any(covers(w, s) or covers(s, w) for w in wanted for s in served):
             problem = (
                 f"Gateway '{name}' serves only {', '.join(served)}, so no caller from outside takes this"

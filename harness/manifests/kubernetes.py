@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from harness.manifests.base import NOT_HERE, Count, Labels, Model, NotHere, Object, Port, Unused, one_of
-from harness.manifests.protocol import is_http, is_http2, is_udp
+from harness.manifests.protocol import is_http, is_http2, protocol_of
 
 ANY_PORT = 8080
 """Where an application listens whose container names no port."""
@@ -56,9 +56,9 @@ class ServicePort(Model):
         return is_http(self.model_dump(by_alias=True))
 
     @property
-    def is_udp(self) -> bool:
-        """Whether proxies leave it alone."""
-        return is_udp(self.model_dump(by_alias=True))
+    def protocol_name(self) -> str:
+        """What Istio takes it for; "" if it finds it out by what callers send."""
+        return protocol_of(self.model_dump(by_alias=True))[1]
 
     @property
     def is_http2(self) -> bool:

@@ -14,6 +14,8 @@ DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 GATEWAY_LABELS = {"istio": "ingressgateway", "app": "istio-ingressgateway"}
 """The labels of the ingress gateway, by which Gateways select it."""
 
+GATEWAY_NAMESPACE = "istio-system"
+
 AnyObject = TypeVar("AnyObject", bound=Object)
 
 
@@ -68,6 +70,11 @@ def virtual_service_for(objects: Iterable[Object], host: str) -> VirtualService 
 
 def _is_visible(found: VirtualService | DestinationRule) -> bool:
     return not found.spec.export_to or not {"*", ".", NAMESPACE}.isdisjoint(found.spec.export_to)
+
+
+def is_for_gateway(found: VirtualService) -> bool:
+    """Say whether the ingress gateway, in its own namespace, is told of a VirtualService."""
+    return not found.spec.export_to or not {"*", GATEWAY_NAMESPACE}.isdisjoint(found.spec.export_to)
 
 
 def destination_rules(objects: Iterable[Object], host: str) -> list[DestinationRule]:

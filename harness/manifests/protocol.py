@@ -35,11 +35,6 @@ def is_http(port: Json) -> bool:
     return protocol_of(port)[1] not in _NOT_HTTP
 
 
-def is_udp(port: Json) -> bool:
-    """Say whether proxies leave a port alone."""
-    return protocol_of(port)[1] == "udp"
-
-
 def is_http2(port: Json) -> bool:
     """Say whether proxies speak HTTP/2 to what is behind a port."""
     return protocol_of(port)[1] in _HTTP2

@@ -40,7 +40,7 @@ def clusters(objects: Iterable[Object], endpoints: Iterable[Endpoint]) -> list[J
         cluster
         for service in of_kind(objects, Service)
         for port in service.spec.ports
-        if not port.is_udp
+        if port.protocol_name != "udp"
         for cluster in _clusters(objects, service, port, endpoints)
     ]
 
@@ -91,7 +91,9 @@ def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy:
     if policy.outlier_detection:
         cluster |= _outlier_detection(policy.outlier_detection)
     cluster["lb_policy"] = _lb_policy(policy.load_balancer or LoadBalancer())
-    if options := _protocol_options(pool.http, pool.tcp, http2=port.is_http2):
+    # Where Istio finds out what callers speak, proxies go on in that: to HTTP/2 nobody is upgraded.
+    http2 = port.is_http2 or bool(port.protocol_name and pool.http.h2_upgrade_policy == "UPGRADE")
+    if options := _protocol_options(pool.http, pool.tcp, http2=http2):
         cluster["typed_extension_protocol_options"] = {
             f"envoy.{PROTOCOLS}": {"@type": type_url(PROTOCOLS), **options}
         }
@@ -177,6 +179,6 @@ def _protocol_options(http: HTTPSettings, tcp: TCPSettings, *, http2: bool) -> J
     if http.use_client_protocol:
         both: Json = {"http_protocol_options": {}, "http2_protocol_options": streams}
         return options | {"use_downstream_protocol_config": both}
-    if http2 or http.h2_upgrade_policy == "UPGRADE":
+    if http2:
         return options | {"explicit_http_config": {"http2_protocol_options": streams}}
     return options and options | {"explicit_http_config": {"http_protocol_options": {}}}

@@ -22,8 +22,10 @@ from harness.manifests.lookup import (
     NAMESPACE,
     covers,
     find_service,
+    full_host,
     gateway_names,
     host_of,
+    is_for_gateway,
     of_kind,
     routes_in_mesh,
     selects,
@@ -43,7 +45,7 @@ def sidecar_routes(objects: Iterable[Object]) -> Json:
         _service_host(objects, service, port)
         for service in of_kind(objects, Service)
         for port in service.spec.ports
-        if not port.is_udp
+        if port.protocol_name != "udp"
     ]
     hosts += _hosts_without_service(objects, {domain for host in hosts for domain in host["domains"]})
     unknown = {"status": 502, "body": {"inline_string": "no such host in the mesh"}}
@@ -85,13 +87,13 @@ def _domains(host: str, port: int) -> list[str]:
 def _hosts_without_service(objects: list[Object], taken: set[str]) -> Iterator[Json]:
     """Yield virtual hosts for the hosts of VirtualServices that no Service has.
 
-    As in Istio: at the ports of the Services that the VirtualService names beside it, or else at port 80.
+    As in Istio: at port 80, and at the ports of the Services that the VirtualService names beside it.
     """
     services = list(of_kind(objects, Service))
     for virtual_service in routes_in_mesh(objects):
         behind = {h: [s for s in services if covers(h, host_of(s))] for h in wanted_hosts(virtual_service)}
         ports = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
-        for host, port in product((h for h, found in behind.items() if not found), sorted(ports or {80})):
+        for host, port in product((h for h, found in behind.items() if not found), sorted(ports | {80})):
             domains = [d for d in _domains(host, port) if d not in taken]
             routes = _routes(objects, virtual_service, port, {"mesh"})
             if domains and routes:
@@ -110,15 +112,15 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
     """
     objects = list(objects)
     found: dict[str, list[Json]] = {}
-    for virtual_service in of_kind(objects, VirtualService):
-        for gateway in of_kind(objects, Gateway):
-            names = gateway_names(gateway)
-            if not names.isdisjoint(virtual_service.spec.gateways) and selects(gateway):
-                for server in gateway.spec.servers:
-                    routes = _routes(objects, virtual_service, server.port.number, names)
-                    for domain in _shared_hosts(server.hosts, wanted_hosts(virtual_service)):
-                        known = found.setdefault(domain, [])
-                        known += [route for route in routes if route not in known]
+    told = list(filter(is_for_gateway, of_kind(objects, VirtualService)))
+    for gateway in filter(selects, of_kind(objects, Gateway)):
+        names = gateway_names(gateway)
+        bound = [v for v in told if not names.isdisjoint(v.spec.gateways)]
+        for server, virtual_service in product(gateway.spec.servers, bound):
+            routes = _routes(objects, virtual_service, server.port.number, names)
+            for domain in _shared_hosts(server.hosts, virtual_service.spec.hosts):
+                known = found.setdefault(domain, [])
+                known += [route for route in routes if route not in known]
     hosts = [
         _virtual_host(f"{domain}:80", [domain], sorted(routes, key=_is_catch_all))
         for domain, routes in found.items()
@@ -130,14 +132,13 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
 def _shared_hosts(served: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
     """Yield the hosts that a Gateway serves and a VirtualService names: of two that overlap the narrower.
 
-    A Gateway's host may say whose VirtualServices it is for: ``namespace/host``.
+    A Gateway's host may say whose VirtualServices it is for: ``namespace/host``. As in Istio, case counts.
     """
     for server in served:
         where, _, name = server.rpartition("/")
-        allowed = name.lower()
-        for host in wanted:
-            if where in ("", "*", ".", NAMESPACE) and (covers(allowed, host) or covers(host, allowed)):
-                yield host if covers(allowed, host) else allowed
+        for host in map(full_host, wanted):
+            if where in ("", "*", ".", NAMESPACE) and (covers(name, host) or covers(host, name)):
+                yield (host if covers(name, host) else name).lower()
 
 
 def _is_catch_all(route: Json) -> bool:
