@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
-from harness.manifests.base import Object
-from harness.manifests.istio import DestinationRule, Gateway, PortTrafficPolicy, VirtualService
+from harness.manifests.base import Object, covers
+from harness.manifests.istio import DestinationRule, Gateway, PolicySettings, VirtualService
 from harness.manifests.kubernetes import Deployment, Service, ServiceAccount
 from harness.manifests.lookup import (
     DOMAIN,
     GATEWAY_NAMESPACE,
     NAMESPACE,
-    covers,
     full_host,
     gateway_names,
     host_of,
@@ -79,7 +78,7 @@ def _of_rule(services: list[str], rule: DestinationRule) -> Iterator[str]:
     spec = rule.spec
     if not any(covers(full_host(spec.host), host) for host in services):
         yield f"{rule.key} spec.host: no Service '{spec.host}', so this does nothing"
-    policies: list[PortTrafficPolicy | None] = [
+    policies: list[PolicySettings | None] = [
         spec.traffic_policy,
         *(s.traffic_policy for s in spec.subsets),
     ]

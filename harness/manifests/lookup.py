@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from harness.manifests.base import Object
+from harness.manifests.base import Object, covers
 from harness.manifests.istio import DestinationRule, Gateway, Subset, TrafficPolicy, VirtualService
 from harness.manifests.kubernetes import Deployment, Service
 from harness.settings import namespace
@@ -37,11 +37,6 @@ def wanted_hosts(found: VirtualService) -> list[str]:
 def host_of(service: Service) -> str:
     """Return the host of a Service, as Istio's registry has it."""
     return f"{service.metadata.name}.{DOMAIN}"
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Say whether a host, or a wildcard such as ``*.example.com``, stands for another one too."""
-    return wide == narrow or (wide.startswith("*") and narrow.endswith(wide[1:]))
 
 
 def find_service(objects: Iterable[Object], host: str) -> Service | None:

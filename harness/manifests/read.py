@@ -51,7 +51,9 @@ class ManifestError(HarnessError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but as kubectl's: no key twice, times are texts, and aliases are bounded."""
+    """PyYAML's safe loader, but as kubectl's: no key twice, times are texts, y is true, few aliases."""
+
+    bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
 
     yaml_implicit_resolvers = {
         first: [
@@ -99,6 +101,9 @@ class _Loader(yaml.SafeLoader):
                 )
             keys.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
 
 
 def read(*paths: Path) -> list[Object]:

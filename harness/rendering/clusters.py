@@ -10,7 +10,7 @@ from harness.manifests.istio import (
     HTTPSettings,
     LoadBalancer,
     OutlierDetection,
-    PortTrafficPolicy,
+    PolicySettings,
     TCPKeepalive,
     TCPSettings,
     TrafficPolicy,
@@ -67,7 +67,7 @@ def cluster_name(host: str, port: int, subset: str | None = "") -> str:
     return f"outbound|{port}|{subset or ''}|{full_host(host)}"
 
 
-def _for_port(port: ServicePort, *policies: TrafficPolicy | None) -> PortTrafficPolicy:
+def _for_port(port: ServicePort, *policies: TrafficPolicy | None) -> PolicySettings:
     """Return how a port is treated: each field as the first policy says that has it.
 
     Where a policy has settings of one port, that port takes nothing else from it, nor from those behind it.
@@ -80,10 +80,10 @@ def _for_port(port: ServicePort, *policies: TrafficPolicy | None) -> PortTraffic
                 found.setdefault(field, value)
         if own:
             break
-    return PortTrafficPolicy.model_construct(**found)  # type: ignore[arg-type]
+    return PolicySettings.model_construct(**found)  # type: ignore[arg-type]
 
 
-def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy: PortTrafficPolicy) -> Json:
+def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy: PolicySettings) -> Json:
     """Return a cluster that leads to pods, treated as a policy says."""
     pool = policy.connection_pool or ConnectionPool()
     cluster = static_cluster(name, [pod.address for pod in pods], pool)

@@ -5,7 +5,7 @@ from functools import partial
 from itertools import product
 
 from harness import Json
-from harness.manifests.base import Object
+from harness.manifests.base import Object, covers
 from harness.manifests.istio import (
     Destination,
     Gateway,
@@ -16,11 +16,11 @@ from harness.manifests.istio import (
     HTTPRouteDestination,
     StringMatch,
     VirtualService,
+    is_authority,
 )
 from harness.manifests.kubernetes import Service, ServicePort
 from harness.manifests.lookup import (
     NAMESPACE,
-    covers,
     find_service,
     full_host,
     gateway_names,
@@ -179,12 +179,12 @@ def _route(http: HTTPRoute, match: HTTPMatchRequest | None, cluster: Callable[[D
     """Return Envoy's route for one of a rule's matches, or for every request."""
     action: Json = _timeout(http.timeout) | _retries(http.retries)
     headers = _headers(http.headers)
-    authority = (http.rewrite and http.rewrite.authority) or _authority(http.headers)
+    authority = (http.rewrite and http.rewrite.authority) or "".join(http.headers.authorities)
     if len(http.route) == 1:
         [only] = http.route
         action["cluster"] = cluster(only.destination)
         headers |= {k: headers.get(k, []) + v for k, v in _headers(only.headers).items()}
-        authority = authority or _authority(only.headers)
+        authority = authority or "".join(only.headers.authorities)
     else:
         weighted = [_weighted(cluster(r.destination), r) for r in http.route if r.weight]
         action["weighted_clusters"] = {"clusters": weighted}
@@ -216,7 +216,7 @@ def _name(http: HTTPRoute, match: HTTPMatchRequest | None) -> str:
 
 
 def _weighted(cluster: str, route: HTTPRouteDestination) -> Json:
-    authority = _authority(route.headers)
+    authority = "".join(route.headers.authorities)
     rewrite = {"host_rewrite_literal": authority} if authority else {}
     return {"name": cluster, "weight": route.weight, **_headers(route.headers), **rewrite}
 
@@ -232,21 +232,11 @@ def _headers(headers: Headers) -> Json:
                 ("APPEND_IF_EXISTS_OR_ADD", operations.add),
             )
             for key, value in sorted(entries.items())
-            if not _is_authority(key)
+            if not is_authority(key)
         ]
         found |= {f"{name}_headers_to_add": added} if added else {}
         found |= {f"{name}_headers_to_remove": operations.remove} if operations.remove else {}
     return found
-
-
-def _is_authority(header: str) -> bool:
-    return header.lower() in (":authority", "host")
-
-
-def _authority(headers: Headers) -> str:
-    """Return the host that headers set in place of the caller's."""
-    entries = [*headers.request.set.items(), *headers.request.add.items()]
-    return next((value for key, value in entries if _is_authority(key)), "")
 
 
 def _timeout(timeout: str | None) -> Json:
@@ -262,7 +252,7 @@ def _retries(retries: HTTPRetry | None) -> Json:
     retry_on = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
     codes: list[int] = []  # not even 503, since Istio 1.24
     if retries and retries.retry_on:
-        words = [w.strip() for w in retries.retry_on.split(",") if w.strip()]
+        words = retries.retry_on.split(",")
         codes = [int(w) for w in words if w.isdigit()]
         names = [w for w in words if not w.isdigit()]
         if codes and "retriable-status-codes" not in names:
