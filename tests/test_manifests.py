@@ -124,6 +124,7 @@ def rule(yaml_text: str) -> tuple[str, str]:
         (rule("headers: {response: {set: {host: a}}}"), "headers: the host of a request can be set, and"),
         (rule("headers: {request: {set: {host: a}}}\n      rewrite: {authority: b}"), "set to b and to a"),
         (rule("match: [{headers: {a: {exact: y}}}]"), "headers.a.exact: input should be a valid string"),
+        (rule("match: [{headers: {a: {exact: 1e5}}}]"), "headers.a.exact: input should be a valid string"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_one_line_that_names_it(change: tuple[str, str], message: str) -> None:
@@ -210,7 +211,7 @@ def test_aliases_that_stand_for_very_much_are_refused() -> None:
         MIRROR.replace("\n", "\r\n"),
         f"\ufeff{MIRROR}",
         f"---\n{MIRROR}...\n---\n",
-        json.dumps(yaml.safe_load(MIRROR)),
+        json.dumps(yaml.safe_load(MIRROR), indent="\t"),
         yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [yaml.safe_load(MIRROR)]}),
         MIRROR.replace("subset: v2", "subset: v2\n      <<: *to").replace(
             "      mirror:\n        host: recommendation\n", "      mirror:\n"
@@ -226,6 +227,12 @@ def test_yaml_is_read_as_kubectl_reads_it(tmp_path: Path, text: str) -> None:
     [found] = read(tmp_path / "mine.yaml")
     [mirror] = parse(MIRROR, "mirror.yaml")
     assert found.model_copy(update={"api_version": mirror.api_version}) == mirror
+
+
+def test_objects_of_json_need_nothing_between_them() -> None:
+    mirror = json.dumps(yaml.safe_load(MIRROR))
+    for between in ("", "\n", "\n---\n"):
+        assert len(parse(f"{mirror}{between}{mirror}", "my.json")) == 2
 
 
 def test_an_object_as_a_server_gives_it_can_be_applied_again() -> None:

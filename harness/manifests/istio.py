@@ -6,7 +6,7 @@ https://istio.io/latest/docs/reference/config/networking/
 
 import re
 from http import HTTPStatus
-from itertools import permutations
+from itertools import product
 from typing import Annotated, Literal
 
 import re2
@@ -353,9 +353,11 @@ class VirtualServiceSpec(Model):
     def _as_istio_validates(self) -> "VirtualServiceSpec":
         if "*" in self.hosts and "mesh" in self.gateways:
             raise ValueError("the host '*' is for gateways only: name the Service's host")
-        for one, other in permutations(self.hosts, 2):
-            if covers(one, other):
-                raise ValueError(f"the host '{one}' stands for '{other}', too: take one out")
+        if len(set(self.hosts)) < len(self.hosts):
+            raise ValueError("a host stands twice")
+        for wide, host in product((host for host in self.hosts if host.startswith("*")), self.hosts):
+            if wide != host and covers(wide, host):
+                raise ValueError(f"the host '{wide}' stands for '{host}', too: take one out")
         return self
 
 
@@ -512,10 +514,11 @@ class DestinationRuleSpec(Model):
 
     @model_validator(mode="after")
     def _tells_subsets_apart(self) -> "DestinationRuleSpec":
-        names = [subset.name for subset in self.subsets]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"the subset '{name}' stands twice")
+        known: set[str] = set()
+        for subset in self.subsets:
+            if subset.name in known:
+                raise ValueError(f"the subset '{subset.name}' stands twice")
+            known.add(subset.name)
         return self
 
 

@@ -1,6 +1,7 @@
 """Read manifests as kubectl takes them: YAML or JSON in, frozen objects out."""
 
 import difflib
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -104,6 +105,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"), list("-+.0123456789")
+)
 
 
 def read(*paths: Path) -> list[Object]:
@@ -153,9 +157,22 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _load(text: str) -> list[Any]:
+    """Return the documents of a text: of JSON, which may have tabs and nothing in between, or of YAML."""
+    found, rest = [], text.lstrip()
+    try:
+        while rest.startswith("{"):
+            document, end = json.JSONDecoder().raw_decode(rest)
+            found.append(document)
+            rest = rest[end:].lstrip()
+    except ValueError:
+        pass  # YAML has braces, too
+    return list(yaml.load_all(text, Loader=_Loader)) if rest else found
+
+
 def _documents(text: str, source: str) -> Iterator[tuple[str, Json]]:
     try:
-        found = [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
+        found = [d for d in _load(text) if d is not None]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ManifestError(f"{source}:{line}: not valid YAML: {error.problem}") from None
