@@ -159,15 +159,23 @@ def _text(path: Path) -> str:
 
 def _load(text: str) -> list[Any]:
     """Return the documents of a text: of JSON, which may have tabs and nothing in between, or of YAML."""
-    found, rest = [], text.lstrip()
+    found, position = [], _after_space(text, 0)
+    if text.startswith("{", position) and text.count("{") + text.count(",") > MOST_VALUES:
+        raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
     try:
-        while rest.startswith("{"):
-            document, end = json.JSONDecoder().raw_decode(rest)
+        while text.startswith("{", position):
+            document, end = json.JSONDecoder().raw_decode(text, position)
             found.append(document)
-            rest = rest[end:].lstrip()
+            position = _after_space(text, end)
     except ValueError:
         pass  # YAML has braces, too
-    return list(yaml.load_all(text, Loader=_Loader)) if rest else found
+    return list(yaml.load_all(text, Loader=_Loader)) if position < len(text) else found
+
+
+def _after_space(text: str, position: int) -> int:
+    while text[position : position + 1].isspace():
+        position += 1
+    return position
 
 
 def _documents(text: str, source: str) -> Iterator[tuple[str, Json]]:
