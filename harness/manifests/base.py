@@ -60,35 +60,38 @@ def seconds(duration: str) -> float:
     if not re.fullmatch(r"(\d+(\.\d+)?(h|ms|m|s))+", duration):
         raise ValueError(f"'{duration}' is not a duration such as 2s or 250ms")
     total = sum(float(n) * units[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)(h|ms|m|s)", duration))
-    if not 0.001 <= total <= 315_576_000_000:
-        raise ValueError(f"'{duration}' is shorter than 1ms, or longer than 10,000 years")
+    if not 0.001 <= total < 2**63 / 1e9:
+        raise ValueError(f"'{duration}' is shorter than 1ms, or longer than 292 years")
+    if total < UINT32 and round(total * 1000, 6) % 1:
+        raise ValueError(f"'{duration}' has parts of a millisecond: round it")
     return total
 
 
-def _number(value: Any) -> Any:
-    """Return a number that is written as text as a number: protobuf's JSON allows either."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError(f"'{value}' is not a number") from None
-    return value
-
-
 Duration = Annotated[str, AfterValidator(_duration)]
-Percent = Annotated[float, BeforeValidator(_number), Field(ge=0, le=100)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+WholePercent = Annotated[int, Field(ge=0, le=100)]
 UINT32 = 2**32 - 1
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Labels = dict[str, str]
+DNS = "[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
+"""A part of a host's name."""
+_NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_LABEL = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+Labels = dict[
+    Annotated[str, Field(pattern=rf"^({DNS}(\.{DNS})*/)?{_LABEL}$")],
+    Annotated[str, Field(pattern=rf"^({_LABEL})?$")],
+]
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Say whether a host, or a wildcard such as ``*.example.com``, stands for another one too."""
+    return wide == narrow or (wide.startswith("*") and narrow.endswith(wide[1:]))
 
 
 class Model(BaseModel):
     """A frozen object with Kubernetes' camelCase names and no field beyond those named."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, alias_generator=to_camel, populate_by_name=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
 
     @model_validator(mode="before")
     @classmethod
@@ -100,12 +103,21 @@ class Model(BaseModel):
 class Metadata(Model):
     """What names an object."""
 
-    name: Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    name: Annotated[
+        str,
+        Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
+    ]
     namespace: str | None = None
     labels: Labels = {}
-    annotations: Labels = {}
+    annotations: dict[str, str] = {}
     finalizers: Unused = None
     owner_references: Unused = None
+
+
+class HostMetadata(Metadata):
+    """What names an object whose name is part of a host's name, so without dots."""
+
+    name: Annotated[str, Field(max_length=63, pattern=rf"^{_NAME}$")]
 
 
 class Object(Model):

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable, Iterator
 
-from harness.manifests.base import Object
-from harness.manifests.istio import DestinationRule, Gateway, PortTrafficPolicy, VirtualService
+from harness.manifests.base import Object, covers
+from harness.manifests.istio import DestinationRule, Gateway, PolicySettings, VirtualService
 from harness.manifests.kubernetes import Deployment, Service, ServiceAccount
 from harness.manifests.lookup import (
     DOMAIN,
+    GATEWAY_NAMESPACE,
     NAMESPACE,
-    covers,
     full_host,
     gateway_names,
     host_of,
+    is_for_gateway,
     of_kind,
     selects,
+    wanted_hosts,
 )
 from harness.manifests.read import ManifestError
 
@@ -76,7 +78,7 @@ def _of_rule(services: list[str], rule: DestinationRule) -> Iterator[str]:
     spec = rule.spec
     if not any(covers(full_host(spec.host), host) for host in services):
         yield f"{rule.key} spec.host: no Service '{spec.host}', so this does nothing"
-    policies: list[PortTrafficPolicy | None] = [
+    policies: list[PolicySettings | None] = [
         spec.traffic_policy,
         *(s.traffic_policy for s in spec.subsets),
     ]
@@ -85,11 +87,11 @@ def _of_rule(services: list[str], rule: DestinationRule) -> Iterator[str]:
 
 
 def _of_hosts(services: list[str], found: VirtualService) -> Iterator[str]:
-    for i, host in enumerate(found.spec.hosts if "mesh" in found.spec.gateways else ()):
-        full = full_host(host)
+    for i, full in enumerate(wanted_hosts(found) if "mesh" in found.spec.gateways else ()):
         # With a dot in it, Istio takes a name for a whole one.
         ours = full.endswith((f".{DOMAIN}", f".{NAMESPACE}", f".{NAMESPACE}.svc"))
         if ours and not any(covers(full, known) for known in services):
+            host = found.spec.hosts[i]
             yield f"{found.key} spec.hosts[{i}]: no Service '{host}', so no request takes this"
 
 
@@ -102,9 +104,10 @@ def _of_gateways(gateways: list[Gateway], found: VirtualService) -> Iterator[str
         if name != "mesh" and not named:
             there_are = ", ".join(g.metadata.name for g in gateways) or "none"
             yield f"{where}: no Gateway '{name}' in namespace {NAMESPACE} (there are: {there_are})"
-        elif named and not any(
-            covers(w, full_host(s)) or covers(full_host(s), w) for w in wanted for s in served
-        ):
+        elif named and not is_for_gateway(found):
+            problem = f"spec.exportTo hides this from the gateway, which is in {GATEWAY_NAMESPACE}"
+            yield f"{where}: {problem}, so no caller from outside takes this"
+        elif named and not any(covers(w, s) or covers(s, w) for w in wanted for s in served):
             problem = (
                 f"Gateway '{name}' serves only {', '.join(served)}, so no caller from outside takes this"
             )
@@ -117,7 +120,7 @@ def services_named(objects: Iterable[Object], changed: Iterable[Object]) -> list
     hosts: set[str] = set()
     for found in changed:
         if isinstance(found, VirtualService):
-            hosts.update(map(full_host, found.spec.hosts))
+            hosts.update(wanted_hosts(found))
         elif isinstance(found, DestinationRule):
             hosts.add(full_host(found.spec.host))
         elif isinstance(found, Service):
@@ -125,6 +128,6 @@ def services_named(objects: Iterable[Object], changed: Iterable[Object]) -> list
     for route in of_kind(objects, VirtualService):
         to = [full_host(d.host) for http in route.spec.http for d in http.destinations]
         if not hosts.isdisjoint(to):
-            hosts.update(map(full_host, route.spec.hosts))
+            hosts.update(wanted_hosts(route))
     known = of_kind(objects, Service)
     return [s.metadata.name for s in known if any(covers(host, host_of(s)) for host in hosts)]

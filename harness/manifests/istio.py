@@ -4,15 +4,20 @@ What Istio's own validation refuses is refused here, too.
 https://istio.io/latest/docs/reference/config/networking/
 """
 
+import re
+from http import HTTPStatus
+from itertools import product
 from typing import Annotated, Literal
 
 import re2
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from harness.manifests.base import (
+    DNS,
     UINT32,
     Count,
     Duration,
+    HostMetadata,
     IstioObject,
     Labels,
     Model,
@@ -20,6 +25,8 @@ from harness.manifests.base import (
     Percent,
     Port,
     Unused,
+    WholePercent,
+    covers,
     one_of,
 )
 
@@ -38,10 +45,65 @@ def _regex(pattern: str) -> str:
     return pattern
 
 
+def _host(name: str) -> str:
+    if len(name) > 255 or not re.fullmatch(rf"(\*|(\*-?)?{DNS})(\.{DNS})*", name):
+        raise ValueError(f"'{name}' is not a host such as recommendation or *.example.com")
+    return name
+
+
+def _one_host(name: str) -> str:
+    if "*" in name:
+        raise ValueError(f"'{name}' stands for many hosts: name one")
+    return _host(name)
+
+
+def _served_host(text: str) -> str:
+    if not re.fullmatch(rf"(([.*]|{DNS})/)?(\*|(\*|{DNS})(\.{DNS})+)", text):
+        raise ValueError(f"'{text}' is not '*' or a whole host such as shop.example.com, or namespace/host")
+    return text
+
+
+def _exported(to: list[str]) -> list[str]:
+    known = all(re.fullmatch(rf"[.*]|{DNS}", name) for name in to)
+    if not known or len(set(to)) < len(to) or ("*" in to and len(to) > 1):
+        raise ValueError("is either '*', or '.' and names of namespaces, each once")
+    return to
+
+
+def _retry_on(conditions: str) -> str:
+    for word in conditions.split(",") if conditions else ():
+        if word not in _RETRIED and not (word.isdigit() and int(word) in set(HTTPStatus)):
+            raise ValueError(f"'{word}' is no condition of Envoy's such as 5xx or reset, and no status")
+    return conditions
+
+
+_RETRIED = {
+    "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "retriable-4xx",
+    "refused-stream", "retriable-status-codes", "retriable-headers", "envoy-ratelimited",
+    "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal", "resource-exhausted",
+    "unavailable",
+}  # fmt: skip
+
+
+def _header_value(value: str) -> str:
+    if re.sub(r"%%|%[^%(]+(\(.*?\)[^%]*)?%", "", value).count("%"):
+        raise ValueError("has a % that begins nothing: write %% for %")
+    return value
+
+
 Regex = Annotated[str, AfterValidator(_regex)]
+Host = Annotated[str, AfterValidator(_host)]
+GatewayName = Annotated[str, Field(pattern=rf"^({DNS}/)?{DNS}(\.{DNS})*$")]
+SubsetName = Annotated[str, Field(pattern=rf"^{DNS}$")]
+ExportTo = Annotated[list[str], AfterValidator(_exported)]
 HeaderName = Annotated[str, Field(pattern=r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")]
 HeaderOrAuthority = Annotated[str, Field(pattern=r"^(:authority|[-!#$%&'*+.^_`|~0-9A-Za-z]+)$")]
-HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$")]
+HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$"), AfterValidator(_header_value)]
+
+
+def is_authority(header: str) -> bool:
+    """Say whether a header is the host of a request."""
+    return header.lower() in (":authority", "host")
 
 
 class StringMatch(Model):
@@ -61,7 +123,7 @@ class StringMatch(Model):
 class WithoutMatch(StringMatch):
     """How a text is compared that must not be there."""
 
-    regex: Literal["*"] | Regex | None = None
+    regex: Annotated[str | None, AfterValidator(lambda r: r if r == "*" else _regex(r))] = None
     """``*`` stands for any value."""
 
 
@@ -85,7 +147,7 @@ class HTTPMatchRequest(Model):
     query_params: dict[str, StringMatch] = {}
     port: Port | None = None
     """The port that the caller asked for."""
-    gateways: list[str] = []
+    gateways: list[GatewayName] = []
     stat_prefix: Unused = None
     source_labels: NotHere = None
     source_namespace: NotHere = None
@@ -100,8 +162,8 @@ class PortSelector(Model):
 class Destination(Model):
     """A Service, or a subset of its pods."""
 
-    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$")]
-    subset: str | None = None
+    host: Annotated[str, AfterValidator(_one_host)]
+    subset: Annotated[str, Field(pattern=rf"^({DNS})?$")] | None = None
     port: PortSelector | None = None
 
 
@@ -118,6 +180,19 @@ class Headers(Model):
 
     request: HeaderOperations = HeaderOperations()
     response: HeaderOperations = HeaderOperations()
+
+    @model_validator(mode="after")
+    def _keeps_the_host(self) -> "Headers":
+        changed = [*self.request.remove, *self.response.set, *self.response.add, *self.response.remove]
+        if any(map(is_authority, changed)):
+            raise ValueError("the host of a request can be set, and nothing else: take it out")
+        return self
+
+    @property
+    def authorities(self) -> list[str]:
+        """What is set in place of the caller's host."""
+        entries = [*self.request.set.items(), *self.request.add.items()]
+        return [value for key, value in entries if is_authority(key)]
 
 
 class HTTPRouteDestination(Model):
@@ -157,7 +232,9 @@ class HTTPRewrite(Model):
 
     @model_validator(mode="after")
     def _is_any(self) -> "HTTPRewrite":
-        if bool(self.uri) + bool(self.uri_regex_rewrite) > 1 or not self.model_fields_set:
+        if bool(self.uri) + bool(self.uri_regex_rewrite) > 1 or not (
+            self.uri or self.uri_regex_rewrite or self.authority
+        ):
             raise ValueError("needs authority, or one of uri and uriRegexRewrite")
         return self
 
@@ -167,7 +244,7 @@ class HTTPRetry(Model):
 
     attempts: Count = 0
     per_try_timeout: Duration | None = None
-    retry_on: str | None = None
+    retry_on: Annotated[str | None, AfterValidator(lambda words: words and _retry_on(words))] = None
     backoff: Duration | None = None
     retry_ignore_previous_hosts: bool = True
     retry_remote_localities: Unused = None
@@ -184,7 +261,7 @@ class FaultDelay(Model):
 
     fixed_delay: Duration
     percentage: PercentValue = PercentValue()
-    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    percent: WholePercent = 0
     """Deprecated; it counts where there is no percentage."""
     exponential_delay: NotHere = None
 
@@ -204,6 +281,12 @@ class HTTPFaultInjection(Model):
     delay: FaultDelay | None = None
     abort: FaultAbort | None = None
 
+    @model_validator(mode="after")
+    def _is_any(self) -> "HTTPFaultInjection":
+        if not (self.delay or self.abort):
+            raise ValueError("needs delay or abort")
+        return self
+
 
 class HTTPRoute(Model):
     """What happens to the requests that match."""
@@ -221,7 +304,8 @@ class HTTPRoute(Model):
     mirrors: list[HTTPMirrorPolicy] = []
     mirror_percentage: PercentValue | None = None
     mirror_percent: Annotated[
-        Percent | None, Field(validation_alias=AliasChoices("mirrorPercent", "mirror_percent"))
+        WholePercent | None,
+        Field(validation_alias=AliasChoices("mirrorPercent", "mirror_percent")),
     ] = None
     """Deprecated; it counts where there is no mirrorPercentage."""
     timeout: Duration | None = None
@@ -232,6 +316,10 @@ class HTTPRoute(Model):
     def _as_istio_validates(self) -> "HTTPRoute":
         if self.mirror and self.mirrors:
             raise ValueError("mirror and mirrors exclude each other")
+        rewritten = [self.rewrite.authority] if self.rewrite and self.rewrite.authority else []
+        for several in (rewritten + self.headers.authorities, *(r.headers.authorities for r in self.route)):
+            if len(several) > 1:
+                raise ValueError(f"the host of a request is set to {' and to '.join(several)}: choose one")
         if len(self.route) > 1 and not sum(r.weight for r in self.route):
             raise ValueError("no destination of several has a weight, so nothing would be sent: weigh them")
         return self
@@ -254,17 +342,22 @@ class HTTPRoute(Model):
 class VirtualServiceSpec(Model):
     """Routes for hosts."""
 
-    hosts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    gateways: list[str] = ["mesh"]
+    hosts: Annotated[list[Host], Field(min_length=1)]
+    gateways: Annotated[list[GatewayName], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
     tcp: NotHere = None
     tls: NotHere = None
     http: Annotated[list[HTTPRoute], Field(min_length=1)]
-    export_to: list[str] = []
+    export_to: ExportTo = []
 
     @model_validator(mode="after")
     def _as_istio_validates(self) -> "VirtualServiceSpec":
         if "*" in self.hosts and "mesh" in self.gateways:
             raise ValueError("the host '*' is for gateways only: name the Service's host")
+        if len(set(self.hosts)) < len(self.hosts):
+            raise ValueError("a host stands twice")
+        for wide, host in product((host for host in self.hosts if host.startswith("*")), self.hosts):
+            if wide != host and covers(wide, host):
+                raise ValueError(f"the host '{wide}' stands for '{host}', too: take one out")
         return self
 
 
@@ -273,6 +366,16 @@ class VirtualService(IstioObject):
 
     kind: Literal["VirtualService"]
     spec: VirtualServiceSpec
+
+
+class Some(Model):
+    """What must say something."""
+
+    @model_validator(mode="after")
+    def _is_any(self) -> "Some":
+        if not any(getattr(self, field) for field in self.model_fields_set - {"port"}):
+            raise ValueError("says nothing: take it out")
+        return self
 
 
 class TCPKeepalive(Model):
@@ -308,6 +411,12 @@ class HTTPSettings(Model):
     max_concurrent_streams: Count = 0
     http2_keep_alive: Annotated[NotHere, Field(alias="http2KeepAlive")] = None
 
+    @model_validator(mode="after")
+    def _chooses_a_protocol(self) -> "HTTPSettings":
+        if self.use_client_protocol and self.h2_upgrade_policy == "UPGRADE":
+            raise ValueError("useClientProtocol and h2UpgradePolicy: UPGRADE exclude each other")
+        return self
+
 
 class ConnectionPool(Model):
     """A fuse: what goes beyond it fails at once."""
@@ -325,10 +434,16 @@ class OutlierDetection(Model):
     split_external_local_origin_errors: bool = False
     interval: Duration | None = None
     base_ejection_time: Duration | None = None
-    max_ejection_percent: Annotated[int, Field(ge=0, le=100)] = 0
-    min_health_percent: Annotated[int, Field(ge=0, le=100)] = 0
+    max_ejection_percent: WholePercent = 0
+    min_health_percent: WholePercent = 0
     consecutive_errors: Unused = None
     """Deprecated, and without effect in Istio."""
+
+    @model_validator(mode="after")
+    def _tells_errors_apart(self) -> "OutlierDetection":
+        if self.consecutive_local_origin_failures and not self.split_external_local_origin_errors:
+            raise ValueError("consecutiveLocalOriginFailures needs splitExternalLocalOriginErrors: true")
+        return self
 
 
 class LoadBalancer(Model):
@@ -356,20 +471,24 @@ class ClientTLS(Model):
     insecure_skip_verify: Unused = None
 
 
-class PortTrafficPolicy(Model):
-    """How a proxy treats one port of the destination, or all."""
+class PolicySettings(Some):
+    """How a proxy treats the destination, or a port of it."""
 
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     load_balancer: LoadBalancer | None = None
     tls: ClientTLS | None = None
-    port: PortSelector | None = None
 
 
-class TrafficPolicy(PortTrafficPolicy):
+class PortTrafficPolicy(PolicySettings):
+    """How a proxy treats one port of the destination."""
+
+    port: PortSelector
+
+
+class TrafficPolicy(PolicySettings):
     """How a proxy treats the destination."""
 
-    port: NotHere = None
     port_level_settings: list[PortTrafficPolicy] = []
     tunnel: NotHere = None
     proxy_protocol: NotHere = None
@@ -379,7 +498,7 @@ class TrafficPolicy(PortTrafficPolicy):
 class Subset(Model):
     """A name for some pods of a Service."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+    name: SubsetName
     labels: Labels = {}
     traffic_policy: TrafficPolicy | None = None
 
@@ -387,11 +506,20 @@ class Subset(Model):
 class DestinationRuleSpec(Model):
     """Subsets of a host."""
 
-    host: Annotated[str, Field(min_length=1)]
+    host: Host
     subsets: list[Subset] = []
     traffic_policy: TrafficPolicy | None = None
-    export_to: list[str] = []
+    export_to: ExportTo = []
     workload_selector: NotHere = None
+
+    @model_validator(mode="after")
+    def _tells_subsets_apart(self) -> "DestinationRuleSpec":
+        known: set[str] = set()
+        for subset in self.subsets:
+            if subset.name in known:
+                raise ValueError(f"the subset '{subset.name}' stands twice")
+            known.add(subset.name)
+        return self
 
 
 class DestinationRule(IstioObject):
@@ -407,14 +535,13 @@ class GatewayPort(Model):
     number: Port
     name: Annotated[str, Field(min_length=1)]
     protocol: Annotated[str, AfterValidator(str.upper), one_of("HTTP", "HTTP2", "GRPC")]
-    target_port: Unused = None
 
 
 class GatewayServer(Model):
     """One listener of the ingress gateway."""
 
     port: GatewayPort
-    hosts: Annotated[list[str], Field(min_length=1)]
+    hosts: Annotated[list[Annotated[str, AfterValidator(_served_host)]], Field(min_length=1)]
     name: Unused = None
     tls: NotHere = None
     bind: NotHere = None
@@ -427,9 +554,16 @@ class GatewaySpec(Model):
     selector: Labels = {}
     servers: Annotated[list[GatewayServer], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _tells_ports_apart(self) -> "GatewaySpec":
+        if len({server.port.name for server in self.servers}) < len(self.servers):
+            raise ValueError("several servers need a port.name each")
+        return self
+
 
 class Gateway(IstioObject):
     """Where callers outside come in."""
 
     kind: Literal["Gateway"]
+    metadata: HostMetadata
     spec: GatewaySpec

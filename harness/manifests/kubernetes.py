@@ -6,8 +6,19 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from harness.manifests.base import NOT_HERE, Count, Labels, Model, NotHere, Object, Port, Unused, one_of
-from harness.manifests.protocol import is_http, is_http2
+from harness.manifests.base import (
+    NOT_HERE,
+    Count,
+    HostMetadata,
+    Labels,
+    Model,
+    NotHere,
+    Object,
+    Port,
+    Unused,
+    one_of,
+)
+from harness.manifests.protocol import is_http, is_http2, protocol_of
 
 ANY_PORT = 8080
 """Where an application listens whose container names no port."""
@@ -25,6 +36,23 @@ def _not_headless(address: str) -> str:
     return address
 
 
+def _is_port(port: int | str) -> int | str:
+    is_name = isinstance(port, str) and len(port) < 16 and not port.isdigit()
+    good = re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", str(port)) if is_name else port in range(1, 65536)
+    if not good:
+        raise ValueError(f"'{port}' is neither a port from 1 to 65535 nor the name of one")
+    return port
+
+
+def _tells_ports_apart(ports: list["ServicePort"]) -> list["ServicePort"]:
+    names = {port.name for port in ports}
+    if len(names) < len(ports) or (len(ports) > 1 and "" in names):
+        raise ValueError("several ports need a name each")
+    if len({(port.port, port.protocol) for port in ports}) < len(ports):
+        raise ValueError("a port stands twice")
+    return ports
+
+
 class ServiceAccount(Object):
     """The identity of a workload."""
 
@@ -38,9 +66,9 @@ class ServiceAccount(Object):
 class ServicePort(Model):
     """A port that callers use, and the container's port behind it."""
 
-    name: str = ""
+    name: Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$")] = ""
     port: Port
-    target_port: Port | str | None = None
+    target_port: Annotated[int | str | None, AfterValidator(_is_port)] = None
     protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
     app_protocol: str | None = None
     node_port: Unused = None
@@ -56,6 +84,11 @@ class ServicePort(Model):
         return is_http(self.model_dump(by_alias=True))
 
     @property
+    def protocol_name(self) -> str:
+        """What Istio takes it for; "" if it finds it out by what callers send."""
+        return protocol_of(self.model_dump(by_alias=True))[1]
+
+    @property
     def is_http2(self) -> bool:
         """Whether proxies speak HTTP/2 to what is behind it."""
         return is_http2(self.model_dump(by_alias=True))
@@ -65,7 +98,7 @@ class ServiceSpec(Model):
     """Which pods stand behind a Service."""
 
     selector: Annotated[Labels, Field(min_length=1)]
-    ports: Annotated[list[ServicePort], Field(min_length=1)]
+    ports: Annotated[list[ServicePort], Field(min_length=1), AfterValidator(_tells_ports_apart)]
     type: Annotated[str, one_of("ClusterIP", "NodePort", "LoadBalancer")] = "ClusterIP"
     cluster_ip: Annotated[str, Field(alias="clusterIP"), AfterValidator(_not_headless)] = ""
     cluster_ips: Annotated[Unused, Field(alias="clusterIPs")] = None
@@ -91,6 +124,7 @@ class Service(Object):
 
     api_version: Literal["v1"]
     kind: Literal["Service"]
+    metadata: HostMetadata
     spec: ServiceSpec
 
 
@@ -266,7 +300,7 @@ class PodMetadata(Model):
     """The labels of a workload's pods."""
 
     labels: Labels
-    annotations: Labels = {}
+    annotations: dict[str, str] = {}
     creation_timestamp: Unused = None
     name: Unused = None
     namespace: Unused = None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from harness.manifests.base import Object
+from harness.manifests.base import Object, covers
 from harness.manifests.istio import DestinationRule, Gateway, Subset, TrafficPolicy, VirtualService
 from harness.manifests.kubernetes import Deployment, Service
 from harness.settings import namespace
@@ -13,6 +13,8 @@ DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 
 GATEWAY_LABELS = {"istio": "ingressgateway", "app": "istio-ingressgateway"}
 """The labels of the ingress gateway, by which Gateways select it."""
+
+GATEWAY_NAMESPACE = "istio-system"
 
 AnyObject = TypeVar("AnyObject", bound=Object)
 
@@ -24,18 +26,17 @@ def of_kind(objects: Iterable[Object], kind: type[AnyObject]) -> Iterator[AnyObj
 
 def full_host(host: str) -> str:
     """Return a host as Istio's registry has it: a name without a dot belongs to the namespace."""
-    host = host.lower()
     return host if "." in host or host == "*" else f"{host}.{DOMAIN}"
+
+
+def wanted_hosts(found: VirtualService) -> list[str]:
+    """Return the hosts of a VirtualService: it alone may write them in upper case."""
+    return [full_host(host.lower()) for host in found.spec.hosts]
 
 
 def host_of(service: Service) -> str:
     """Return the host of a Service, as Istio's registry has it."""
     return f"{service.metadata.name}.{DOMAIN}"
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Say whether a host, or a wildcard such as ``*.example.com``, stands for another one too."""
-    return wide == narrow or (wide.startswith("*") and narrow.endswith(wide[1:]))
 
 
 def find_service(objects: Iterable[Object], host: str) -> Service | None:
@@ -56,7 +57,7 @@ def virtual_service_for(objects: Iterable[Object], host: str) -> VirtualService 
     found = [
         (wanted, virtual_service)
         for virtual_service in routes_in_mesh(objects)
-        for wanted in map(full_host, virtual_service.spec.hosts)
+        for wanted in wanted_hosts(virtual_service)
         if covers(wanted, host)
     ]
     return max(found, key=lambda each: len(each[0]))[1] if found else None  # of equals the first
@@ -64,6 +65,11 @@ def virtual_service_for(objects: Iterable[Object], host: str) -> VirtualService 
 
 def _is_visible(found: VirtualService | DestinationRule) -> bool:
     return not found.spec.export_to or not {"*", ".", NAMESPACE}.isdisjoint(found.spec.export_to)
+
+
+def is_for_gateway(found: VirtualService) -> bool:
+    """Say whether the ingress gateway, in its own namespace, is told of a VirtualService."""
+    return not found.spec.export_to or not {"*", GATEWAY_NAMESPACE}.isdisjoint(found.spec.export_to)
 
 
 def destination_rules(objects: Iterable[Object], host: str) -> list[DestinationRule]:
@@ -91,7 +97,8 @@ def traffic_policy(objects: Iterable[Object], host: str) -> TrafficPolicy | None
 
 def gateway_names(gateway: Gateway) -> set[str]:
     """Return how VirtualServices name a Gateway."""
-    return {gateway.metadata.name, f"{NAMESPACE}/{gateway.metadata.name}"}
+    name = gateway.metadata.name
+    return {name, f"{NAMESPACE}/{name}", f"{name}.{NAMESPACE}", f"{name}.{NAMESPACE}.svc", f"{name}.{DOMAIN}"}
 
 
 def selects(gateway: Gateway) -> bool:

@@ -1,6 +1,7 @@
 """Read manifests as kubectl takes them: YAML or JSON in, frozen objects out."""
 
 import difflib
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -51,7 +52,9 @@ class ManifestError(HarnessError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but as kubectl's: no key twice, times are texts, and aliases are bounded."""
+    """PyYAML's safe loader, but as kubectl's: no key twice, times are texts, y is true, few aliases."""
+
+    bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
 
     yaml_implicit_resolvers = {
         first: [
@@ -101,6 +104,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"), list("-+.0123456789")
+)
+
+
 def read(*paths: Path) -> list[Object]:
     """Return the objects of manifests, in order: of files, of folders, and of standard input (``-``).
 
@@ -148,9 +157,30 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _load(text: str) -> list[Any]:
+    """Return the documents of a text: of JSON, which may have tabs and nothing in between, or of YAML."""
+    found, position = [], _after_space(text, 0)
+    if text.startswith("{", position) and text.count("{") + text.count(",") > MOST_VALUES:
+        raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
+    try:
+        while text.startswith("{", position):
+            document, end = json.JSONDecoder().raw_decode(text, position)
+            found.append(document)
+            position = _after_space(text, end)
+    except ValueError:
+        pass  # YAML has braces, too
+    return list(yaml.load_all(text, Loader=_Loader)) if position < len(text) else found
+
+
+def _after_space(text: str, position: int) -> int:
+    while text[position : position + 1].isspace():
+        position += 1
+    return position
+
+
 def _documents(text: str, source: str) -> Iterator[tuple[str, Json]]:
     try:
-        found = [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
+        found = [d for d in _load(text) if d is not None]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ManifestError(f"{source}:{line}: not valid YAML: {error.problem}") from None

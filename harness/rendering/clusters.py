@@ -10,7 +10,7 @@ from harness.manifests.istio import (
     HTTPSettings,
     LoadBalancer,
     OutlierDetection,
-    PortTrafficPolicy,
+    PolicySettings,
     TCPKeepalive,
     TCPSettings,
     TrafficPolicy,
@@ -40,6 +40,7 @@ def clusters(objects: Iterable[Object], endpoints: Iterable[Endpoint]) -> list[J
         cluster
         for service in of_kind(objects, Service)
         for port in service.spec.ports
+        if port.protocol_name != "udp"
         for cluster in _clusters(objects, service, port, endpoints)
     ]
 
@@ -66,7 +67,7 @@ def cluster_name(host: str, port: int, subset: str | None = "") -> str:
     return f"outbound|{port}|{subset or ''}|{full_host(host)}"
 
 
-def _for_port(port: ServicePort, *policies: TrafficPolicy | None) -> PortTrafficPolicy:
+def _for_port(port: ServicePort, *policies: TrafficPolicy | None) -> PolicySettings:
     """Return how a port is treated: each field as the first policy says that has it.
 
     Where a policy has settings of one port, that port takes nothing else from it, nor from those behind it.
@@ -79,10 +80,10 @@ def _for_port(port: ServicePort, *policies: TrafficPolicy | None) -> PortTraffic
                 found.setdefault(field, value)
         if own:
             break
-    return PortTrafficPolicy.model_construct(**found)  # type: ignore[arg-type]
+    return PolicySettings.model_construct(**found)  # type: ignore[arg-type]
 
 
-def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy: PortTrafficPolicy) -> Json:
+def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy: PolicySettings) -> Json:
     """Return a cluster that leads to pods, treated as a policy says."""
     pool = policy.connection_pool or ConnectionPool()
     cluster = static_cluster(name, [pod.address for pod in pods], pool)
@@ -90,7 +91,9 @@ def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy:
     if policy.outlier_detection:
         cluster |= _outlier_detection(policy.outlier_detection)
     cluster["lb_policy"] = _lb_policy(policy.load_balancer or LoadBalancer())
-    if options := _protocol_options(pool.http, pool.tcp, http2=port.is_http2):
+    # Where Istio finds out what callers speak, proxies go on in that: to HTTP/2 nobody is upgraded.
+    http2 = port.is_http2 or bool(port.protocol_name and pool.http.h2_upgrade_policy == "UPGRADE")
+    if options := _protocol_options(pool.http, pool.tcp, http2=http2):
         cluster["typed_extension_protocol_options"] = {
             f"envoy.{PROTOCOLS}": {"@type": type_url(PROTOCOLS), **options}
         }
@@ -176,6 +179,6 @@ def _protocol_options(http: HTTPSettings, tcp: TCPSettings, *, http2: bool) -> J
     if http.use_client_protocol:
         both: Json = {"http_protocol_options": {}, "http2_protocol_options": streams}
         return options | {"use_downstream_protocol_config": both}
-    if http2 or http.h2_upgrade_policy == "UPGRADE":
+    if http2:
         return options | {"explicit_http_config": {"http2_protocol_options": streams}}
     return options and options | {"explicit_http_config": {"http_protocol_options": {}}}

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import product
 
 from harness import Json
-from harness.manifests.base import Object
+from harness.manifests.base import Object, covers
 from harness.manifests.istio import (
     Destination,
     Gateway,
@@ -15,19 +16,21 @@ from harness.manifests.istio import (
     HTTPRouteDestination,
     StringMatch,
     VirtualService,
+    is_authority,
 )
 from harness.manifests.kubernetes import Service, ServicePort
 from harness.manifests.lookup import (
     NAMESPACE,
-    covers,
     find_service,
     full_host,
     gateway_names,
     host_of,
+    is_for_gateway,
     of_kind,
     routes_in_mesh,
     selects,
     virtual_service_for,
+    wanted_hosts,
 )
 from harness.rendering.clusters import cluster_name
 from harness.rendering.values import duration, type_url
@@ -42,7 +45,7 @@ def sidecar_routes(objects: Iterable[Object]) -> Json:
         _service_host(objects, service, port)
         for service in of_kind(objects, Service)
         for port in service.spec.ports
-        if port.protocol == "TCP"
+        if port.protocol_name != "udp"
     ]
     hosts += _hosts_without_service(objects, {domain for host in hosts for domain in host["domains"]})
     unknown = {"status": 502, "body": {"inline_string": "no such host in the mesh"}}
@@ -63,12 +66,11 @@ def _virtual_host(name: str, domains: list[str], routes: list[Json]) -> Json:
 def _service_host(objects: list[Object], service: Service, port: ServicePort) -> Json:
     host, number = host_of(service), port.port
     ruling = virtual_service_for(objects, host) if port.is_http else None
-    if ruling:
-        routes = _routes(objects, ruling, number, {"mesh"})
-    elif port.is_http:
+    routes = _routes(objects, ruling, number, {"mesh"}) if ruling else []
+    if not routes and port.is_http:  # a VirtualService without a rule for this port means nothing to it
         default = {"cluster": cluster_name(host, number), **_timeout(None), **_retries(None)}
         routes = [{"name": "default", "match": {"prefix": "/"}, "route": default}]
-    else:  # what Istio does not take for HTTP goes to any pod, as it is
+    elif not routes:  # what Istio does not take for HTTP goes to any pod, as it is
         routes = [
             {"match": {"prefix": "/"}, "route": {"cluster": cluster_name(host, number), "timeout": "0s"}}
         ]
@@ -83,15 +85,20 @@ def _domains(host: str, port: int) -> list[str]:
 
 
 def _hosts_without_service(objects: list[Object], taken: set[str]) -> Iterator[Json]:
-    """Yield a virtual host for each host of a VirtualService that no Service has: at port 80, as in Istio."""
-    services = [host_of(service) for service in of_kind(objects, Service)]
+    """Yield virtual hosts for the hosts of VirtualServices that no Service has.
+
+    As in Istio: at port 80, and at the ports of the Services that the VirtualService names beside it.
+    """
+    services = list(of_kind(objects, Service))
     for virtual_service in routes_in_mesh(objects):
-        for host in map(full_host, virtual_service.spec.hosts):
-            domains = [d for d in _domains(host, 80) if d not in taken]
-            if domains and not any(covers(host, known) for known in services):
+        behind = {h: [s for s in services if covers(h, host_of(s))] for h in wanted_hosts(virtual_service)}
+        ports = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
+        for host, port in product((h for h, found in behind.items() if not found), sorted(ports | {80})):
+            domains = [d for d in _domains(host, port) if d not in taken]
+            routes = _routes(objects, virtual_service, port, {"mesh"})
+            if domains and routes:
                 taken.update(domains)
-                routes = _routes(objects, virtual_service, 80, {"mesh"})
-                yield _virtual_host(f"{host}:80", domains, routes)
+                yield _virtual_host(f"{host}:{port}", domains, routes)
 
 
 # --- the gateway ------------------------------------------------------------------------------------------
@@ -105,15 +112,15 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
     """
     objects = list(objects)
     found: dict[str, list[Json]] = {}
-    for virtual_service in of_kind(objects, VirtualService):
-        for gateway in of_kind(objects, Gateway):
-            names = gateway_names(gateway)
-            if not names.isdisjoint(virtual_service.spec.gateways) and selects(gateway):
-                for server in gateway.spec.servers:
-                    routes = _routes(objects, virtual_service, server.port.number, names)
-                    for domain in _shared_hosts(server.hosts, virtual_service.spec.hosts):
-                        known = found.setdefault(domain, [])
-                        known += [route for route in routes if route not in known]
+    told = list(filter(is_for_gateway, of_kind(objects, VirtualService)))
+    for gateway in filter(selects, of_kind(objects, Gateway)):
+        names = gateway_names(gateway)
+        bound = [v for v in told if not names.isdisjoint(v.spec.gateways)]
+        for server, virtual_service in product(gateway.spec.servers, bound):
+            routes = _routes(objects, virtual_service, server.port.number, names)
+            for domain in _shared_hosts(server.hosts, virtual_service.spec.hosts):
+                known = found.setdefault(domain, [])
+                known += [route for route in routes if route not in known]
     hosts = [
         _virtual_host(f"{domain}:80", [domain], sorted(routes, key=_is_catch_all))
         for domain, routes in found.items()
@@ -125,18 +132,18 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
 def _shared_hosts(served: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
     """Yield the hosts that a Gateway serves and a VirtualService names: of two that overlap the narrower.
 
-    A Gateway's host may say whose VirtualServices it is for: ``namespace/host``.
+    A Gateway's host may say whose VirtualServices it is for: ``namespace/host``. As in Istio, case counts.
     """
     for server in served:
         where, _, name = server.rpartition("/")
-        allowed = full_host(name)
         for host in map(full_host, wanted):
-            if where in ("", "*", ".", NAMESPACE) and (covers(allowed, host) or covers(host, allowed)):
-                yield host if covers(allowed, host) else allowed
+            if where in ("", "*", ".", NAMESPACE) and (covers(name, host) or covers(host, name)):
+                yield (host if covers(name, host) else name).lower()
 
 
 def _is_catch_all(route: Json) -> bool:
-    return {k: v for k, v in route["match"].items() if k != "case_sensitive"} == {"prefix": "/"}
+    match = {k: v for k, v in route["match"].items() if k != "case_sensitive"}
+    return match in ({"prefix": "/"}, {"safe_regex": {"regex": ".*"}})
 
 
 # --- rules ------------------------------------------------------------------------------------------------
@@ -172,12 +179,12 @@ def _route(http: HTTPRoute, match: HTTPMatchRequest | None, cluster: Callable[[D
     """Return Envoy's route for one of a rule's matches, or for every request."""
     action: Json = _timeout(http.timeout) | _retries(http.retries)
     headers = _headers(http.headers)
-    authority = (http.rewrite and http.rewrite.authority) or _authority(http.headers)
+    authority = (http.rewrite and http.rewrite.authority) or "".join(http.headers.authorities)
     if len(http.route) == 1:
         [only] = http.route
         action["cluster"] = cluster(only.destination)
         headers |= {k: headers.get(k, []) + v for k, v in _headers(only.headers).items()}
-        authority = authority or _authority(only.headers)
+        authority = authority or "".join(only.headers.authorities)
     else:
         weighted = [_weighted(cluster(r.destination), r) for r in http.route if r.weight]
         action["weighted_clusters"] = {"clusters": weighted}
@@ -209,7 +216,7 @@ def _name(http: HTTPRoute, match: HTTPMatchRequest | None) -> str:
 
 
 def _weighted(cluster: str, route: HTTPRouteDestination) -> Json:
-    authority = _authority(route.headers)
+    authority = "".join(route.headers.authorities)
     rewrite = {"host_rewrite_literal": authority} if authority else {}
     return {"name": cluster, "weight": route.weight, **_headers(route.headers), **rewrite}
 
@@ -225,21 +232,11 @@ def _headers(headers: Headers) -> Json:
                 ("APPEND_IF_EXISTS_OR_ADD", operations.add),
             )
             for key, value in sorted(entries.items())
-            if not _is_authority(key)
+            if not is_authority(key)
         ]
         found |= {f"{name}_headers_to_add": added} if added else {}
         found |= {f"{name}_headers_to_remove": operations.remove} if operations.remove else {}
     return found
-
-
-def _is_authority(header: str) -> bool:
-    return header.lower() in (":authority", "host")
-
-
-def _authority(headers: Headers) -> str:
-    """Return the host that headers set in place of the caller's."""
-    entries = [*headers.request.set.items(), *headers.request.add.items()]
-    return next((value for key, value in entries if _is_authority(key)), "")
 
 
 def _timeout(timeout: str | None) -> Json:
@@ -255,7 +252,7 @@ def _retries(retries: HTTPRetry | None) -> Json:
     retry_on = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
     codes: list[int] = []  # not even 503, since Istio 1.24
     if retries and retries.retry_on:
-        words = [w.strip() for w in retries.retry_on.split(",") if w.strip()]
+        words = retries.retry_on.split(",")
         codes = [int(w) for w in words if w.isdigit()]
         names = [w for w in words if not w.isdigit()]
         if codes and "retriable-status-codes" not in names:
