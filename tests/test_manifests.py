@@ -84,7 +84,7 @@ def rule(yaml_text: str) -> tuple[str, str]:
         (rule("retries: {attempts: -1}"), "spec.http[0].retries.attempts: input should be"),
         (rule("retries: {perTryTimeout: 1s}"), "spec.http[0].retries: needs attempts"),
         (rule("mirrorPercentage: {value: 101}"), "spec.http[0].mirrorPercentage.value: "),
-        (rule("mirrorPercentage: {value: many}"), "mirrorPercentage.value: input should be a valid number"),
+        (rule("mirrorPercentage: {value: many}"), "mirrorPercentage.value: 'many' is not a number"),
         (rule("mirrorPercentage: {value: .nan}"), "spec.http[0].mirrorPercentage.value: "),
         (rule("mirrorPercentage: 10"), "spec.http[0].mirrorPercentage: input should be a"),
         (rule("match: [{headers: {a: {regex: '('}}}]"), "'(' is not a regular expression of RE2: missing )"),
@@ -248,6 +248,16 @@ def test_an_object_as_a_server_gives_it_can_be_applied_again() -> None:
     [found] = parse(yaml.safe_dump(document), "live.yaml")
     assert found.metadata.annotations == {"mine": "kept"}
     assert to_document(found) | {"metadata": {}} == to_document(written) | {"metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("share", "percent"),
+    [("mirrorPercentage: {value: '12.5'}", 12.5), ("mirrorPercent: '25'", 25), ("mirror_percent: 5", 5)],
+)
+def test_a_share_may_be_a_text_and_in_its_deprecated_forms(share: str, percent: float) -> None:
+    [found] = parse(MIRROR.replace(*rule(share), 1), "my.yaml")
+    assert isinstance(found, VirtualService)
+    assert [copied for _, copied in found.spec.http[0].copies()] == [percent]
 
 
 def test_a_time_is_a_text() -> None:

@@ -68,8 +68,20 @@ def seconds(duration: str) -> float:
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-WholePercent = Annotated[int, Field(ge=0, le=100)]
+
+
+def _number(value: Any) -> Any:
+    """Return a number that is written as text as a number: protobuf's JSON allows either."""
+    if isinstance(value, str):
+        try:
+            return int(value) if value.isdecimal() else float(value)
+        except ValueError:
+            raise ValueError(f"'{value}' is not a number") from None
+    return value
+
+
+Percent = Annotated[float, BeforeValidator(_number), Field(ge=0, le=100)]
+WholePercent = Annotated[int, BeforeValidator(_number), Field(ge=0, le=100)]
 UINT32 = 2**32 - 1
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=1, le=65535)]

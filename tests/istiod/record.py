@@ -2,7 +2,8 @@
 
 Run it in a clone whose workshop is deployed (``make deploy``), with kubectl and istioctl on the PATH:
 
-    .venv/bin/python tests/istiod/record.py
+    .venv/bin/python tests/istiod/record.py              # all, in some five minutes
+    .venv/bin/python tests/istiod/record.py mirror       # some, beside what is recorded already
 """
 
 import json
@@ -59,8 +60,10 @@ def main() -> None:
     base = snapshot()
     version = run("istioctl", "version", "--remote=true", "--output=json")
     istiod = json.loads(version)["meshVersion"][0]["Info"]["version"]
-    recorded: dict[str, Any] = {"istiod": istiod, "start": base, "manifests": {}}
-    for path in MANIFESTS:
+    names = sys.argv[1:] or [path.stem for path in MANIFESTS]
+    known = json.loads((HERE / "recorded.json").read_text())["manifests"] if sys.argv[1:] else {}
+    recorded: dict[str, Any] = {"istiod": istiod, "start": base, "manifests": known}
+    for path in [path for path in MANIFESTS if path.stem in names]:
         kubectl("apply", "-f", str(path))
         found = snapshot()
         changed = {
