@@ -4,7 +4,7 @@ Original and copy bear the same ``x-request-id``, which the caller's proxy sets 
 not, the same method and the same path. So these three join the hops of one request, on any cluster.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 
 from harness.proof.expectation import GATEWAY, MESH
@@ -41,12 +41,12 @@ class Ledger:
         self._finished: dict[Key, Story] = {}
         self._finished_before: dict[Key, Story] = {}
         """The latest of the finished stories, in two lots: a hop that comes late still belongs to one."""
-        self.late: list[tuple[Story, str | None, Call | None, Hop]] = []
-        """What came after its story was counted: (story, version that it arrived at, or call, hop)."""
+        self.late: dict[Key, Story] = {}
+        """The stories that got hops after they had been counted."""
         self.hops = 0
         """How many hops have been entered."""
-        self.unjoined: Counter[str] = Counter()
-        """Arrivals that bear no request id, by version."""
+        self.unjoined = 0
+        """How many hops bear no request id of their own."""
         self.edges: dict[tuple[str, str], str] = {}
         """Which workload was seen to call which host: an example of each, as a request id."""
         self._calls: dict[tuple[str | int, ...], Call | None] = {}
@@ -64,29 +64,29 @@ class Ledger:
         self.routing = routing
         self._calls.clear()
 
-    def add(self, pod: str, hop: Hop, now: float) -> Story | None:
-        """Enter what a pod's proxy logged; return the story that it belongs to, if it is the target's."""
+    def add(self, pod: str, hop: Hop, now: float) -> None:
+        """Enter what a pod's proxy logged."""
         self.hops += 1
         call = version = None
         if hop.cluster.startswith("inbound|"):
             version = self.routing.version_of_pod(pod)
             if version is None or not self.routing.serves(pod, hop.cluster):
-                return None
+                return
         else:
             call = self._call(pod, hop)
             if call is None:
-                return None
+                return
         if hop.request_id == "-":
-            self.unjoined[version or (call and call.version) or "?"] += 1
-            return None
+            self.unjoined += 1
+            return
         story = self._story(hop, now)
         story.hops += 1
+        if story.shape and story.hops <= CROWD + 1 and story.key not in self.late:
+            self.late[story.key] = story
+            story.calls, story.arrivals = [], []
         if story.hops > CROWD:
-            self.unjoined[version or (call and call.version) or "?"] += 1
-        if story.shape and story.hops <= CROWD + 1:
-            self.late.append((story, version, call, hop))
-        if story.shape or story.hops > CROWD:
-            return story
+            self.unjoined += 1
+            return
         if call:
             story.calls.append((call, hop))
             if self.is_leak(call):
@@ -95,9 +95,6 @@ class Ledger:
             story.arrivals.append((version, hop))
         if not story.start or hop.start < story.start:
             story.start = hop.start
-        if not story.agent:
-            story.agent = hop.agent
-        return story
 
     def _story(self, hop: Hop, now: float) -> Story:
         key = hop.request_id, hop.method, hop.path

@@ -128,8 +128,7 @@ class Watch:
                 last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
             self._since = self._latest
-            self.ledger.unjoined.clear()
-            self.evidence.unreadable = 0
+            self.ledger.unjoined = self.evidence.unreadable = 0
 
     def read(self) -> bool:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""
@@ -178,8 +177,8 @@ class Watch:
         """Judge what is finished; what breaks a claim, once it is known that what is applied is unchanged."""
         for story in self.ledger.sweep(now):
             self._finish(story)
-        late, self.ledger.late = self.ledger.late, []
-        self.counts.amend(late)
+        late, self.ledger.late = self.ledger.late, {}
+        self.counts.amend(late.values())
         if self._suspects and now > self._asked + self._mesh.still / 2:
             self._judge_suspects()
 
@@ -309,7 +308,7 @@ class Watch:
                 f"{self.changes[-1]}, during the run, so nothing can be said of it: run it again"
             )
         self.evidence.loops = loops(self.routing, self.ledger.edges)
-        self.evidence.unjoined = sum(self.ledger.unjoined.values())
+        self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
         self.evidence.overdue = sum(map(self._is_overdue, self.ledger.stories()))
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
