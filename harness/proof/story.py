@@ -1,9 +1,11 @@
 """The story: all hops of one request to the target, and what it amounts to when it is finished."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from harness.rendering.accesslog import VIA_UPSTREAM, Hop
+from harness.rendering.accesslog import VIA_UPSTREAM, Hop, Unreadable, parse_line
 
 Key = tuple[str, str, str]
 """A story's request id, method and path."""
@@ -14,6 +16,14 @@ a version that answers callers anyway, but not for the target; of a caller that 
 
 _NONE: list[Any] = []
 """The hops of all stories that are counted: nothing is added to it."""
+
+
+def hops_in(lines: Iterable[str]) -> Iterator[Hop]:
+    """Yield the requests in a proxy's log; lines that cannot be read are passed over."""
+    for line in lines:
+        with suppress(Unreadable):
+            if hop := parse_line(line):
+                yield hop
 
 
 class Call(NamedTuple):

@@ -1,7 +1,6 @@
 """What a finding is, and what the findings are made from: what is applied, what runs, what proxies say."""
 
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,8 +9,9 @@ from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
 from harness.proof.expectation import DOMAIN, Destination, namespace_of
+from harness.proof.story import hops_in
 from harness.proof.target import Routing, destination_rules
-from harness.rendering.accesslog import Hop, Unreadable, parse_line
+from harness.rendering.accesslog import Hop
 
 READ = 20
 """How many proxies' logs are read, at most, to see who calls the target."""
@@ -162,11 +162,9 @@ class Facts:
         """Return what a pod's proxy has logged."""
         if pod.name not in self._logs:
             log = self._logs[pod.name] = Log()
-            for line in deque(self.mesh.request_log(pod) if pod.proxy else (), LINES):
-                with suppress(Unreadable):
-                    hop = parse_line(line)
-                    if hop and hop.cluster.startswith("inbound|"):
-                        log.got.append(hop)
-                    elif hop:
-                        log.sent.setdefault((hop.authority, hop.cluster), hop)
+            for hop in hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), LINES)):
+                if hop.cluster.startswith("inbound|"):
+                    log.got.append(hop)
+                else:
+                    log.sent.setdefault((hop.authority, hop.cluster), hop)
         return self._logs[pod.name]
