@@ -13,6 +13,7 @@ from harness.proof.expectation import (
     namespace_of,
     rules_of,
     serves_mesh,
+    short_name,
 )
 from harness.proof.report import WIDTH
 from harness.proof.target import Routing, Target
@@ -84,8 +85,7 @@ def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator
 
 def _words(rule: RouteRule, namespace: str) -> str:
     def call(destination: Destination) -> str:
-        host = destination.host.removesuffix(f".{namespace}.svc.cluster.local")
-        return f"{host} {destination.subset}".rstrip()
+        return f"{short_name(destination.host, namespace)} {destination.subset}".rstrip()
 
     answers = tuple((call(destination), share) for destination, share in rule.answers)
     mirrors = tuple((call(destination), (percent,)) for destination, percent in rule.mirrors)

@@ -93,7 +93,7 @@ def no_route_counts(facts: Facts) -> Iterator[Finding]:
 
 def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
     """Find a version that runs, and that no rule leads to."""
-    source = ", ".join(dict.fromkeys(reference.source for reference in facts.references))
+    source = ", ".join(dict.fromkeys(rule.source for rule in facts.rules if rule.references))
     for version in facts.routing.versions if source else ():
         if facts.routing.must_be_silent(version) and version not in facts.routing.gone:
             problem = f"no rule leads to {version} or mirrors to it, so nothing arrives there"
@@ -103,7 +103,7 @@ def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
 def mirrors_nothing(facts: Facts) -> Iterator[Finding]:
     """Find a mirror whose percentage is 0, or so small that a short run sees no copy."""
     for mirror in facts.mirrors:
-        percent, where = mirror.percent or 0, f"{mirror.source} {mirror.percent_field}"
+        percent, where = mirror.percent or 0, mirror.percent_where
         if percent < 0.0001:  # Istio cuts it to millionths
             problem = "it is 0, which takes the mirror away" if percent <= 0 else "Istio cuts it to 0"
             remedy = "write a percentage above 0, or none for all"
