@@ -158,12 +158,14 @@ def virtual_services(scene: Scene) -> list[Json]:
 
 
 def serves_mesh(found: Json) -> bool:
-    """Say whether sidecars take a VirtualService."""
+    """Say whether sidecars take a VirtualService; they may take any HTTPRoute."""
     return "mesh" in (found["spec"].get("gateways") or ["mesh"])
 
 
 def serves_gateways(found: Json) -> bool:
-    """Say whether a gateway takes a VirtualService."""
+    """Say whether a gateway takes a VirtualService or an HTTPRoute."""
+    if found["kind"] == "HTTPRoute":
+        return any(p.get("kind", "Gateway") == "Gateway" for p in found["spec"].get("parentRefs") or [])
     return any(gateway != "mesh" for gateway in found["spec"].get("gateways") or [])
 
 

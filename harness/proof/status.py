@@ -72,7 +72,7 @@ def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator
         here = namespace_of(found, scene) == scene.namespace
         if found["kind"] in ("VirtualService", "HTTPRoute") and (here or key(found) in judging):
             name = named(found)
-            scope = MESH if found["kind"] == "HTTPRoute" or serves_mesh(found) else GATEWAY
+            scope = MESH if serves_mesh(found) else GATEWAY
             words = judged.get(name, []) if key(found) in judging else []
             words = words or [_words(rule, scene.namespace) for rule in rules_of(scene, found, scope)]
             source = f" ({sources[name]})" if name in sources else ""

@@ -13,7 +13,6 @@ from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
 from harness.proof.counting import Counts
 from harness.proof.evidence import Bounds, Evidence
-from harness.proof.expectation import Expectation
 from harness.proof.figures import Sightings
 from harness.proof.ledger import CROWD, Ledger
 from harness.proof.loops import loops
@@ -205,7 +204,7 @@ class Watch:
         changed = ""
         if objects := _difference(self._applied, _fingerprint(routing)):
             changed = f"what is applied changed: {objects}"
-        elif _promises(routing) != _promises(self.routing):
+        elif routing.rules != self.routing.rules:
             changed = f"what stands behind {self.target.service}'s routes changed"
         if not changed:
             self.evidence.routing = routing
@@ -336,10 +335,6 @@ def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
         return metadata.get("uid"), metadata.get("generation"), found.get("spec")
 
     return {key(found): state(found) for found in routing.objects()}
-
-
-def _promises(routing: Routing) -> list[Expectation]:
-    return [rule.expectation for rule in routing.rules]
 
 
 def _difference(before: dict[ObjectKey, Any], after: dict[ObjectKey, Any]) -> str:

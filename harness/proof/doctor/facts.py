@@ -8,9 +8,9 @@ from typing import Any
 from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
-from harness.proof.expectation import DOMAIN, Destination, namespace_of
+from harness.proof.expectation import Destination, namespace_of
 from harness.proof.story import hops_in
-from harness.proof.target import Routing, destination_rules
+from harness.proof.target import WORKLOADS, Routing, destination_rules, subsets_of
 from harness.rendering.accesslog import Hop
 
 READ = 20
@@ -83,10 +83,6 @@ class Facts:
         self.services = {host: routing.services[host] for host in self.hosts if host in routing.services}
         self._logs: dict[str, Log] = {}
 
-    def short(self, host: str) -> str:
-        """Return a host as objects of the target's namespace call it."""
-        return host.removesuffix(f".{DOMAIN}").removesuffix(f".{self.namespace}")
-
     def kubectl(self, command: str, namespace: str = "") -> str:
         """Return a command for kubectl in words."""
         return f"'kubectl -n {namespace or self.namespace} {command}'"
@@ -99,19 +95,15 @@ class Facts:
 
     def workload_object(self, name: str) -> Json | None:
         """Return the object of a workload, if it is known."""
-        found = [o for o in self.scene.objects if o["kind"] in ("Deployment", "StatefulSet", "DaemonSet")]
+        found = [o for o in self.scene.objects if o["kind"] in WORKLOADS]
         return next((workload for workload in found if workload["metadata"]["name"] == name), None)
-
-    def subsets(self, host: str) -> list[tuple[str, Json]]:
-        """Return the subsets of a host, each behind the place where it stands."""
-        rules = destination_rules(self.scene, host)
-        return [(f"{named(r)} spec.subsets[{i}]", s) for r in rules for i, s in items(r, "spec", "subsets")]
 
     def traffic_policy(self, to: Destination, name: str) -> tuple[str, Json] | None:
         """Return where a DestinationRule sets something for a destination, and the value; None: nowhere."""
-        own = [(where, subset) for where, subset in self.subsets(to.host) if subset.get("name") == to.subset]
-        rules = [(f"{named(rule)} spec", rule["spec"]) for rule in destination_rules(self.scene, to.host)]
-        for where, holder in own + rules:
+        holders = [(f"{named(rule)} spec", rule["spec"]) for rule in destination_rules(self.scene, to.host)]
+        if own := subsets_of(self.scene, to.host).get(to.subset):
+            holders.insert(0, own)
+        for where, holder in holders:
             if value := at(holder, "trafficPolicy", name):
                 return f"{where}.trafficPolicy.{name}", value
         return None

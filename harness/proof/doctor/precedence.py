@@ -6,7 +6,16 @@ from fnmatch import fnmatchcase
 from harness import Json
 from harness.meshes.scene import named
 from harness.proof.doctor.facts import Facts, Finding, at, items, text
-from harness.proof.expectation import GATEWAY, MESH, hosts_of, is_visible, namespace_of, ruling, serves_mesh
+from harness.proof.expectation import (
+    GATEWAY,
+    MESH,
+    hosts_of,
+    is_visible,
+    namespace_of,
+    ruling,
+    serves_mesh,
+    short_name,
+)
 from harness.proof.target import destination_rules
 
 EXPORT = "networking.istio.io/exportTo"
@@ -77,7 +86,9 @@ def sidecar_hides_it(facts: Facts) -> Iterator[Finding]:
                 home = namespace_of(service, facts.scene)
                 if not any(_covers(entry, pod.namespace, home, host) for entry in shown):
                     who = f"the sidecar of {pod.workload}"
-                    problem = f"they leave {facts.short(host)} out, so {who} knows no route to it"
+                    problem = (
+                        f"they leave {short_name(host, facts.namespace)} out, so {who} knows no route to it"
+                    )
                     where = f"{named(sidecar)} spec.egress[0].hosts"
                     yield Finding(where, problem, f"add '{home}/{host}' there")
 

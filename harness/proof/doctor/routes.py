@@ -5,70 +5,45 @@ from collections.abc import Iterator
 from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.scene import named
 from harness.proof.doctor.facts import Facts, Finding, at, items
-from harness.proof.expectation import DOMAIN, Destination, Reference
-from harness.proof.target import Rule, destination_rules
+from harness.proof.expectation import Destination, Reference, short_name
+from harness.proof.target import Version, destination_rules, subsets_of
 
 
 def leads_nowhere(facts: Facts) -> Iterator[Finding]:
     """Find a destination or a mirror that names no Service, no subset, or labels that no workload bears."""
     for reference in facts.references:
-        if not facts.routing.workloads_behind(reference.destination):
-            yield _why(facts, reference)
+        for version in facts.routing.behind(reference.destination):
+            if version.problem:
+                nobody = (
+                    "it cannot be told what arrives there" if version.unreadable else "this leads nowhere"
+                )
+                where, remedy = _cause(facts, reference, version)
+                yield Finding(where, f"{version.problem}, so {nobody}", remedy)
 
 
-def _why(facts: Facts, reference: Reference) -> Finding:
-    """Return why no workload stands behind a destination."""
-    to = reference.destination
-    short, service = facts.short(to.host), facts.services.get(to.host)
+def _cause(facts: Facts, reference: Reference, version: Version) -> tuple[str, str]:
+    """Return where it stands that no workload is behind a destination, and what to do."""
+    to, where = reference.destination, f"{reference.where}.{version.missing}"
+    service, subsets = facts.services.get(to.host), subsets_of(facts.scene, to.host)
     if service is None:
-        return _no_service(facts, reference)
-    if problem := facts.routing.wrong_port(to):
+        there = ", ".join(sorted(s["metadata"]["name"] for s in facts.scene.of_kind("Service")))
+        known = f"name one of {there}, or create it"
+        return where, "judge that Service in its own namespace" if version.unreadable else known
+    if version.missing == "port":
         numbers = ", ".join(str(port["port"]) for _, port in items(service, "spec", "ports"))
-        remedy = f"write one that it has: {numbers}"
-        return Finding(f"{reference.where}.port", f"{problem}, so it leads nowhere", remedy)
-    where, wanted = f"{named(service)} spec.selector", at(service, "spec", "selector")
-    if not wanted:
-        problem = "the Service has no selector, so it cannot be told which pods stand behind it"
-        return Finding(where, problem, "write the labels of the pods there")
-    if to.subset:
-        subsets = {subset.get("name"): (place, subset) for place, subset in facts.subsets(to.host)}
-        if to.subset not in subsets:
-            return _no_subset(facts, reference, [*map(str, subsets)])
-        place, subset = subsets[to.subset]
-        where, wanted = f"{place}.labels", wanted | (at(subset, "labels") or {})
+        return where, f"write one that it has: {numbers}"
+    if version.missing == "subset":
+        remedy = "apply a DestinationRule with such a subset"
+        for rule in destination_rules(facts.scene, to.host)[:1]:
+            remedy = f"add it to {named(rule)} spec.subsets"
+        return where, remedy + (f", or name one of {', '.join(subsets)}" if subsets else "")
+    where = f"{subsets[to.subset][0]}.labels" if to.subset in subsets else f"{named(service)} spec.selector"
     remedy, template = "write labels that pods bear", ("spec", "template", "metadata", "labels")
-    if there := facts.routing.workloads_behind(Destination(to.host)):
-        bear = [_joined(at(facts.workload_object(w), *template) or {}, "+") or w for w in there]
-        remedy += f"; those of {short} bear {' or '.join(bear)}"
-    problem = f"no workload's pods bear the labels {_joined(wanted, ', ')}, so nothing arrives there"
-    return Finding(where, problem, remedy)
-
-
-def _no_service(facts: Facts, reference: Reference) -> Finding:
-    host = reference.destination.host
-    where, short = f"{reference.where}.host", facts.short(host)
-    if not host.endswith(f".{facts.namespace}.{DOMAIN}"):
-        outside = f"'{short}' is outside namespace {facts.namespace}"
-        remedy = "judge that Service in its own namespace"
-        return Finding(where, f"{outside}, so it cannot be told what arrives there", remedy)
-    there = ", ".join(sorted(s["metadata"]["name"] for s in facts.scene.of_kind("Service")))
-    return Finding(
-        where, f"there is no Service '{short}', so this leads nowhere", f"name one of {there}, or create it"
-    )
-
-
-def _no_subset(facts: Facts, reference: Reference, known: list[str]) -> Finding:
-    to, remedy = reference.destination, "apply a DestinationRule with such a subset"
-    for rule in destination_rules(facts.scene, to.host)[:1]:
-        remedy = f"add it to {named(rule)} spec.subsets"
-    missing = f"no DestinationRule has a subset '{to.subset}' of {facts.short(to.host)}"
-    problem = f"{missing}, so this leads nowhere"
-    either = f", or name one of {', '.join(known)}" if known else ""
-    return Finding(f"{reference.where}.subset", problem, remedy + either)
-
-
-def _joined(wanted: dict[str, str], by: str) -> str:
-    return by.join(f"{name}={value}" for name, value in wanted.items())
+    if pods := facts.routing.workloads_behind(Destination(to.host)):
+        labels = {workload: at(facts.workload_object(workload), *template) or {} for workload in pods}
+        bear = ["+".join(f"{k}={v}" for k, v in labels[workload].items()) or workload for workload in pods]
+        remedy += f"; those of {short_name(to.host, facts.namespace)} bear {' or '.join(bear)}"
+    return where, remedy
 
 
 def mirrors_to_chance(facts: Facts) -> Iterator[Finding]:
@@ -123,12 +98,9 @@ def is_not_understood(facts: Facts) -> Iterator[Finding]:
 
 def cannot_be_told_apart(facts: Facts) -> Iterator[Finding]:
     """Find rules whose log lines look alike, though they expect different things."""
-    alike: dict[tuple[str, str], list[Rule]] = {}
-    for rule in facts.routing.rules:
-        for name in rule.written.route_names or {""}:
-            alike.setdefault((rule.written.scope, name), []).append(rule)
-    for (_, name), rules in alike.items():
-        if len({(rule.expectation, rule.problems) for rule in rules}) > 1:
+    for (_, name), places in facts.routing.called.items():
+        rules = [facts.routing.rules[place] for place in places]
+        if len(set(rules)) > 1:
             where = ", ".join(f"{rule.written.source} {rule.written.place}" for rule in rules)
             called = f"these rules are all called '{name}'" if name else "these rules have no name"
             problem = f"{called}, so the proxies' logs do not tell which one a request took"
