@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from harness import HarnessError, Json
+from harness import HarnessError
 from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
@@ -56,10 +56,9 @@ class Watch:
         :param sightings: what callers saw, where the harness is the caller.
         :raises HarnessError: the mesh does not run, or has no such Service.
         """
-        self._mesh, self.target = mesh, target
+        self._mesh, self.target, self._sample, self._sightings = mesh, target, sample, sightings
         self._bounds = bounds or Bounds()
         self._patience = PATIENCE if patience is None else patience
-        self._sample, self._sightings = sample, sightings
         self.run = new_run()
         self.changes: list[str] = []
         """What changed among the applied objects, each time in one line."""
@@ -72,11 +71,10 @@ class Watch:
         self._asked = time.monotonic()
         self._told = self._asked, 0
         """When figures were told, and of how many stories."""
-        self._start(self._ask())
+        self._start(Routing(self._ask(), target))
 
-    def _start(self, scene: Scene) -> None:
+    def _start(self, routing: Routing) -> None:
         """Judge by what is applied now."""
-        routing = Routing(scene, self.target)
         self._applied = _fingerprint(routing)
         self.counts = Counts(routing, self._bounds, self.run, self._sightings)
         self.ledger = Ledger(routing, self._mesh.still, self._patience)
@@ -182,6 +180,7 @@ class Watch:
             self._judge_suspects()
 
     def _judge_suspects(self) -> None:
+        """Look again at what is applied; judge what breaks a claim if it is the same."""
         if self._look():
             return
         suspects, self._suspects = self._suspects, []
@@ -199,23 +198,21 @@ class Watch:
 
     def _look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
-        scene = self._ask()
-        routing = Routing(scene, self.target)
-        changed = ""
-        if objects := _difference(self._applied, _fingerprint(routing)):
-            changed = f"what is applied changed: {objects}"
-        elif routing.rules != self.routing.rules:
-            changed = f"what stands behind {self.target.service}'s routes changed"
-        if not changed:
+        routing = Routing(self._ask(), self.target)
+        before, after = self._applied, _fingerprint(routing)
+        changed = [k for k in before | after if before.get(k) != after.get(k)]
+        if not changed and routing.rules == self.routing.rules:
             self.evidence.routing = routing
             self.ledger.reroute(routing)
             return False
-        self.changes.append(changed)
+        objects = ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
+        behind = f"what stands behind {self.target.service}'s routes changed"
+        self.changes.append(f"what is applied changed: {objects}" if changed else behind)
         self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
         self._suspects.clear()
         # Proxies take what is new a moment later; what begins before is judged by neither.
         self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
-        self._start(scene)
+        self._start(routing)
         return True
 
     def unjudged_stories(self) -> Iterator[Story]:
@@ -260,7 +257,8 @@ class Watch:
                 break
             lacking = self._lacking() or unlogged
             if now - still_since > self._mesh.quiet * (4 if lacking else 1):
-                under_way = self._under_way()
+                pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
+                under_way = self._mesh.in_flight([pod for pod in pods if pod.proxy])
                 if under_way == 0 or (under_way is None and not lacking):
                     break
             elif not lacking and self._until and self._latest > self._until:
@@ -279,14 +277,8 @@ class Watch:
 
     def _is_judged(self, story: Story) -> bool:
         """Say whether a story began within the run, and is no crowd."""
-        if story.hops > CROWD:
-            return False
-        return self._since < story.start and (not self._until or story.start <= self._until)
-
-    def _under_way(self) -> int | None:
-        """Return how many requests the versions' proxies have begun and not ended; None: it is not known."""
-        pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
-        return self._mesh.in_flight([pod for pod in pods if pod.proxy])
+        within = self._since < story.start and (not self._until or story.start <= self._until)
+        return within and story.hops <= CROWD
 
     def close(self) -> None:
         """Follow the logs no longer."""
@@ -298,24 +290,18 @@ class Watch:
 
         :raises HarnessError: what is applied changed meanwhile, in a run of the harness's own traffic.
         """
-        if self._suspects:
-            self._judge_suspects()
-        else:
-            self._look()
+        self._judge_suspects()
         if self.changes and self._sightings:
-            raise HarnessError(
-                f"{self.changes[-1]}, during the run, so nothing can be said of it: run it again"
-            )
+            nothing = "during the run, so nothing can be said of it: run it again"
+            raise HarnessError(f"{self.changes[-1]}, {nothing}")
         self.evidence.loops = loops(self.routing, self.ledger.edges)
         self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
-        self.evidence.overdue = sum(map(self._is_overdue, self.ledger.stories()))
+        # A log is late by that much at most: what has waited longer lacks a hop.
+        late = time.monotonic() - 2 * self._mesh.quiet
+        waiting = [story for story in self.ledger.stories() if story.waiting and story.touched < late]
+        self.evidence.overdue = sum(map(self._is_judged, waiting))
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
-
-    def _is_overdue(self, story: Story) -> bool:
-        """Say whether a story has lacked a hop for longer than a log is late, when the run ends early."""
-        waits = story.waiting and time.monotonic() > story.touched + 2 * self._mesh.quiet
-        return waits and self._is_judged(story)
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""
@@ -329,18 +315,10 @@ class Watch:
 
 def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
     """Return what changes whenever an object that routes depend on is applied, put back included."""
-
-    def state(found: Json) -> Any:
-        metadata = found["metadata"]
-        return metadata.get("uid"), metadata.get("generation"), found.get("spec")
-
-    return {key(found): state(found) for found in routing.objects()}
-
-
-def _difference(before: dict[ObjectKey, Any], after: dict[ObjectKey, Any]) -> str:
-    """Return which objects differ, in words; nothing where none does."""
-    changed = [k for k in (before | after) if before.get(k) != after.get(k)]
-    return ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
+    return {
+        key(found): [found["metadata"].get("uid"), found["metadata"].get("generation"), found.get("spec")]
+        for found in routing.objects()
+    }
 
 
 def verify(
