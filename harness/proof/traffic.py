@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import requests
+from urllib3.exceptions import HTTPError  # of a body that breaks off
 
 from harness.meshes.mesh import Progress
 
@@ -120,7 +121,7 @@ class Traffic:
                 now = time.monotonic()
                 if now - last_answer > TIMEOUT:
                     self._stop.set()
-                overdue = [i for i in alive if self._waits(i, now) > TIMEOUT + 1]
+                overdue = [i for i in alive if now - self._since.get(i, (0, now))[1] > TIMEOUT + 1]
                 if not set(alive).difference(overdue) and self._seen.empty():
                     for caller in overdue:
                         saw(self._since[caller][0], 0, None, TIMEOUT)
@@ -134,10 +135,6 @@ class Traffic:
         finally:
             self._stop.set()  # callers that still wait are daemons: nobody waits for them
 
-    def _waits(self, caller: int, now: float) -> float:
-        """Return for how many seconds a caller has waited for its answer."""
-        return now - self._since.get(caller, (0, now))[1]
-
     def _caller(self, index: int) -> None:
         with requests.Session() as session:
             session.trust_env = False
@@ -150,27 +147,19 @@ class Traffic:
 def call(session: requests.Session, url: str, ticket: Ticket) -> tuple[int, str, float]:
     """Send one request; return status (0: no whole answer in time), the answer's beginning, and seconds."""
     request = probe(ticket.number)
-    start = time.perf_counter()
-    kept = b""
-    try:
-        with session.request(
-            request.method,
-            f"{url}{'&' if '?' in url else '?'}{request.query}",
-            data=request.body or None,
-            headers={"user-agent": str(ticket), **HEADERS},
-            timeout=TIMEOUT,
-            stream=True,
-            allow_redirects=False,
-        ) as answer:
-            # One piece at a time: the timeout of a read is not that of the answer.
-            while piece := answer.raw.read1(ENOUGH, decode_content=True):
-                kept += piece[: ENOUGH - len(kept)]
-                if time.perf_counter() - start > TIMEOUT:
-                    return 0, "", time.perf_counter() - start
-    except (requests.RequestException, OSError, ValueError):
-        return 0, "", time.perf_counter() - start
-    except Exception as error:  # urllib3's own, of a body that breaks off
-        if not type(error).__module__.startswith("urllib3"):
-            raise
-        return 0, "", time.perf_counter() - start
-    return answer.status_code, kept.decode(errors="replace"), time.perf_counter() - start
+    where = f"{url}{'&' if '?' in url else '?'}{request.query}"
+    headers = {"user-agent": str(ticket), **HEADERS}
+    start, status, kept = time.perf_counter(), 0, b""
+    with (
+        contextlib.suppress(requests.RequestException, HTTPError, OSError, ValueError),
+        session.request(request.method, where, data=request.body or None, headers=headers, timeout=TIMEOUT,
+                        stream=True, allow_redirects=False) as answer,
+    ):  # fmt: skip
+        # One piece at a time: the timeout of a read is not that of the answer.
+        while piece := answer.raw.read1(ENOUGH, decode_content=True):
+            kept += piece[: ENOUGH - len(kept)]
+            if time.perf_counter() - start > TIMEOUT:
+                break
+        else:
+            status = answer.status_code
+    return status, kept.decode(errors="replace") if status else "", time.perf_counter() - start
