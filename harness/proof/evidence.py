@@ -1,7 +1,7 @@
 """What claims are made from, and what a claim is."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -82,23 +82,17 @@ class Stream(NamedTuple):
     rule: Rule
     shapes: dict[Shape, Tally]
 
-    @property
-    def calls(self) -> int:
-        """How many requests took the rule."""
-        return sum(len(shape.own) * tally.count for shape, tally in self.shapes.items())
-
-    def dark(self) -> Iterator[str]:
-        """Yield the versions that get copies and do not answer callers."""
-        for version, _ in self.rule.expectation.copies:
-            if version not in self.rule.expectation.allowed:
-                yield version
+    def dark(self) -> list[str]:
+        """Return the versions that get copies and do not answer callers."""
+        expected = self.rule.expectation
+        return [version for version, _ in expected.copies if version not in expected.allowed]
 
 
 class Sum:
     """Figures summed over stories, and the stories that break a claim."""
 
-    def __init__(self, *names: str) -> None:
-        self.figures: Counter[str] = Counter(dict.fromkeys(names, 0))
+    def __init__(self, **figures: int) -> None:
+        self.figures = Counter(figures)
         self._broken: list[Tally] = []
 
     def __getitem__(self, name: str) -> int:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.proof import claims as run_claims
-from harness.proof.evidence import Claim, Evidence, Stream
+from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Times
 from harness.proof.rule_claims import OF_RULE
 from harness.proof.story import Shape
@@ -56,21 +56,21 @@ class Verdict:
 
     def failed(self) -> list[str]:
         """Return the ids of the claims that fail, each once."""
-        return list(dict.fromkeys(claim.id for claim in self.claims if claim.state == "fails"))
+        return self._ids("fails")
 
     def unproven(self) -> list[str]:
         """Return the ids of the claims that are unproven, each once."""
-        return list(dict.fromkeys(claim.id for claim in self.claims if claim.state == "unproven"))
+        return self._ids("unproven")
+
+    def _ids(self, state: State) -> list[str]:
+        return list(dict.fromkeys(claim.id for claim in self.claims if claim.state == state))
 
     def claim(self, id: str) -> Claim:
         """Return the first claim with an id.
 
         :raises KeyError: there is none.
         """
-        for claim in self.claims:
-            if claim.id == id:
-                return claim
-        raise KeyError(id)
+        return {claim.id: claim for claim in reversed(self.claims)}[id]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in the types of JSON."""
@@ -100,7 +100,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
     return Verdict(
         run=run,
         target=f"{routing.target.service}.{routing.target.namespace}",
-        requests=sum(stream.calls for stream in streams),
+        requests=sum(len(shape.own) * t.count for stream in streams for shape, t in stream.shapes.items()),
         routes=" | ".join(words),
         claims=tuple(_blinded(claim, evidence) for claim in claims),
         sides=tuple(_side(name, evidence.times.get(name, Times())) for name in routing.versions),
