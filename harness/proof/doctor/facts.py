@@ -1,9 +1,9 @@
 """What a finding is, and what the findings are made from: what is applied, what runs, what proxies say."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import Json
 from harness.meshes.mesh import Mesh
@@ -58,13 +58,12 @@ class Finding:
         return f"{self.where}: {self.problem}: {self.remedy}"
 
 
-@dataclass
-class Log:
+class Log(NamedTuple):
     """What a pod's proxy has logged."""
 
-    sent: dict[tuple[str, str], Hop] = field(default_factory=dict)
+    sent: list[Hop]
     """An example of each request that it passed on, by the host that was asked and the cluster."""
-    got: deque[Hop] = field(default_factory=lambda: deque(maxlen=RECENT))
+    got: list[Hop]
     """The last requests that arrived."""
 
 
@@ -127,13 +126,11 @@ class Facts:
         A mirror may lead to a Service that is a caller: its pods are among them if they were seen to call.
         """
         behind = self.routing.workloads_behind
-        versions = {version.workload for version in self.routing.versions.values()}
+        own = {version.workload for version in self.routing.versions.values()}
         mirrored = {workload for mirror in self.mirrors for workload in behind(mirror.destination)}
         elsewhere = mirrored - {*behind(Destination(self.routing.host))}
         pods = [pod for pod in self.scene.pods if not pod.gateway and self.routing.counts(pod)]
-        own = [pod for pod in pods if pod.workload in versions]
-        calling = [pod for pod in own if pod.workload in elsewhere and self.calls(pod)]
-        return [pod for pod in pods if pod not in own or pod in calling]
+        return [p for p in pods if p.workload not in own or (p.workload in elsewhere and self.calls(p))]
 
     @cached_property
     def seen(self) -> list[Pod]:
@@ -148,15 +145,13 @@ class Facts:
 
     def calls(self, pod: Pod) -> bool:
         """Say whether a pod's sidecar was seen to call the target."""
-        return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent.values())
+        return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)
 
     def log(self, pod: Pod) -> Log:
         """Return what a pod's proxy has logged."""
         if pod.name not in self._logs:
-            log = self._logs[pod.name] = Log()
-            for hop in hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), LINES)):
-                if hop.cluster.startswith("inbound|"):
-                    log.got.append(hop)
-                else:
-                    log.sent.setdefault((hop.authority, hop.cluster), hop)
+            hops = [*hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), LINES))]
+            got = [hop for hop in hops if hop.cluster.startswith("inbound|")]
+            sent = {(h.authority, h.cluster): h for h in hops if not h.cluster.startswith("inbound|")}
+            self._logs[pod.name] = Log([*sent.values()], got[-RECENT:])
         return self._logs[pod.name]

@@ -83,9 +83,8 @@ def was_refused(facts: Facts) -> Iterator[Finding]:
                 policy = re.search(r"policy\[([^\]]+)\]-rule", refused[-1].details)
                 no_rule = "an AuthorizationPolicy: no ALLOW rule matched"
                 by = f"authorizationpolicy/{policy[1]}" if policy else no_rule
-                problem = (
-                    f"the sidecar of {version} refused {len(refused)} of the last {len(got)} requests by {by}"
-                )
+                count = f"{len(refused)} of the last {len(got)} requests"
+                problem = f"the sidecar of {version} refused {count} by {by}"
                 remedy = f"let a policy admit the callers' principals at {version}"
                 yield Finding(f"pod/{pod.name}", problem, remedy)
 
@@ -95,8 +94,7 @@ def leads_back(facts: Facts) -> Iterator[Finding]:
     routing = facts.routing
     pods = [pod for pod in facts.scene.pods if not pod.gateway]
     pods.sort(key=lambda pod: routing.version_of_pod(pod.name) is None)
-    sent = [(pod.workload, cluster) for pod in pods[:READ] for _, cluster in facts.log(pod).sent]
-    edges = [(workload, cluster.rpartition("|")[2]) for workload, cluster in sent]
+    edges = [(p.workload, hop.cluster.rpartition("|")[2]) for p in pods[:READ] for hop in facts.log(p).sent]
     for way in dict.fromkeys([*loops(routing, edges), *facts.loops]):
         for mirror in facts.mirrors:
             if way.partition(" -> ")[0] in routing.workloads_behind(mirror.destination):

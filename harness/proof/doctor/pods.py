@@ -16,16 +16,14 @@ def is_not_ready(facts: Facts) -> Iterator[Finding]:
         if not version.workload or facts.routing.must_be_silent(name) or any(pod.ready for pod in pods):
             continue
         if pods:
-            describe = facts.kubectl(f"describe pod {pods[0].name}", pods[0].namespace)
+            see = f"see why: {facts.kubectl(f'describe pod {pods[0].name}', pods[0].namespace)}"
             local = f"see 'make logs W={version.workload}', then run 'make up'"
             problem = f"none of the pods of {name} is ready ({len(pods)} there), so nothing is sent to it"
-            yield Finding(
-                f"{where} ({pods[0].name})", problem, f"see why: {describe}" if on_cluster else local
-            )
+            yield Finding(f"{where} ({pods[0].name})", problem, see if on_cluster else local)
         elif at(facts.workload_object(version.workload), "spec", "replicas") == 0:
-            scale = facts.kubectl(f"scale {where} --replicas=1")
-            start = scale if on_cluster else f"'make start W={version.workload}'"
-            yield Finding(f"{where} spec.replicas", f"it is 0, so {name} has no pod", f"run {start}")
+            scale, start = f"scale {where} --replicas=1", f"'make start W={version.workload}'"
+            remedy = f"run {facts.kubectl(scale) if on_cluster else start}"
+            yield Finding(f"{where} spec.replicas", f"it is 0, so {name} has no pod", remedy)
         else:
             yield Finding(where, f"{name} has no pod", f"see why: {facts.kubectl(f'describe {where}')}")
 
