@@ -41,7 +41,7 @@ def words(*http: dict[str, Any], **options: Any) -> list[str]:
 def test_each_state_promises_what_its_name_says(state: str, expected: str) -> None:
     found = routing(state=state)
     assert [rule.expectation.describe() for rule in found.rules] == [expected]
-    assert [rule.title for rule in found.rules] == [state]
+    assert [rule.written.title for rule in found.rules] == [state]
 
 
 def test_without_a_route_every_version_answers() -> None:

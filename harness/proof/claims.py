@@ -111,9 +111,9 @@ def exercised(evidence: Evidence) -> Iterator[Claim]:
     idle = [rule for place, rule in enumerate(rules) if place not in taken]
     if not idle:
         return
-    mirrors = [rule.title for rule in idle if rule.expectation.copies]
+    mirrors = [rule.written.title for rule in idle if rule.expectation.copies]
     none = len(idle) == len(rules)
-    named = ", ".join(f"'{title}'" for title in mirrors or [rule.title for rule in idle])
+    named = ", ".join(f"'{title}'" for title in mirrors or [rule.written.title for rule in idle])
     seen = f"no request to {evidence.routing.target.service} was seen"
     found = Sum(rules=len(rules), taken=len(rules) - len(idle))
     statement = "every rule that mirrors took requests"

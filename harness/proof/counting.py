@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from copy import copy
 from typing import NamedTuple
 
-from harness.proof.evidence import Bounds, Evidence
-from harness.proof.figures import EXAMPLES, Sightings, Tally, Times
+from harness.proof.evidence import Evidence
+from harness.proof.figures import EXAMPLES, Tally, Times
 from harness.proof.ledger import CROWD
 from harness.proof.story import BESIDE, Call, Shape, Story, shape_of
-from harness.proof.target import Routing
 from harness.proof.traffic import parse_ticket
 from harness.proof.verdict import judge
 from harness.rendering.accesslog import Hop
@@ -24,13 +23,12 @@ class Kind(NamedTuple):
 
 
 class Counts:
-    """What was seen of a target since what is applied is the same."""
+    """Enters stories in the evidence."""
 
-    def __init__(self, routing: Routing, bounds: Bounds, run: str, sightings: Sightings | None) -> None:
-        self.evidence = Evidence(routing, sightings=sightings, bounds=bounds)
+    def __init__(self, evidence: Evidence, run: str) -> None:
+        self.evidence, self._run = evidence, run
         self.broken: list[Story] = []
         """The first stories that break a claim."""
-        self._run = run
         self._kinds: dict[Shape, Kind] = {}
 
     def kind_of(self, story: Story) -> Kind:
@@ -71,7 +69,7 @@ class Counts:
             if not tally.count:
                 del self.evidence.shapes[story.shape]
             if story.hops > CROWD:
-                self.broken = [broken for broken in self.broken if broken.key != story.key]
+                self.broken[:] = [broken for broken in self.broken if broken.key != story.key]
             else:
                 self.add(story, self.kind_of(story))
 

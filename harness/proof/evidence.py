@@ -28,7 +28,6 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether it holds."""
         return self.state == "holds"
 
 
@@ -39,7 +38,6 @@ class Bounds:
     max_differences: float = 0.0
     """Which part (0 to 1) of the copies may be answered with another status than v1's."""
     same_size: bool = False
-    """Whether answers must be of the same size."""
     max_p99_ratio: float | None = None
     """How many times as long as v1's v2's 99th percentile may be."""
 
@@ -59,7 +57,6 @@ class Evidence:
     blind: Mapping[str, str] = field(default_factory=dict)
     """Versions whose proxies cannot be read, with the reason."""
     loops: tuple[str, ...] = ()
-    """Ways on which a copy leads back to the target."""
     unreadable: int = 0
     """Lines on requests that are not in Istio's default format."""
     unjoined: int = 0
@@ -70,7 +67,6 @@ class Evidence:
 
     @property
     def stories(self) -> int:
-        """How many stories were judged."""
         return sum(tally.count for tally in self.shapes.values())
 
 

@@ -36,7 +36,8 @@ class Ledger:
         """
         self.routing = routing
         self._quiet, self._patience = quiet, patience
-        self._open: dict[Key, Story] = {}
+        self.open: dict[Key, Story] = {}
+        """The stories that are not finished, the oldest first."""
         self._due: deque[tuple[float, Story]] = deque()
         self._finished: dict[Key, Story] = {}
         self._finished_before: dict[Key, Story] = {}
@@ -44,20 +45,12 @@ class Ledger:
         self.late: dict[Key, Story] = {}
         """The stories that got hops after they had been counted."""
         self.hops = 0
-        """How many hops have been entered."""
         self.unjoined = 0
         """How many hops bear no request id of their own."""
-        self.edges: dict[tuple[str, str], str] = {}
-        """Which workload was seen to call which host: an example of each, as a request id."""
+        self.edges: dict[tuple[str, str], None] = {}
+        """Which workload was seen to call which host."""
         self._calls: dict[tuple[str | int, ...], Call | None] = {}
         """What calls of one kind say; None: they are to others."""
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def stories(self) -> Iterator[Story]:
-        """Yield the stories that are not finished."""
-        yield from self._open.values()
 
     def reroute(self, routing: Routing) -> None:
         """Take over pods that are new; the rules are the same."""
@@ -98,12 +91,12 @@ class Ledger:
 
     def _story(self, hop: Hop, now: float) -> Story:
         key = hop.request_id, hop.method, hop.path
-        story = self._open.get(key)
+        story = self.open.get(key)
         if story is None:
             finished = self._finished.get(key) or self._finished_before.get(key)
             if finished:
                 return finished
-            story = self._open[key] = Story(key, now)
+            story = self.open[key] = Story(key, now)
             self._due.append((now + self._quiet, story))
         elif story.waiting:
             story.waiting = False
@@ -123,11 +116,11 @@ class Ledger:
             return call
 
     def _new_call(self, pod: str, hop: Hop) -> Call | None:
-        who = self.routing.pod(pod)
+        who = self.routing.pods.get(pod)
         if who is None:
             return None
         if "|" in hop.cluster:
-            self.edges.setdefault((who.workload, hop.cluster.rpartition("|")[2]), hop.request_id)
+            self.edges[who.workload, hop.cluster.rpartition("|")[2]] = None
         version = self.routing.version_of_call(hop)
         if self.routing.is_for_target(who, hop):
             place = self.routing.rule_of(hop, GATEWAY if who.gateway else MESH)
@@ -153,7 +146,7 @@ class Ledger:
         """Yield the stories that are finished, and forget them."""
         while self._due and self._due[0][0] <= now:
             _, story = self._due.popleft()
-            if self._open.get(story.key) is not story:
+            if self.open.get(story.key) is not story:
                 continue
             if story.touched + self._quiet > now and not self._leaks(story):
                 self._due.append((now + self._quiet, story))
@@ -163,7 +156,7 @@ class Ledger:
                 story.waiting = True
         # The oldest stand first: what waits at the front has waited the longest.
         late = []
-        for story in self._open.values():
+        for story in self.open.values():
             if story.begun + self._patience > now:
                 break
             if story.touched + self._quiet <= now:
@@ -181,7 +174,7 @@ class Ledger:
         return call.version not in self.routing.rules[call.rule].expectation.allowed
 
     def _finish(self, story: Story) -> Story:
-        del self._open[story.key]
+        del self.open[story.key]
         if 2 * len(self._finished) >= REMEMBERED:
             self._finished_before, self._finished = self._finished, {}
         self._finished[story.key] = story
@@ -189,7 +182,7 @@ class Ledger:
 
     def give_up(self) -> Iterator[Story]:
         """Yield all stories that are not finished: their patience is over."""
-        for story in list(self._open.values()):
+        for story in list(self.open.values()):
             yield self._finish(story)
 
     def _has_all(self, story: Story) -> bool:

@@ -68,11 +68,6 @@ class Rule:
     problems: tuple[str, ...] = ()
     """Why it cannot be told what must happen."""
 
-    @property
-    def title(self) -> str:
-        """Its name, or its place in its object."""
-        return self.written.title
-
 
 class Routing:
     """What is applied for a target, resolved to the workloads that run."""
@@ -120,7 +115,7 @@ class Routing:
         for place, rule in enumerate(self.rules):
             for name in rule.written.route_names or {""}:
                 self.called.setdefault((rule.written.scope, name), []).append(place)
-        self._pods = {pod.name: pod for pod in scene.pods}
+        self.pods = {pod.name: pod for pod in scene.pods}
         by_workload = {(v.namespace, v.workload): name for name, v in self.versions.items() if v.workload}
         self._version_of_pod: dict[str, str] = {}
         self._version_at: dict[str, str] = {}
@@ -142,13 +137,8 @@ class Routing:
 
     # --- who is who -------------------------------------------------------------------------------------
 
-    def pod(self, name: str) -> Pod | None:
-        """Return the pod of that name, if it is known."""
-        return self._pods.get(name)
-
     def pods_of(self, version: str) -> list[Pod]:
-        """Return the pods of a version."""
-        return [self._pods[pod] for pod, name in self._version_of_pod.items() if name == version]
+        return [self.pods[pod] for pod, name in self._version_of_pod.items() if name == version]
 
     def version_of_pod(self, pod: str) -> str | None:
         """Return the version that a pod is of; None if it is none of the target's."""

@@ -46,7 +46,6 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every claim holds."""
         return all(claim.holds for claim in self.claims)
 
     @property
@@ -55,14 +54,13 @@ class Verdict:
         return 0 if self.passed else 1 if self.failed() else 2
 
     def failed(self) -> list[str]:
-        """Return the ids of the claims that fail, each once."""
         return self._ids("fails")
 
     def unproven(self) -> list[str]:
-        """Return the ids of the claims that are unproven, each once."""
         return self._ids("unproven")
 
     def _ids(self, state: State) -> list[str]:
+        """Return the ids of the claims in a state, each once."""
         return list(dict.fromkeys(claim.id for claim in self.claims if claim.state == state))
 
     def claim(self, id: str) -> Claim:
@@ -88,7 +86,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
     taken = [stream for stream in streams if stream.shapes]
     claims = [claim for make in run_claims.FIRST for claim in make(evidence)]
     for stream in taken:
-        prefix = f"[{stream.rule.title}] " if len(routing.rules) > 1 else ""
+        prefix = f"[{stream.rule.written.title}] " if len(routing.rules) > 1 else ""
         for make in OF_RULE:
             if stream.rule.problems and make is not OF_RULE[0]:
                 continue  # it is not known what to expect

@@ -76,23 +76,11 @@ class Watch:
     def _start(self, routing: Routing) -> None:
         """Judge by what is applied now."""
         self._applied = _fingerprint(routing)
-        self.counts = Counts(routing, self._bounds, self.run, self._sightings)
-        self.ledger = Ledger(routing, self._mesh.still, self._patience)
-
-    @property
-    def evidence(self) -> Evidence:
-        """What was seen since what is applied is the same."""
-        return self.counts.evidence
-
-    @property
-    def broken(self) -> list[Story]:
+        self.routing, self.ledger = routing, Ledger(routing, self._mesh.still, self._patience)
+        self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
+        self._counts = Counts(self.evidence, self.run)
+        self.broken = self._counts.broken
         """The first stories that break a claim."""
-        return self.counts.broken
-
-    @property
-    def routing(self) -> Routing:
-        """What is applied for the target."""
-        return self.ledger.routing
 
     def _ask(self) -> Scene:
         """Return what is applied and runs; a mesh that does not answer is asked again during a run.
@@ -149,7 +137,6 @@ class Watch:
             self.enter(pod, line, time.monotonic())
 
     def enter(self, pod: str, line: str, now: float) -> None:
-        """Enter a line of a proxy's log."""
         try:
             hop = parse_line(line)
         except Unreadable:
@@ -159,9 +146,8 @@ class Watch:
             self.add(pod, hop, now)
 
     def add(self, pod: str, hop: Hop, now: float) -> None:
-        """Enter a request that a pod's proxy logged."""
         if pod not in self._logged:
-            if self.routing.pod(pod) is None:
+            if pod not in self.routing.pods:
                 self._look()
             self._logged.add(pod)
         if hop.start > self._latest:
@@ -175,7 +161,7 @@ class Watch:
         for story in self.ledger.sweep(now):
             self._finish(story)
         late, self.ledger.late = self.ledger.late, {}
-        self.counts.amend(late.values())
+        self._counts.amend(late.values())
         if self._suspects and now > self._asked + self._mesh.still / 2:
             self._judge_suspects()
 
@@ -185,16 +171,16 @@ class Watch:
             return
         suspects, self._suspects = self._suspects, []
         for story in suspects:
-            self.counts.add(story, self.counts.kind_of(self.ledger.resolved(story)))
+            self._counts.add(story, self._counts.kind_of(self.ledger.resolved(story)))
 
     def _finish(self, story: Story) -> None:
         if not self._is_judged(story):
             return
-        kind = self.counts.kind_of(story)
+        kind = self._counts.kind_of(story)
         if kind.suspect:
             self._suspects.append(story)
         else:
-            self.counts.add(story, kind)
+            self._counts.add(story, kind)
 
     def _look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
@@ -202,7 +188,7 @@ class Watch:
         before, after = self._applied, _fingerprint(routing)
         changed = [k for k in before | after if before.get(k) != after.get(k)]
         if not changed and routing.rules == self.routing.rules:
-            self.evidence.routing = routing
+            self.evidence.routing = self.routing = routing
             self.ledger.reroute(routing)
             return False
         objects = ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
@@ -217,7 +203,7 @@ class Watch:
 
     def unjudged_stories(self) -> Iterator[Story]:
         """Yield the stories that are not judged yet."""
-        yield from self.ledger.stories()
+        yield from self.ledger.open.values()
         yield from self._suspects
 
     def figures(self) -> dict[str, Any]:
@@ -230,7 +216,7 @@ class Watch:
             "per_second": max(evidence.stories - before, 0) / max(now - then, 0.001),
             "requests": verdict.requests,
             "received": {side.version: side.requests for side in verdict.sides},
-            "open": len(self.ledger),
+            "open": len(self.ledger.open),
             "failed": verdict.failed(),
             "unproven": verdict.unproven(),
             "changes": len(self.changes),
@@ -273,7 +259,7 @@ class Watch:
 
     def _lacking(self) -> int:
         """Return how many stories that are to be judged are not finished."""
-        return sum(map(self._is_judged, self.ledger.stories()))
+        return sum(map(self._is_judged, self.ledger.open.values()))
 
     def _is_judged(self, story: Story) -> bool:
         """Say whether a story began within the run, and is no crowd."""
@@ -281,7 +267,6 @@ class Watch:
         return within and story.hops <= CROWD
 
     def close(self) -> None:
-        """Follow the logs no longer."""
         if self._follower:
             self._follower.close()
 
@@ -299,7 +284,7 @@ class Watch:
         self.evidence.blind = dict(self._blind())
         # A log is late by that much at most: what has waited longer lacks a hop.
         late = time.monotonic() - 2 * self._mesh.quiet
-        waiting = [story for story in self.ledger.stories() if story.waiting and story.touched < late]
+        waiting = [story for story in self.ledger.open.values() if story.waiting and story.touched < late]
         self.evidence.overdue = sum(map(self._is_judged, waiting))
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
 
