@@ -98,10 +98,9 @@ class Expectation:
         return frozenset(version for version, _ in self.answers)
 
     @cached_property
-    def always(self) -> tuple[tuple[str, int], ...]:
-        """How many copies of every request each version gets, where no chance decides."""
-        counts = ((v, sum(percent == 100 for percent in many)) for v, many in self.copies)
-        return tuple((version, count) for version, count in counts if count)
+    def always(self) -> list[str]:
+        """The versions that get a copy of every request, each as often as it does."""
+        return [version for version, percentages in self.copies for p in percentages if p == 100]
 
     def describe(self, gone: frozenset[str] = frozenset()) -> str:
         """Return it in words; ``gone`` are the versions without a pod."""

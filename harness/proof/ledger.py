@@ -4,6 +4,7 @@ Original and copy bear the same ``x-request-id``, which the caller's proxy sets 
 not, the same method and the same path. So these three join the hops of one request, on any cluster.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 
@@ -155,13 +156,8 @@ class Ledger:
             else:
                 story.waiting = True
         # The oldest stand first: what waits at the front has waited the longest.
-        late = []
-        for story in self.open.values():
-            if story.begun + self._patience > now:
-                break
-            if story.touched + self._quiet <= now:
-                late.append(story)
-        for story in late:
+        late = itertools.takewhile(lambda story: story.begun + self._patience <= now, self.open.values())
+        for story in [story for story in late if story.touched + self._quiet <= now]:
             yield self._finish(story)
 
     def _leaks(self, story: Story) -> bool:
@@ -192,11 +188,10 @@ class Ledger:
             return any(map(self.routing.must_be_silent, got))
         if self._leaks(story):
             return True
-        wanted: dict[str, int] = {}
+        wanted: list[str] = []
         for call, _ in story.calls:
             if call.rule >= 0 and call.routed:
-                for version, count in self.routing.rules[call.rule].expectation.always:
-                    wanted[version] = wanted.get(version, 0) + count
+                wanted += self.routing.rules[call.rule].expectation.always
             if call.version and call.answered:
-                wanted[call.version] = wanted.get(call.version, 0) + 1
-        return all(got.count(version) >= count for version, count in wanted.items())
+                wanted.append(call.version)
+        return all(got.count(version) >= wanted.count(version) for version in wanted)

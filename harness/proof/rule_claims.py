@@ -1,8 +1,9 @@
 """The claims on the stories that took one rule: each is one checked statement, and one function."""
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.proof.claims import is_phantom, silence_of
@@ -178,10 +179,10 @@ def delivered(stream: Stream) -> Iterator[Claim]:
     for version in stream.dark():
         found, troubles = Sum(arrived=0, answered=0, refused=0, unanswered=0), Counter[str]()
         for shape, tally in stream.shapes.items():
-            got = [a.trouble.partition(":")[0] or "answered" for a in shape.arrivals if a.version == version]
-            breaks = len(got) > got.count("answered")
-            found.add(tally, breaks=breaks, arrived=len(got), **Counter(got))
-            for trouble in [a.trouble for a in shape.arrivals if a.version == version and a.trouble]:
+            got = [a.trouble for a in shape.arrivals if a.version == version]
+            kinds = Counter(trouble.partition(":")[0] or "answered" for trouble in got)
+            found.add(tally, breaks=any(got), arrived=len(got), **kinds)
+            for trouble in filter(None, got):
                 troubles[trouble] += tally.count
         words = [f"{found['answered']:,} of {found['arrived']:,}"]
         words += [f"{trouble} x {count:,}" for trouble, count in troubles.most_common(3)]
@@ -210,33 +211,25 @@ def same_status(stream: Stream) -> Iterator[Claim]:
                               "; ".join(words), fails=fails, version=version)  # fmt: skip
 
 
-def faithful(stream: Stream) -> Iterator[Claim]:
-    """Claim that copies equal their originals; method and path do, or they would not have been joined."""
-    for version in stream.dark():
-        statement = f"each copy at {version} is faithful (method, path, size)"
-        yield from _sizes(stream, version, "faithful", statement, lambda shape: shape.resized)
+def sizes(stream: Stream) -> Iterator[Claim]:
+    """Claim that copies equal their originals, and, where it is asked for, that answers equal the caller's.
 
-
-def same_size(stream: Stream) -> Iterator[Claim]:
-    """Claim, where it is asked for, that answers were of the size that the caller got."""
-    for version in stream.dark() if stream.evidence.bounds.same_size else ():
-        statement = f"each answer of {version} has the size of the caller's"
-        yield from _sizes(stream, version, "same-size", statement, lambda shape: shape.reply_resized)
-
-
-def _sizes(
-    stream: Stream, version: str, id: str, statement: str, unlike: Callable[[Shape], tuple[str, ...]]
-) -> Iterator[Claim]:
-    found = Sum(compared=0, equal=0)
-    for shape, tally in stream.shapes.items():
-        there = {a.version for a in shape.arrivals if not a.trouble}
-        if version in there and there & {call.version for call in shape.calls}:
-            differs = version in unlike(shape)
-            found.add(tally, breaks=differs, compared=1, equal=not differs)
-    if found["compared"]:
-        detail = f"{found['equal']:,} of {found['compared']:,}"
-        fails = found["equal"] < found["compared"]
-        yield found.claim(id, statement, detail, fails=fails, version=version)
+    Method and path of a copy do, or it would not have been joined.
+    """
+    faithful = "faithful", "each copy at {} is faithful (method, path, size)", lambda shape: shape.resized
+    size = "same-size", "each answer of {} has the size of the caller's", lambda shape: shape.reply_resized
+    asked = [faithful, size] if stream.evidence.bounds.same_size else [faithful]
+    for (id, statement, unlike), version in itertools.product(asked, stream.dark()):
+        found = Sum(compared=0, equal=0)
+        for shape, tally in stream.shapes.items():
+            there = {a.version for a in shape.arrivals if not a.trouble}
+            if version in there and there & {call.version for call in shape.calls}:
+                differs = version in unlike(shape)
+                found.add(tally, breaks=differs, compared=1, equal=not differs)
+        if found["compared"]:
+            detail = f"{found['equal']:,} of {found['compared']:,}"
+            fails = found["equal"] < found["compared"]
+            yield found.claim(id, statement.format(version), detail, fails=fails, version=version)
 
 
 def p99_ratio(stream: Stream) -> Iterator[Claim]:
@@ -254,6 +247,4 @@ def p99_ratio(stream: Stream) -> Iterator[Claim]:
             yield Sum().claim("p99-ratio", statement, detail, fails=fails, version=version)
 
 
-OF_RULE = (
-    answered_by, shares, received, delivered, same_status, faithful, same_size, p99_ratio, unheard, unshared,
-)  # fmt: skip
+OF_RULE = (answered_by, shares, received, delivered, same_status, sizes, p99_ratio, unheard, unshared)

@@ -75,7 +75,7 @@ class Routing:
     def __init__(self, scene: Scene, target: Target) -> None:
         """Resolve.
 
-        :raises HarnessError: there is no such Service.
+        :raises HarnessError: there is no such Service, or no such caller.
         """
         self.scene, self.target = scene, target
         self.host = full_name(target.service, target.namespace)
@@ -90,10 +90,11 @@ class Routing:
                 f"(there are: {', '.join(there) or 'none'})"
             )
         self._workloads = dict(_workloads(scene))
-        self._check_callers()
-        self._sources: list[Json] = []
-        in_mesh = self._mesh_rules()
-        written = [*in_mesh, *self._gateway_rules(in_mesh)]
+        known = [*self._workloads, *((pod.namespace, pod.workload) for pod in scene.pods)]
+        for caller in sorted(set(target.callers).difference(*(_as_caller(*who) for who in known))):
+            workloads = ", ".join(sorted({name for _, name in known}))
+            raise HarnessError(f"there is no workload '{caller}' (there are: {workloads})")
+        written = self._written()
         self._gateway_hosts = {d.host for r in written if r.scope == GATEWAY for d, _ in r.answers}
         self._asked = [p["port"] for p in self._ports_of(self.host) if is_http(p)]
         """The ports by which callers in the mesh ask for the target, and are routed by HTTP."""
@@ -176,18 +177,6 @@ class Routing:
         places = self.called.get((scope, "" if nameless else hop.route), [])
         return places[0] if len({self.rules[place] for place in places}) == 1 else None
 
-    def _check_callers(self) -> None:
-        """Check that there are the callers that the target names.
-
-        :raises HarnessError: there is one that is not.
-        """
-        known = [*self._workloads, *((pod.namespace, pod.workload) for pod in self.scene.pods)]
-        names = {name for who in known for name in _as_caller(*who)}
-        for caller in self.target.callers:
-            if caller not in names:
-                there = ", ".join(sorted({name for _, name in known}))
-                raise HarnessError(f"there is no workload '{caller}' (there are: {there})")
-
     def counts(self, caller: Pod) -> bool:
         """Say whether the target names a caller, or names none."""
         wanted = self.target.callers
@@ -255,20 +244,17 @@ class Routing:
 
     # --- resolving --------------------------------------------------------------------------------------
 
-    def _mesh_rules(self) -> list[RouteRule]:
+    def _written(self) -> list[RouteRule]:
+        """Return the rules that sidecars take, and those of gateways that lead to the target or a version."""
         found = ruling(self.scene, self.host, self.target.namespace)
-        routes = [f for f in found if f["kind"] == "HTTPRoute"] or found[:1]
-        self._sources += routes
-        return [rule for f in routes for rule in rules_of(self.scene, f, MESH)]
-
-    def _gateway_rules(self, in_mesh: list[RouteRule]) -> list[RouteRule]:
-        """Return the rules of gateways that lead to the target, or to a Service of one of its versions."""
-        related = {self.host} | {d.host for rule in in_mesh for d, _ in rule.answers}
-        rules = []
-        for found in [*virtual_services(self.scene), *self.scene.of_kind("HTTPRoute")]:
-            written = rules_of(self.scene, found, GATEWAY) if serves_gateways(found) else []
+        self._sources = [f for f in found if f["kind"] == "HTTPRoute"] or found[:1]
+        rules = [rule for f in self._sources for rule in rules_of(self.scene, f, MESH)]
+        related = {self.host, *(d.host for rule in rules for d, _ in rule.answers)}
+        routes = [*virtual_services(self.scene), *self.scene.of_kind("HTTPRoute")]
+        for route in filter(serves_gateways, routes):
+            written = rules_of(self.scene, route, GATEWAY)
             leading = [rule for rule in written if any(d.host in related for d, _ in rule.answers)]
-            self._sources += [found] if leading else []
+            self._sources += [route] if leading else []
             rules += leading
         return rules
 
