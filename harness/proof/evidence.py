@@ -42,6 +42,9 @@ class Bounds:
     """How many times as long as v1's v2's 99th percentile may be."""
 
 
+NO_BOUNDS = Bounds()
+
+
 @dataclass
 class Evidence:
     """All that was seen of a target."""
@@ -63,7 +66,7 @@ class Evidence:
     """Hops without a request id."""
     overdue: int = 0
     """Stories that still lacked a hop for long when the run was ended early."""
-    bounds: Bounds = Bounds()
+    bounds: Bounds = NO_BOUNDS
 
     @property
     def stories(self) -> int:

@@ -84,11 +84,9 @@ class Routing:
         }
         """All Services, by host."""
         if self.host not in self.services:
+            missing = f"there is no Service '{target.service}' in namespace {target.namespace}"
             there = sorted(s["metadata"]["name"] for s in self.services.values())
-            raise HarnessError(
-                f"there is no Service '{target.service}' in namespace {target.namespace} "
-                f"(there are: {', '.join(there) or 'none'})"
-            )
+            raise HarnessError(f"{missing} (there are: {', '.join(there) or 'none'})")
         self._workloads = dict(_workloads(scene))
         known = [*self._workloads, *((pod.namespace, pod.workload) for pod in scene.pods)]
         for caller in sorted(set(target.callers).difference(*(_as_caller(*who) for who in known))):
@@ -161,10 +159,8 @@ class Routing:
         """
         spec = self.services[self.host].get("spec", {})
         names = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
-        for host in {
-            self.host,
-            *(h for f in self._sources if serves_mesh(f) for h in hosts_of(f, self.scene)),
-        }:
+        hosts = [host for f in self._sources if serves_mesh(f) for host in hosts_of(f, self.scene)]
+        for host in (self.host, *hosts):
             names.add(host)
             short = host.removesuffix(f".{DOMAIN}")
             if short != host:
@@ -311,10 +307,8 @@ class Routing:
         for destination, percent in written.mirrors:
             behind = [self._names[v] for v in found[destination]]
             if len(behind) > 1:
-                problems.append(
-                    f"{written.source}: the mirror to {destination} reaches {' or '.join(behind)}"
-                    " by chance: name a subset"
-                )
+                chance = f"reaches {' or '.join(behind)} by chance: name a subset"
+                problems.append(f"{written.source}: the mirror to {destination} {chance}")
             for version in behind:
                 copies[version] = (*copies.get(version, ()), percent)
         for destination, _ in (*written.answers, *written.mirrors):
@@ -330,11 +324,8 @@ class Routing:
 
 def destination_rules(scene: Scene, host: str) -> list[Json]:
     """Return the DestinationRules for a host."""
-    return [
-        rule
-        for rule in scene.of_kind("DestinationRule")
-        if full_name(rule["spec"].get("host", ""), namespace_of(rule, scene)) == host
-    ]
+    rules = [(rule, rule["spec"].get("host", "")) for rule in scene.of_kind("DestinationRule")]
+    return [rule for rule, name in rules if full_name(name, namespace_of(rule, scene)) == host]
 
 
 def subsets_of(scene: Scene, host: str) -> dict[str, tuple[str, Json]]:

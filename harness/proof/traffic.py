@@ -17,7 +17,7 @@ from typing import NamedTuple
 import requests
 from urllib3.exceptions import HTTPError  # of a body that breaks off
 
-from harness.meshes.mesh import Progress
+from harness.meshes.mesh import TARGET, Progress
 
 TIMEOUT = 30.0
 """Seconds after which a caller gives up, however the answer drips in."""
@@ -75,7 +75,7 @@ def probe(number: int) -> Probe:
     return Probe("POST", query, b"x" * (number * 37 % 2048))
 
 
-def version_in(answer: str, service: str = "recommendation") -> str | None:
+def version_in(answer: str, service: str = TARGET) -> str | None:
     """Return the version that an answer names in the words of the workshop's services, if it does."""
     match = re.search(rf"{re.escape(service)} (\S{{1,60}}) from ", answer)
     return match[1] if match else None
@@ -84,19 +84,15 @@ def version_in(answer: str, service: str = "recommendation") -> str | None:
 class Traffic:
     """Callers that send a run's requests, each as soon as the one before is answered."""
 
-    def __init__(
-        self, url: str, run: str, size: int, concurrency: int, service: str = "recommendation"
-    ) -> None:
+    def __init__(self, url: str, run: str, size: int, concurrency: int, service: str = TARGET) -> None:
         self._url, self._run, self._size, self._service = url, run, size, service
         self._numbers = itertools.count()
         self._stop = threading.Event()
         self._seen: queue.SimpleQueue[tuple[int, int, str | None, float]] = queue.SimpleQueue()
         self._since: dict[int, tuple[int, float]] = {}
         """Caller → the ticket that it waits for, and since when."""
-        self._callers = {
-            i: threading.Thread(target=self._caller, args=(i,), daemon=True)
-            for i in range(min(concurrency, size))
-        }
+        numbers = range(min(concurrency, size))
+        self._callers = [threading.Thread(target=self._caller, args=(i,), daemon=True) for i in numbers]
 
     def send(self, saw: Saw, meanwhile: Callable[[], bool], progress: Progress) -> None:
         """Send every ticket once, and return when each caller knows its answer or has given up.
@@ -104,13 +100,13 @@ class Traffic:
         No more are sent when nobody was answered for as long as a caller waits, or when ``meanwhile`` says
         that it makes no sense to go on.
         """
-        for thread in self._callers.values():
+        for thread in self._callers:
             thread.start()
         answered = sent = 0
         last_answer = shown = time.monotonic()
         try:
             while True:
-                alive = [i for i, thread in self._callers.items() if thread.is_alive()]
+                alive = [i for i, thread in enumerate(self._callers) if thread.is_alive()]
                 with contextlib.suppress(queue.Empty):
                     while True:
                         sight = self._seen.get_nowait()

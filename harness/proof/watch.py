@@ -12,7 +12,7 @@ from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
 from harness.proof.counting import Counts
-from harness.proof.evidence import Bounds, Evidence
+from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Sightings
 from harness.proof.ledger import CROWD, Ledger
 from harness.proof.loops import loops
@@ -39,15 +39,9 @@ class Watch:
     """A run that is to be judged: what is applied, and what was seen so far."""
 
     def __init__(
-        self,
-        mesh: Mesh,
-        target: Target,
-        *,
-        bounds: Bounds | None = None,
-        patience: float | None = None,
-        sample: int = 1,
-        sightings: Sightings | None = None,
-    ) -> None:
+        self, mesh: Mesh, target: Target, *, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
+        sample: int = 1, sightings: Sightings | None = None,
+    ) -> None:  # fmt: skip
         """Prepare a run.
 
         :param patience: seconds that a story waits for a hop that must come.
@@ -57,9 +51,7 @@ class Watch:
         :raises HarnessError: the mesh does not run, or has no such Service.
         """
         self._mesh, self.target, self._sample, self._sightings = mesh, target, sample, sightings
-        self._bounds = bounds or Bounds()
-        self._patience = PATIENCE if patience is None else patience
-        self.run = new_run()
+        self._bounds, self._patience, self.run = bounds, patience, new_run()
         self.changes: list[str] = []
         """What changed among the applied objects, each time in one line."""
         self.unjudged = 0
@@ -201,10 +193,8 @@ class Watch:
         self._start(routing)
         return True
 
-    def unjudged_stories(self) -> Iterator[Story]:
-        """Yield the stories that are not judged yet."""
-        yield from self.ledger.open.values()
-        yield from self._suspects
+    def unjudged_stories(self) -> list[Story]:
+        return [*self.ledger.open.values(), *self._suspects]
 
     def figures(self) -> dict[str, Any]:
         """Return how the run stands now, in the types of JSON; rates are since the last call."""
@@ -307,16 +297,9 @@ def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
 
 
 def verify(
-    mesh: Mesh,
-    target: Target,
-    size: int = 500,
-    concurrency: int = 8,
-    progress: Progress = quietly,
-    *,
-    url: str | None = None,
-    bounds: Bounds | None = None,
-    patience: float | None = None,
-) -> Verdict:
+    mesh: Mesh, target: Target, size: int = 500, concurrency: int = 8, progress: Progress = quietly, *,
+    url: str | None = None, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
+) -> Verdict:  # fmt: skip
     """Send ``size`` requests, ``concurrency`` at a time, and return the verdict on all that passed meanwhile.
 
     :param url: where to send them, if not to the workshop's gateway.

@@ -12,7 +12,9 @@ from harness.proof.doctor.facts import Facts, Finding, text
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 
-CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+Checks = tuple[Callable[[Facts], Iterator[Finding]], ...]
+
+CHECKS: Checks = (
     routes.leads_nowhere, pods.is_not_ready, pods.version_without_sidecar, routes.port_is_not_http,
     routes.is_overruled, routes.is_not_exported, routes.sidecar_hides_it, routes.gateways_and_sidecars_differ,
     routes.mirrors_nothing, routes.no_route_counts, routes.no_rule_leads_there,
@@ -23,7 +25,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
 )  # fmt: skip
 """What is looked for, in the order in which it is told: what keeps copies away stands first."""
 
-AT_ONCE: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+AT_ONCE: Checks = (
     routes.leads_nowhere, routes.port_is_not_http, routes.is_overruled, routes.mirrors_to_chance,
     routes.mirrors_nothing, routes.no_route_counts,
 )  # fmt: skip
@@ -42,12 +44,9 @@ def warnings(mesh: Mesh, namespace: str, services: Iterable[str]) -> Iterator[Fi
 
 
 def examine(
-    mesh: Mesh,
-    target: Target,
-    loops: tuple[str, ...] = (),
-    checks: tuple[Callable[[Facts], Iterator[Finding]], ...] = CHECKS,
+    mesh: Mesh, target: Target, loops: tuple[str, ...] = (), checks: Checks = CHECKS,
     scene: Scene | None = None,
-) -> list[Finding]:
+) -> list[Finding]:  # fmt: skip
     """Return what is found; ``loops`` are the ways on which a run saw copies lead back to the target.
 
     :raises HarnessError: the mesh does not run, or has no such Service.

@@ -21,17 +21,17 @@ from harness.proof.expectation import (
 )
 from harness.proof.target import Version, destination_rules, subsets_of
 
+EXPORT = "networking.istio.io/exportTo"
+
 
 def leads_nowhere(facts: Facts) -> Iterator[Finding]:
     """Find a destination or a mirror that names no Service, no subset, or labels that no workload bears."""
     for reference in facts.references:
         for version in facts.routing.behind(reference.destination):
             if version.problem:
-                nobody = (
-                    "it cannot be told what arrives there" if version.unreadable else "this leads nowhere"
-                )
                 where, remedy = _cause(facts, reference, version)
-                yield Finding(where, f"{version.problem}, so {nobody}", remedy)
+                known = "it cannot be told what arrives there" if version.unreadable else "this leads nowhere"
+                yield Finding(where, f"{version.problem}, so {known}", remedy)
 
 
 def _cause(facts: Facts, reference: Reference, version: Version) -> tuple[str, str]:
@@ -133,10 +133,7 @@ def port_is_not_http(facts: Facts) -> Iterator[Finding]:
             yield Finding(where, problem, "name the port http, http2 or grpc, or set appProtocol: http")
 
 
-# --- what does not count ------------------------------------------------------------------------------------
-
-
-EXPORT = "networking.istio.io/exportTo"
+# --- what does not count ----------------------------------------------------------------------------------
 
 
 def _for_target(facts: Facts) -> list[Json]:
@@ -203,10 +200,8 @@ def sidecar_hides_it(facts: Facts) -> Iterator[Finding]:
             for host, service in facts.services.items() if egress else ():
                 home = namespace_of(service, facts.scene)
                 if not any(_covers(entry, pod.namespace, home, host) for entry in shown):
-                    who = f"the sidecar of {pod.workload}"
-                    problem = (
-                        f"they leave {short_name(host, facts.namespace)} out, so {who} knows no route to it"
-                    )
+                    nobody = f"so the sidecar of {pod.workload} knows no route to it"
+                    problem = f"they leave {short_name(host, facts.namespace)} out, {nobody}"
                     where = f"{named(sidecar)} spec.egress[0].hosts"
                     yield Finding(where, problem, f"add '{home}/{host}' there")
 
