@@ -5,12 +5,11 @@ from copy import copy
 from typing import NamedTuple
 
 from harness.proof.evidence import Evidence
-from harness.proof.figures import EXAMPLES, Tally, Times
+from harness.proof.figures import EXAMPLES, Tally
 from harness.proof.ledger import CROWD
-from harness.proof.story import BESIDE, Call, Shape, Story, shape_of
+from harness.proof.story import BESIDE, Shape, Story, shape_of
 from harness.proof.traffic import parse_ticket
 from harness.proof.verdict import judge
-from harness.rendering.accesslog import Hop
 
 
 class Kind(NamedTuple):
@@ -51,9 +50,13 @@ class Counts:
             self.evidence.shapes[kind.shape] = kind.tally
         kind.tally.add(story.key)
         for version, hop in story.arrivals:
-            self._measure(version, hop)
+            self.evidence.times[version].add(hop.status, hop.duration, hop.sent)
         for call, hop in story.calls:
-            self._heard(call, hop)
+            if call.rule > BESIDE:
+                self.evidence.callers.add(hop.status, hop.duration, hop.sent)
+                ticket = parse_ticket(hop.agent) if self.evidence.sightings else None
+                if self.evidence.sightings and ticket and ticket.run == self._run:
+                    self.evidence.sightings.finished(ticket.number, call.rule)
         if kind.suspect or self.broken:
             self._keep_broken(story, kind)
         story.count_as(kind.shape)
@@ -85,18 +88,3 @@ class Counts:
                 kept[0].calls = [*before.calls, *story.calls]
                 kept[0].arrivals = [*before.arrivals, *story.arrivals]
         self.broken[place : place + 1] = kept
-
-    def _heard(self, call: Call, hop: Hop) -> None:
-        """Enter what a caller's proxy measured, and which rule the request of a ticket took."""
-        if call.rule <= BESIDE:
-            return
-        self.evidence.callers.add(hop.status, hop.duration, hop.sent)
-        ticket = parse_ticket(hop.agent) if self.evidence.sightings else None
-        if self.evidence.sightings and ticket and ticket.run == self._run:
-            self.evidence.sightings.finished(ticket.number, call.rule)
-
-    def _measure(self, version: str, hop: Hop) -> None:
-        times = self.evidence.times.get(version)
-        if times is None:
-            times = self.evidence.times[version] = Times()
-        times.add(hop.status, hop.duration, hop.sent)

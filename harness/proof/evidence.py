@@ -1,6 +1,6 @@
 """What claims are made from, and what a claim is."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -53,7 +53,7 @@ class Evidence:
     shapes: dict[Shape, Tally] = field(default_factory=dict)
     sightings: Sightings | None = None
     """What callers saw, where the harness was the caller."""
-    times: dict[str, Times] = field(default_factory=dict)
+    times: defaultdict[str, Times] = field(default_factory=lambda: defaultdict(Times))
     """What each version's proxies measured."""
     callers: Times = field(default_factory=Times)
     """What the proxies of callers measured."""

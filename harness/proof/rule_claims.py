@@ -9,7 +9,7 @@ from dataclasses import replace
 from harness.proof.claims import is_phantom, silence_of
 from harness.proof.evidence import Claim, Stream, Sum
 from harness.proof.figures import Tally, binomial_interval
-from harness.proof.story import BESIDE, Arrival, Shape
+from harness.proof.story import BESIDE, Shape
 
 FALSE_ALARM = 1e-6
 """How often a claim on a percentage may fail though the proxies draw as they should."""
@@ -77,16 +77,13 @@ def _copies(stream: Stream, version: str, shape: Shape, percentages: tuple[float
     most = len(percentages) * sum(call.copied for call in shape.own)
     surplus = max(extra - most, 0)
     if version in stream.rule.expectation.allowed:
-        surplus = max(surplus - sum(map(_may_be_tried_again, got)), 0)
+        tried_again = sum(bool(arrival.trouble) or arrival.status >= 400 for arrival in got)
+        surplus = max(surplus - tried_again, 0)
     return {
         "received": min(extra, most), "requests": requests, "missing": max(always * requests - extra, 0),
         "duplicates": surplus if most else 0, "phantoms": 0 if most else surplus,
         "drawn": max(min(extra, most) - always * requests, 0),
     }  # fmt: skip
-
-
-def _may_be_tried_again(found: Arrival) -> bool:
-    return bool(found.trouble) or found.status >= 400
 
 
 def received(stream: Stream) -> Iterator[Claim]:

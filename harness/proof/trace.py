@@ -42,11 +42,15 @@ def tell(routing: Routing, story: Story) -> list[str]:
 
 
 def _told(routing: Routing, hops: list[tuple[str, Hop]], stories: Iterable[Story]) -> list[str]:
+    """Return hops in time order, and for each story what is wrong with it, or that it is as it must be."""
     # Within a millisecond, a request was sent before it arrived.
     hops = sorted(hops, key=lambda each: (each[1].start, each[1].cluster.startswith("inbound|")))
     lines = [_line(who, hop) for who, hop in hops]
     for story in stories:
-        lines += _verdict_on(routing, story)
+        alone = judge(Evidence(routing, {story.shape or shape_of(story): Tally(1, [story.key])}))
+        wrong = [claim for claim in alone.claims if claim.state == "fails"]
+        told = [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]
+        lines += told or ["as it must be"]
     return [harmless(line) for line in lines]
 
 
@@ -60,12 +64,3 @@ def _line(who: str, hop: Hop) -> str:
     reason = "" if hop.answered else f" ({hop.details} {hop.flags})"
     lines.append(f"{way}{hop.status}{reason}, {hop.received} B in, {hop.sent} B out, {hop.duration} ms")
     return wrap(f"\n{' ' * INDENT}".join(lines), INDENT)
-
-
-def _verdict_on(routing: Routing, story: Story) -> list[str]:
-    """Return what is wrong with a story, or that it is as it must be."""
-    alone = judge(Evidence(routing, {story.shape or shape_of(story): Tally(1, [story.key])}))
-    wrong = [claim for claim in alone.claims if claim.state == "fails"]
-    if not wrong:
-        return ["as it must be"]
-    return [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]

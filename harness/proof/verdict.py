@@ -8,7 +8,6 @@ from harness.proof import claims as run_claims
 from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Times
 from harness.proof.rule_claims import OF_RULE
-from harness.proof.story import Shape
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
@@ -78,9 +77,9 @@ class Verdict:
 
 def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
     """Return the verdict on what was seen."""
-    routing = evidence.routing
+    routing, shapes = evidence.routing, evidence.shapes.items()
     streams = [
-        Stream(evidence, place, rule, {s: t for s, t in evidence.shapes.items() if _took(s) == place})
+        Stream(evidence, place, rule, {s: t for s, t in shapes if {call.rule for call in s.own} == {place}})
         for place, rule in enumerate(routing.rules)
     ]
     taken = [stream for stream in streams if stream.shapes]
@@ -92,33 +91,21 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
                 continue  # it is not known what to expect
             claims += [replace(claim, statement=prefix + claim.statement) for claim in make(stream)]
     claims += [claim for make in run_claims.LAST for claim in make(evidence)]
-    shown = taken or streams
-    words = dict.fromkeys(stream.rule.expectation.describe(routing.gone) for stream in shown)
+    for i, claim in enumerate(claims):
+        if reason := evidence.blind.get(claim.version):  # nobody can read the logs on which it rests
+            claims[i] = replace(claim, state="unproven", detail=f"{claim.detail}; {reason}")
+    words = dict.fromkeys(stream.rule.expectation.describe(routing.gone) for stream in taken or streams)
     seen = evidence.sightings
     return Verdict(
         run=run,
         target=f"{routing.target.service}.{routing.target.namespace}",
         requests=sum(len(shape.own) * t.count for stream in streams for shape, t in stream.shapes.items()),
         routes=" | ".join(words),
-        claims=tuple(_blinded(claim, evidence) for claim in claims),
+        claims=tuple(claims),
         sides=tuple(_side(name, evidence.times.get(name, Times())) for name in routing.versions),
         callers=_side("callers", seen.times if seen else evidence.callers),
         unjudged=unjudged,
     )
-
-
-def _took(shape: Shape) -> int | None:
-    """Return the place of the rule that all calls of a shape to the target took, if it is one."""
-    places = {call.rule for call in shape.own}
-    return places.pop() if len(places) == 1 else None
-
-
-def _blinded(claim: Claim, evidence: Evidence) -> Claim:
-    """Return a claim that rests on what a version's proxies logged as unproven, if nobody can read them."""
-    reason = evidence.blind.get(claim.version)
-    if reason is None:
-        return claim
-    return replace(claim, state="unproven", detail=f"{claim.detail}; {reason}")
 
 
 def _side(version: str, times: Times) -> Side:
