@@ -33,130 +33,112 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  dark-launch {line}" for line in lines)
 
 
+# --- options ----------------------------------------------------------------------------------------------
+
+
+def _address(value: str) -> str:
+    if value and not re.match(r"https?://[^/?#\s\[]", value):
+        raise click.BadParameter(f"'{value}' is not an address such as http://127.0.0.1:8080/")
+    return value
+
+
+def _part(value: str) -> float:
+    """Read a part of all: 0.001, or 0.1%."""
+    with contextlib.suppress(ValueError):
+        part = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        if 0 <= part <= 1:
+            return part
+    raise click.BadParameter(f"'{value}' is not a part such as 0.001 or 0.1%")
+
+
+def _sample(value: str) -> int:
+    """Read which part of requests to judge: 1/100."""
+    one, _, of = value.partition("/")
+    if one == "1" and (not of or (of.isdecimal() and 1 <= int(of) <= 10_000_000)):
+        return int(of or 1)
+    raise click.BadParameter(f"'{value}' is not a part such as 1/100")
+
+
+def _span(value: str) -> float:
+    try:
+        return seconds_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _Number(click.FloatRange):
+    """A number, and not ``nan``, which is neither more nor less than anything: no claim on it could fail."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        number = super().convert(value, parameter, context)
+        return self.fail("'nan' is not a number", parameter, context) if math.isnan(number) else number
+
+
 def with_mesh(command: Command) -> Command:
     """Add the option that chooses the mesh."""
     return click.option(
-        "--mesh",
-        "mesh_name",
-        envvar=f"{TYPED}MESH",
-        type=click.Choice(MESHES),
-        default=default_mesh,
-        show_default=default_mesh(),
-        help="Where to run.",
-    )(command)
+        "--mesh", "mesh_name", envvar=f"{TYPED}MESH", type=click.Choice(MESHES), default=default_mesh,
+        show_default=default_mesh(), help="Where to run.",
+    )(command)  # fmt: skip
 
 
 def with_traffic(default: int) -> Callable[[Command], Command]:
-    """Add the options that say how much traffic is sent."""
-    return lambda command: click.option(
-        "-n",
-        "--requests",
-        "size",
-        envvar=f"{TYPED}N",
-        type=click.IntRange(1, 10_000_000),
-        default=default,
-        show_default=True,
-        help="How many requests to send.",
-    )(command)
+    """Add the option that says how much traffic is sent."""
+    return click.option(
+        "-n", "--requests", "size", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000), default=default,
+        show_default=True, help="How many requests to send.",
+    )  # fmt: skip
 
 
 def with_target(command: Command) -> Command:
     """Add the options that name the target; the command gets a mesh and a Target."""
 
+    @with_mesh
+    @click.option(
+        "--service", envvar=f"{TYPED}SERVICE", default=TARGET, show_default=True, help="The Service to judge."
+    )
+    @click.option("--namespace", default=namespace, show_default="tutorial", help="Where the Service is.")
+    @click.option(
+        "--callers", envvar=f"{TYPED}CALLERS", default="", metavar="NAMES",
+        help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
+        "Default: everybody in the namespace, and the ingress gateways.",
+    )  # fmt: skip
     @functools.wraps(command)
     def run(mesh_name: str, service: str, namespace: str, callers: str, **others: Any) -> Any:
         target = Target(service, namespace, tuple(c.strip() for c in callers.split(",") if c.strip()))
         with contextlib.closing(make_mesh(mesh_name, namespace=namespace)) as mesh:
             return command(mesh, target, **others)
 
-    for option in (
-        click.option(
-            "--callers",
-            envvar=f"{TYPED}CALLERS",
-            default="",
-            metavar="NAMES",
-            help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
-            "Default: everybody in the namespace, and the ingress gateways.",
-        ),
-        click.option("--namespace", default=namespace, show_default="tutorial", help="Where the Service is."),
-        click.option(
-            "--service",
-            envvar=f"{TYPED}SERVICE",
-            default=TARGET,
-            show_default=True,
-            help="The Service to judge.",
-        ),
-        with_mesh,
-    ):
-        run = option(run)
     return run  # type: ignore[return-value]
 
 
 def with_bounds(command: Command) -> Command:
     """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
 
+    @click.option(
+        "--max-differences", type=_part, default="0", show_default=True, metavar="PART",
+        help="How many answers may have another status: 0.001, or 0.1%.",
+    )  # fmt: skip
+    @click.option("--same-size", is_flag=True, help="Ask for answers of the same size.")
+    @click.option(
+        "--max-p99-ratio", type=_Number(0), help="How much slower v2 may be (1.5: half as slow again)."
+    )
+    @click.option(
+        "--patience", type=_Number(0, 3600), default=PATIENCE, show_default=True,
+        help="Seconds that a request's last copy is waited for.",
+    )  # fmt: skip
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.option("--junit", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML, too.")
     @functools.wraps(command)
     def run(
-        mesh: Mesh,
-        target: Target,
-        max_differences: float,
-        same_size: bool,
-        max_p99_ratio: float | None,
-        **others: Any,
+        *given: Any, max_differences: float, same_size: bool, max_p99_ratio: float | None, **more: Any
     ) -> Any:
-        return command(mesh, target, bounds=Bounds(max_differences, same_size, max_p99_ratio), **others)
+        return command(*given, bounds=Bounds(max_differences, same_size, max_p99_ratio), **more)
 
-    for option in (
-        click.option("--junit", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML, too."),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option(
-            "--patience",
-            type=click.FloatRange(0, 3600),
-            callback=_number,
-            default=PATIENCE,
-            show_default=True,
-            help="Seconds that a request's last copy is waited for.",
-        ),
-        click.option(
-            "--max-p99-ratio",
-            type=click.FloatRange(0),
-            callback=_number,
-            help="How much slower v2 may be (1.5: half as slow again).",
-        ),
-        click.option("--same-size", is_flag=True, help="Ask for answers of the same size."),
-        click.option(
-            "--max-differences",
-            callback=_part,
-            default="0",
-            show_default=True,
-            metavar="PART",
-            help="How many answers may have another status: 0.001, or 0.1%.",
-        ),
-    ):
-        run = option(run)
     return run  # type: ignore[return-value]
 
 
-def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse ``nan``, which is neither more nor less than anything: a claim on it could not fail.
-
-    :raises click.BadParameter: it is that.
-    """
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("'nan' is not a number")
-    return value
-
-
-def _part(context: click.Context, parameter: click.Parameter, value: str) -> float:
-    """Read a part of all: 0.001, or 0.1%.
-
-    :raises click.BadParameter: it is not from 0 to 1.
-    """
-    with contextlib.suppress(ValueError):
-        part = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
-        if 0 <= part <= 1:
-            return part
-    raise click.BadParameter(f"'{value}' is not a part such as 0.001 or 0.1%")
+# --- commands ---------------------------------------------------------------------------------------------
 
 
 def tell(
@@ -173,46 +155,22 @@ def tell(
     sys.exit(verdict.exit_code)
 
 
-def _address(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Check where requests are to go.
-
-    :raises click.BadParameter: it is no address.
-    """
-    if value and not re.match(r"https?://[^/?#\s\[]", value):
-        raise click.BadParameter(f"'{value}' is not an address such as http://127.0.0.1:8080/")
-    return value
-
-
 @click.command("verify", epilog=examples("verify", "verify -n 100000 -c 16", "verify --json | jq .claims"))
 @with_target
 @with_traffic(500)
 @click.option(
-    "-c",
-    "--concurrency",
-    envvar=f"{TYPED}C",
-    type=click.IntRange(1, 1000),
-    default=8,
-    show_default=True,
+    "-c", "--concurrency", envvar=f"{TYPED}C", type=click.IntRange(1, 1000), default=8, show_default=True,
     help="How many callers.",
-)
+)  # fmt: skip
 @click.option(
-    "--url",
-    envvar=f"{TYPED}URL",
-    callback=_address,
+    "--url", envvar=f"{TYPED}URL", type=_address, metavar="TEXT",
     help="Where to send requests. Default: the workshop's gateway.",
-)
+)  # fmt: skip
 @with_bounds
 def verify_command(
-    mesh: Mesh,
-    target: Target,
-    size: int,
-    concurrency: int,
-    url: str | None,
-    bounds: Bounds,
-    patience: float,
-    as_json: bool,
-    junit: Path | None,
-) -> None:
+    mesh: Mesh, target: Target, size: int, concurrency: int, url: str | None, bounds: Bounds, patience: float,
+    as_json: bool, junit: Path | None,
+) -> None:  # fmt: skip
     """Send traffic, follow every request, and judge whether what is applied is what happens.
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
@@ -221,51 +179,22 @@ def verify_command(
     tell(mesh, target, verdict, as_json, junit)
 
 
-def _sample(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    """Read which part of requests to judge: 1/100.
-
-    :raises click.BadParameter: it is something else.
-    """
-    one, _, of = value.partition("/")
-    if one == "1" and (not of or (of.isdecimal() and 1 <= int(of) <= 10_000_000)):
-        return int(of or 1)
-    raise click.BadParameter(f"'{value}' is not a part such as 1/100")
-
-
-def _span(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else seconds_of(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @click.command(
     "watch",
     epilog=examples("watch --for 60s", "watch --until-failure", "watch --service pricing --namespace shop"),
 )
 @with_target
 @click.option(
-    "--for",
-    "duration",
-    envvar=f"{TYPED}FOR",
-    callback=_span,
-    metavar="TIME",
+    "--for", "duration", envvar=f"{TYPED}FOR", type=_span, metavar="TIME",
     help="For how long, as 90s or 1h30m. Default: until Ctrl-C.",
-)
+)  # fmt: skip
 @click.option("--until-failure", is_flag=True, help="End at the first request that breaks a claim.")
-@click.option("--sample", callback=_sample, default="1", metavar="1/N", help="Judge a part of all requests.")
+@click.option("--sample", type=_sample, default="1", metavar="1/N", help="Judge a part of all requests.")
 @with_bounds
 def watch_command(
-    mesh: Mesh,
-    target: Target,
-    duration: float | None,
-    until_failure: bool,
-    sample: int,
-    bounds: Bounds,
-    patience: float,
-    as_json: bool,
-    junit: Path | None,
-) -> None:
+    mesh: Mesh, target: Target, duration: float | None, until_failure: bool, sample: int, bounds: Bounds,
+    patience: float, as_json: bool, junit: Path | None,
+) -> None:  # fmt: skip
     """Send nothing, and judge the traffic that flows.
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
@@ -290,7 +219,7 @@ def watch_command(
                     elif sys.stdout.isatty():
                         echo(wrap(figures_in_words(figures), 10))
                 time.sleep(0.02)
-            if duration is not None and not (until_failure and watch.broken):
+            else:
                 watch.settle(show)
         verdict = watch.verdict()
     finally:
@@ -304,17 +233,13 @@ def watch_command(
 
 def figures_in_words(figures: dict[str, Any]) -> str:
     """Return one line on how a watch stands."""
-    words = [
-        f"{figures['time']}  {figures['per_second']:>7,.0f} requests/s  {figures['requests']:>10,} judged"
-    ]
+    rate = f"{figures['per_second']:>7,.0f} requests/s"
+    words = [figures["time"], rate, f"{figures['requests']:>10,} judged"]
     words += [f"{version} {count:,}" for version, count in figures["received"].items()]
     words += [f"{figures['open']:,} open"]
-    bad = [
-        f"{state} {', '.join(ids)}"
-        for state, ids in (("FAIL", figures["failed"]), ("?", figures["unproven"]))
-        if ids
-    ]
-    return harmless("  ".join([*words, *bad]))
+    for state, ids in (("FAIL", figures["failed"]), ("?", figures["unproven"])):
+        words += [f"{state} {', '.join(ids)}"] if ids else []
+    return harmless("  ".join(words))
 
 
 @click.command("doctor", epilog=examples("doctor", "doctor --service pricing --namespace shop"))

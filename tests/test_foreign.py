@@ -279,7 +279,7 @@ def test_a_destination_on_another_port_than_callers_ask_for_leads_nowhere_as_on_
     path = shop.checkout / "port.yaml"
     path.write_text(yaml.safe_dump(primary))
     said = " ".join(shop.run("apply", str(path)).split())
-    assert "Service 'pricing-primary' has no port 80, by which callers ask, so it leads nowhere" in said
+    assert "Service 'pricing-primary' has no port 80, by which callers ask, so this leads nowhere" in said
     verdict = shop.verify(code=1)
     assert "answered" in states(verdict, "fails")
     assert any("Service 'pricing-primary' has no port 80" in finding for finding in verdict["findings"])

@@ -125,7 +125,7 @@ def test_what_is_remembered_does_not_grow_without_bound() -> None:
             looking.add(pod, seen, number / 1000)
         looking.sweep(number / 1000)
     looking.sweep(10_000)
-    assert len(looking.ledger) == 0
+    assert not looking.ledger.open
     remembered = len(looking.ledger._finished) + len(looking.ledger._finished_before)
     assert REMEMBERED / 2 <= remembered <= REMEMBERED
     assert len(looking.evidence.shapes) == 1
@@ -139,7 +139,7 @@ def test_requests_to_other_services_are_not_the_targets() -> None:
     }
     looking.add("customer", hop(**other, upstream="10.0.0.3:8080"), 0)
     looking.add("preference", hop(cluster="inbound|8080||"), 0)
-    assert len(looking.ledger) == 0
+    assert not looking.ledger.open
 
 
 def test_stories_of_one_shape_are_one() -> None:

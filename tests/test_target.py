@@ -41,7 +41,7 @@ def words(*http: dict[str, Any], **options: Any) -> list[str]:
 def test_each_state_promises_what_its_name_says(state: str, expected: str) -> None:
     found = routing(state=state)
     assert [rule.expectation.describe() for rule in found.rules] == [expected]
-    assert [rule.title for rule in found.rules] == [state]
+    assert [rule.written.title for rule in found.rules] == [state]
 
 
 def test_without_a_route_every_version_answers() -> None:
@@ -85,17 +85,18 @@ def test_a_subset_whose_labels_no_pod_bears_is_not_the_version_of_its_name() -> 
     )
     assert set(found.versions) == {"v1", "v2", "subset v2"}
     assert (
-        found.versions["subset v2"].problem == "no pod bears the labels app=recommendation, version=v2-typo"
+        found.versions["subset v2"].problem
+        == "no workload's pods bear the labels app=recommendation, version=v2-typo"
     )
 
 
 @pytest.mark.parametrize(
     ("mirror", "problem"),
     [
-        ({"host": "nowhere"}, "no Service 'nowhere' is known here"),
+        ({"host": "nowhere"}, "there is no Service 'nowhere'"),
         (
             {"host": "recommendation", "subset": "v9"},
-            "no DestinationRule has subset 'v9' of 'recommendation'",
+            "no DestinationRule has a subset 'v9' of recommendation",
         ),
     ],
 )

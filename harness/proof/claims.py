@@ -15,8 +15,7 @@ def answered(evidence: Evidence) -> Iterator[Claim]:
     seen = evidence.sightings
     if seen is None:
         return
-    found = Sum()
-    found.figures.update(requests=seen.sent, answered=seen.answered)
+    found = Sum(requests=seen.sent, answered=seen.answered)
     others = [(s, n) for s, n in sorted(seen.times.status.items()) if not 200 <= s < 300]
     words = ", ".join(f"{status or 'no answer'} x {count:,}" for status, count in others)
     detail = f"{seen.answered:,} of {seen.sent:,}" + (f": {words}" if words else "")
@@ -26,7 +25,7 @@ def answered(evidence: Evidence) -> Iterator[Claim]:
 
 def passed_on(evidence: Evidence) -> Iterator[Claim]:
     """Claim, where others call, that their proxies passed every request on; only made where it fails."""
-    found = Sum("requests", "refused")
+    found = Sum(requests=0, refused=0)
     for shape, tally in evidence.shapes.items():
         refused = sum(not call.routed and call.status > 0 for call in shape.own)
         found.add(tally, breaks=refused > 0, requests=len(shape.own), refused=refused)
@@ -37,7 +36,11 @@ def passed_on(evidence: Evidence) -> Iterator[Claim]:
 
 def logged(evidence: Evidence) -> Iterator[Claim]:
     """Claim that the proxies on both sides logged every request, without which nothing else is proven."""
-    found = Sum("calls", "logged", "unknown", "orphans")
+    unlogged = evidence.sightings.unlogged if evidence.sightings else 0
+    found = Sum(
+        calls=0, logged=0, unknown=0, orphans=0, unlogged=unlogged, unreadable=evidence.unreadable,
+        unjoined=evidence.unjoined, overdue=evidence.overdue,
+    )  # fmt: skip
     for shape, tally in evidence.shapes.items():
         got = {a.version for a in shape.arrivals}
         calls = [call.version for call in shape.own if call.answered]
@@ -45,13 +48,6 @@ def logged(evidence: Evidence) -> Iterator[Claim]:
         orphan = not shape.calls and not is_phantom(evidence, shape)
         found.add(tally, breaks=there < len(calls) or orphan, calls=len(calls), logged=there,
                   unknown=calls.count(None), orphans=orphan)  # fmt: skip
-    unlogged = evidence.sightings.unlogged if evidence.sightings else 0
-    found.figures.update(
-        unlogged=unlogged,
-        unreadable=evidence.unreadable,
-        unjoined=evidence.unjoined,
-        overdue=evidence.overdue,
-    )
     problems = {
         "orphans": "arrived from callers whose proxies are not read",
         "unknown": "answered by a pod that is not known",
@@ -83,7 +79,7 @@ def silent(evidence: Evidence) -> Iterator[Claim]:
 
 def silence_of(evidence: Evidence, version: str, shapes: Mapping[Shape, Tally]) -> Claim:
     """Return the claim that a version received nothing in stories."""
-    found, stories = Sum("received"), 0
+    found, stories = Sum(received=0), 0
     for shape, tally in shapes.items():
         arrived = sum(a.version == version for a in shape.arrivals)
         found.add(tally, breaks=arrived > 0, received=arrived)
@@ -115,12 +111,11 @@ def exercised(evidence: Evidence) -> Iterator[Claim]:
     idle = [rule for place, rule in enumerate(rules) if place not in taken]
     if not idle:
         return
-    mirrors = [rule.title for rule in idle if rule.expectation.copies]
+    mirrors = [rule.written.title for rule in idle if rule.expectation.copies]
     none = len(idle) == len(rules)
-    named = ", ".join(f"'{title}'" for title in mirrors or [rule.title for rule in idle])
+    named = ", ".join(f"'{title}'" for title in mirrors or [rule.written.title for rule in idle])
     seen = f"no request to {evidence.routing.target.service} was seen"
-    found = Sum()
-    found.figures.update(rules=len(rules), taken=len(rules) - len(idle))
+    found = Sum(rules=len(rules), taken=len(rules) - len(idle))
     statement = "every rule that mirrors took requests"
     detail = seen if none else f"no request took rule {named}"
     yield found.claim("exercised", statement, detail, unproven=bool(mirrors) or none)
@@ -128,15 +123,16 @@ def exercised(evidence: Evidence) -> Iterator[Claim]:
 
 def attributed(evidence: Evidence) -> Iterator[Claim]:
     """Claim that the rule of every request is known; only made where it is not."""
-    unknown, mixed = Sum(), Sum()
+    unnamed, several = Sum(), Sum()
     for shape, tally in evidence.shapes.items():
-        if any(call.rule == UNKNOWN for call in shape.calls):
-            unknown.add(tally, breaks=True, unknown=1)
-        if len({call.rule for call in shape.calls if call.rule >= 0}) > 1:
-            mixed.add(tally, breaks=True, unknown=1)
+        places = {call.rule for call in shape.calls}
+        if UNKNOWN in places:
+            unnamed.add(tally, breaks=True, unknown=1)
+        if len([place for place in places if place >= 0]) > 1:
+            several.add(tally, breaks=True, unknown=1)
     for found, problem in (
-        (unknown, "took a rule that its proxy's log does not name: give every http route a name"),
-        (mixed, "took several rules with one request id: they cannot be told apart"),
+        (unnamed, "took a rule that its proxy's log does not name: give every http route a name"),
+        (several, "took several rules with one request id: they cannot be told apart"),
     ):
         if found["unknown"]:
             statement = "it is known which rule each request took"

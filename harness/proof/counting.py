@@ -4,14 +4,12 @@ from collections.abc import Iterable
 from copy import copy
 from typing import NamedTuple
 
-from harness.proof.evidence import Bounds, Evidence
-from harness.proof.figures import EXAMPLES, Sightings, Tally, Times
+from harness.proof.evidence import Evidence
+from harness.proof.figures import EXAMPLES, Tally
 from harness.proof.ledger import CROWD
-from harness.proof.story import BESIDE, Call, Shape, Story, shape_of, with_late_hop
-from harness.proof.target import Routing
+from harness.proof.story import BESIDE, Shape, Story, shape_of
 from harness.proof.traffic import parse_ticket
 from harness.proof.verdict import judge
-from harness.rendering.accesslog import Hop
 
 
 class Kind(NamedTuple):
@@ -24,20 +22,17 @@ class Kind(NamedTuple):
 
 
 class Counts:
-    """What was seen of a target since what is applied is the same."""
+    """Enters stories in the evidence."""
 
-    def __init__(self, routing: Routing, bounds: Bounds, run: str, sightings: Sightings | None) -> None:
-        self.evidence = Evidence(routing, sightings=sightings, bounds=bounds)
+    def __init__(self, evidence: Evidence, run: str) -> None:
+        self.evidence, self._run = evidence, run
         self.broken: list[Story] = []
         """The first stories that break a claim."""
-        self._run = run
         self._kinds: dict[Shape, Kind] = {}
 
     def kind_of(self, story: Story) -> Kind:
         """Return what a story is to be counted as."""
-        return self._kind(shape_of(story))
-
-    def _kind(self, shape: Shape) -> Kind:
+        shape = shape_of(story)
         kind = self._kinds.get(shape)
         if kind is None:
             suspect = self._does_break(shape) or any(c.routed and c.version is None for c in shape.calls)
@@ -51,17 +46,24 @@ class Counts:
 
     def add(self, story: Story, kind: Kind) -> None:
         """Count a story; its hops are gone then."""
-        self._count(story, kind)
+        if not kind.tally.count:
+            self.evidence.shapes[kind.shape] = kind.tally
+        kind.tally.add(story.key)
         for version, hop in story.arrivals:
-            self._measure(version, hop)
+            self.evidence.times[version].add(hop.status, hop.duration, hop.sent)
         for call, hop in story.calls:
-            self._heard(call, hop)
-        self._keep_broken(story, kind)
+            if call.rule > BESIDE:
+                self.evidence.callers.add(hop.status, hop.duration, hop.sent)
+                ticket = parse_ticket(hop.agent) if self.evidence.sightings else None
+                if self.evidence.sightings and ticket and ticket.run == self._run:
+                    self.evidence.sightings.finished(ticket.number, call.rule)
+        if kind.suspect or self.broken:
+            self._keep_broken(story, kind)
         story.count_as(kind.shape)
 
-    def amend(self, late: Iterable[tuple[Story, str | None, Call | None, Hop]]) -> None:
-        """Count stories anew that got a hop after they had been counted."""
-        for story, version, call, hop in late:
+    def amend(self, late: Iterable[Story]) -> None:
+        """Count stories anew that got hops after they had been counted."""
+        for story in late:
             assert story.shape
             tally = self.evidence.shapes.get(story.shape)
             if tally is None:
@@ -69,41 +71,20 @@ class Counts:
             tally.remove(story.key)
             if not tally.count:
                 del self.evidence.shapes[story.shape]
-            place = next((i for i, b in enumerate(self.broken) if b.key == story.key), len(self.broken))
-            told = self.broken.pop(place) if place < len(self.broken) else copy(story)
             if story.hops > CROWD:
-                continue
-            told.calls = [*told.calls, (call, hop)] if call else told.calls
-            told.arrivals = [*told.arrivals, (version, hop)] if version else told.arrivals
-            kind = self._kind(with_late_hop(story, version, call, hop))
-            self._count(story, kind)
-            story.shape = told.shape = kind.shape
-            self._keep_broken(told, kind, place)
-            if version:
-                self._measure(version, hop)
-            elif call:
-                self._heard(call, hop)
+                self.broken[:] = [broken for broken in self.broken if broken.key != story.key]
+            else:
+                self.add(story, self.kind_of(story))
 
-    def _keep_broken(self, story: Story, kind: Kind, place: int = EXAMPLES) -> None:
-        if len(self.broken) < EXAMPLES and kind.suspect and self._does_break(kind.shape):
-            self.broken.insert(place, copy(story))
-
-    def _heard(self, call: Call, hop: Hop) -> None:
-        """Enter what a caller's proxy measured, and which rule the request of a ticket took."""
-        if call.rule <= BESIDE:
-            return
-        self.evidence.callers.add(hop.status, hop.duration, hop.sent)
-        ticket = parse_ticket(hop.agent) if self.evidence.sightings else None
-        if self.evidence.sightings and ticket and ticket.run == self._run:
-            self.evidence.sightings.finished(ticket.number, call.rule)
-
-    def _count(self, story: Story, kind: Kind) -> None:
-        if not kind.tally.count:
-            self.evidence.shapes[kind.shape] = kind.tally
-        kind.tally.add(story.key)
-
-    def _measure(self, version: str, hop: Hop) -> None:
-        times = self.evidence.times.get(version)
-        if times is None:
-            times = self.evidence.times[version] = Times()
-        times.add(hop.status, hop.duration, hop.sent)
+    def _keep_broken(self, story: Story, kind: Kind) -> None:
+        """Keep a story whole if it is among the first that break a claim; or no longer, if it breaks none."""
+        keys = [broken.key for broken in self.broken]
+        place = keys.index(story.key) if story.key in keys else len(keys)
+        kept = []
+        if place < EXAMPLES and kind.suspect and self._does_break(kind.shape):
+            kept = [copy(story)]
+            kept[0].shape = kind.shape
+            for before in self.broken[place : place + 1]:
+                kept[0].calls = [*before.calls, *story.calls]
+                kept[0].arrivals = [*before.arrivals, *story.arrivals]
+        self.broken[place : place + 1] = kept

@@ -1,7 +1,7 @@
 """What claims are made from, and what a claim is."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -28,7 +28,6 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether it holds."""
         return self.state == "holds"
 
 
@@ -39,9 +38,11 @@ class Bounds:
     max_differences: float = 0.0
     """Which part (0 to 1) of the copies may be answered with another status than v1's."""
     same_size: bool = False
-    """Whether answers must be of the same size."""
     max_p99_ratio: float | None = None
     """How many times as long as v1's v2's 99th percentile may be."""
+
+
+NO_BOUNDS = Bounds()
 
 
 @dataclass
@@ -52,25 +53,23 @@ class Evidence:
     shapes: dict[Shape, Tally] = field(default_factory=dict)
     sightings: Sightings | None = None
     """What callers saw, where the harness was the caller."""
-    times: dict[str, Times] = field(default_factory=dict)
+    times: defaultdict[str, Times] = field(default_factory=lambda: defaultdict(Times))
     """What each version's proxies measured."""
     callers: Times = field(default_factory=Times)
     """What the proxies of callers measured."""
     blind: Mapping[str, str] = field(default_factory=dict)
     """Versions whose proxies cannot be read, with the reason."""
     loops: tuple[str, ...] = ()
-    """Ways on which a copy leads back to the target."""
     unreadable: int = 0
     """Lines on requests that are not in Istio's default format."""
     unjoined: int = 0
     """Hops without a request id."""
     overdue: int = 0
     """Stories that still lacked a hop for long when the run was ended early."""
-    bounds: Bounds = Bounds()
+    bounds: Bounds = NO_BOUNDS
 
     @property
     def stories(self) -> int:
-        """How many stories were judged."""
         return sum(tally.count for tally in self.shapes.values())
 
 
@@ -82,23 +81,17 @@ class Stream(NamedTuple):
     rule: Rule
     shapes: dict[Shape, Tally]
 
-    @property
-    def calls(self) -> int:
-        """How many requests took the rule."""
-        return sum(len(shape.own) * tally.count for shape, tally in self.shapes.items())
-
-    def dark(self) -> Iterator[str]:
-        """Yield the versions that get copies and do not answer callers."""
-        for version, _ in self.rule.expectation.copies:
-            if version not in self.rule.expectation.allowed:
-                yield version
+    def dark(self) -> list[str]:
+        """Return the versions that get copies and do not answer callers."""
+        expected = self.rule.expectation
+        return [version for version, _ in expected.copies if version not in expected.allowed]
 
 
 class Sum:
     """Figures summed over stories, and the stories that break a claim."""
 
-    def __init__(self, *names: str) -> None:
-        self.figures: Counter[str] = Counter(dict.fromkeys(names, 0))
+    def __init__(self, **figures: int) -> None:
+        self.figures = Counter(figures)
         self._broken: list[Tally] = []
 
     def __getitem__(self, name: str) -> int:

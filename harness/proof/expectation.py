@@ -16,31 +16,13 @@ MESH, GATEWAY = "mesh", "gateway"
 
 # Fields of a VirtualService's rule: where a request goes, and what does not change that.
 _UNDERSTOOD = {
-    "name",
-    "match",
-    "route",
-    "mirror",
-    "mirrors",
-    "mirrorPercentage",
-    "mirrorPercent",
-    "mirror_percent",
-    "timeout",
-    "retries",
-    "fault",
-    "headers",
-    "rewrite",
-    "corsPolicy",
-    "redirect",
-    "directResponse",
-}
+    "name", "match", "route", "mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "mirror_percent",
+    "timeout", "retries", "fault", "headers", "rewrite", "corsPolicy", "redirect", "directResponse",
+}  # fmt: skip
 _FILTERS = {
-    "RequestMirror",
-    "RequestHeaderModifier",
-    "ResponseHeaderModifier",
-    "URLRewrite",
-    "RequestRedirect",
+    "RequestMirror", "RequestHeaderModifier", "ResponseHeaderModifier", "URLRewrite", "RequestRedirect",
     "CORS",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,19 +43,13 @@ class Reference:
 
     scope: str
     """Whose proxies take the rule: ``mesh`` (sidecars) or ``gateway``."""
-    source: str
-    """The object, as in ``virtualservice/recommendation``."""
-    field: str
-    """As in ``spec.http[0].mirror``."""
+    where: str
+    """The object and the field, as in ``virtualservice/recommendation spec.http[0].mirror``."""
     destination: Destination
     percent: float | None = None
     """A mirror's percentage, as it is written; None: this is no mirror."""
-    percent_field: str = ""
-
-    @property
-    def where(self) -> str:
-        """The object and the field."""
-        return f"{self.source} {self.field}"
+    percent_where: str = ""
+    """Where that stands, or would stand."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +98,9 @@ class Expectation:
         return frozenset(version for version, _ in self.answers)
 
     @cached_property
-    def always(self) -> tuple[tuple[str, int], ...]:
-        """How many copies of every request each version gets, where no chance decides."""
-        counts = ((v, sum(percent == 100 for percent in many)) for v, many in self.copies)
-        return tuple((version, count) for version, count in counts if count)
+    def always(self) -> list[str]:
+        """The versions that get a copy of every request, each as often as it does."""
+        return [version for version, percentages in self.copies for p in percentages if p == 100]
 
     def describe(self, gone: frozenset[str] = frozenset()) -> str:
         """Return it in words; ``gone`` are the versions without a pod."""
@@ -150,6 +125,11 @@ def full_name(host: str, namespace: str) -> str:
     """Return a host as Istio's registry has it: a name without a dot belongs to the object's namespace."""
     host = host.lower().rstrip(".")
     return host if "." in host else f"{host}.{namespace}.{DOMAIN}"
+
+
+def short_name(host: str, namespace: str) -> str:
+    """Return a host as objects of a namespace call it."""
+    return host.removesuffix(f".{namespace}.{DOMAIN}")
 
 
 def namespace_of(found: Json, scene: Scene) -> str:
@@ -177,23 +157,22 @@ def virtual_services(scene: Scene) -> list[Json]:
 
 
 def serves_mesh(found: Json) -> bool:
-    """Say whether sidecars take a VirtualService."""
+    """Say whether sidecars take a VirtualService; they may take any HTTPRoute."""
     return "mesh" in (found["spec"].get("gateways") or ["mesh"])
 
 
 def serves_gateways(found: Json) -> bool:
-    """Say whether a gateway takes a VirtualService."""
+    """Say whether a gateway takes a VirtualService or an HTTPRoute."""
+    if found["kind"] == "HTTPRoute":
+        return any(p.get("kind", "Gateway") == "Gateway" for p in found["spec"].get("parentRefs") or [])
     return any(gateway != "mesh" for gateway in found["spec"].get("gateways") or [])
 
 
 def is_visible(found: Json, scene: Scene, namespace: str) -> bool:
     """Say whether proxies of a namespace are told of an object: its ``exportTo``."""
     exported = found["spec"].get("exportTo") or ["*"]
-    return (
-        "*" in exported
-        or namespace in exported
-        or ("." in exported and namespace_of(found, scene) == namespace)
-    )
+    here = {"*", namespace} | ({"."} if namespace_of(found, scene) == namespace else set())
+    return not here.isdisjoint(exported)
 
 
 def ruling(scene: Scene, host: str, namespace: str) -> list[Json]:
@@ -215,13 +194,9 @@ def ruling(scene: Scene, host: str, namespace: str) -> list[Json]:
 
 def rules_of(scene: Scene, found: Json, scope: str) -> list[RouteRule]:
     """Return the rules of a VirtualService or an HTTPRoute, in order."""
-    if found["kind"] == "HTTPRoute":
-        return [
-            _http_route_rule(scene, found, i, rule, scope)
-            for i, rule in enumerate(found["spec"].get("rules") or [])
-        ]
-    rules = enumerate(found["spec"].get("http") or [])
-    return [_rule(scene, found, i, http, scope) for i, http in rules if _is_for(http, scope)]
+    read, field = (_http_route_rule, "rules") if found["kind"] == "HTTPRoute" else (_rule, "http")
+    rules = enumerate(found["spec"].get(field) or [])
+    return [read(scene, found, i, rule, scope) for i, rule in rules if _is_for(rule, scope)]
 
 
 def _is_for(http: Json, scope: str) -> bool:
@@ -232,48 +207,40 @@ def _is_for(http: Json, scope: str) -> bool:
 
 def _rule(scene: Scene, found: Json, number: int, http: Json, scope: str) -> RouteRule:
     source, place, namespace = named(found), f"spec.http[{number}]", namespace_of(found, scene)
+    where = f"{source} {place}"
 
     def refer(field: str, to: Json, *percentage: Any) -> Reference:
         port = (to.get("port") or {}).get("number") or 0
         destination = Destination(full_name(to.get("host", ""), namespace), to.get("subset") or "", port)
-        return Reference(scope, source, f"{place}.{field}", destination, *percentage)
+        return Reference(scope, f"{where}.{field}", destination, *percentage)
 
     routes = http.get("route") or []
-    total = sum(route.get("weight") or 0 for route in routes)
     references = [refer(f"route[{i}].destination", route["destination"]) for i, route in enumerate(routes)]
-    answers: list[tuple[Destination, float | None]] = []
-    for reference, route in zip(references, routes, strict=True):
-        share = 1.0 if len(routes) == 1 else (route.get("weight") or 0) / total if total else None
-        if share != 0:
-            answers.append((reference.destination, share))
+    weights = [route.get("weight") or 0 for route in routes] if len(routes) > 1 else [1] * len(routes)
+    shares = [weight / sum(weights) if any(weights) else None for weight in weights]
+    answers = [(r.destination, share) for r, share in zip(references, shares, strict=True) if share != 0]
     if http.get("mirror"):
-        references.append(refer("mirror", http["mirror"], *_percentage(http, place, "mirrorPercentage")))
+        references.append(refer("mirror", http["mirror"], *_percentage(http, where, "mirrorPercentage")))
     for i, mirror in enumerate(http.get("mirrors") or []):
-        percentage = _percentage(mirror, f"{place}.mirrors[{i}]", "percentage")
+        percentage = _percentage(mirror, f"{where}.mirrors[{i}]", "percentage")
         references.append(refer(f"mirrors[{i}].destination", mirror["destination"], *percentage))
     name = http.get("name") or ""
-    matches = [match.get("name") for match in http.get("match") or [] if match.get("name")]
-    logged = {name, *(f"{name}.{match}" for match in matches)} - {""}
+    matches = [match["name"] for match in http.get("match") or [] if match.get("name")]
+    logged = frozenset({name, *(f"{name}.{match}" for match in matches)} - {""})
+    problems = tuple(f"{place}.{field}" for field in http if field not in _UNDERSTOOD)
     return RouteRule(
-        source,
-        scope,
-        place,
-        name or place,
-        frozenset(logged),
-        tuple(answers),
-        tuple(references),
-        tuple(f"{place}.{field}" for field in http if field not in _UNDERSTOOD),
-    )
+        source, scope, place, name or place, logged, tuple(answers), tuple(references), problems
+    )  # fmt: skip
 
 
-def _percentage(written: Json, place: str, key: str) -> tuple[float, str]:
-    """Return a mirror's percentage, and its field: absent is 100."""
+def _percentage(written: Json, where: str, key: str) -> tuple[float, str]:
+    """Return a mirror's percentage, and where it stands: absent is 100."""
     if (value := written.get(key)) is not None:
-        return float(value.get("value", 0)), f"{place}.{key}.value"
+        return float(value.get("value", 0)), f"{where}.{key}.value"
     for old in ("mirrorPercent", "mirror_percent"):
         if written.get(old) is not None:
-            return float(written[old]), f"{place}.{old}"
-    return 100.0, f"{place}.{key}"
+            return float(written[old]), f"{where}.{old}"
+    return 100.0, f"{where}.{key}"
 
 
 # --- the Gateway API --------------------------------------------------------------------------------------
@@ -292,46 +259,36 @@ def http_routes(scene: Scene, host: str) -> list[Json]:
 
 def _http_route_rule(scene: Scene, found: Json, number: int, rule: Json, scope: str) -> RouteRule:
     source, place, namespace = named(found), f"spec.rules[{number}]", namespace_of(found, scene)
+    where = f"{source} {place}"
 
     def refer(field: str, to: Json, *percentage: Any) -> Reference:
         host = full_name(to["name"], to.get("namespace") or namespace)
-        destination = Destination(host, port=to.get("port") or 0)
-        return Reference(scope, source, f"{place}.{field}", destination, *percentage)
+        return Reference(scope, f"{where}.{field}", Destination(host, port=to.get("port") or 0), *percentage)
 
     backends = rule.get("backendRefs") or []
     references = [refer(f"backendRefs[{i}]", backend) for i, backend in enumerate(backends)]
     weights = [backend.get("weight", 1) for backend in backends]
-    answers = [
-        (reference.destination, weight / sum(weights))
-        for reference, weight in zip(references, weights, strict=True)
-        if weight
-    ]
+    weighted = [(reference, weight) for reference, weight in zip(references, weights, strict=True) if weight]
+    answers = tuple((reference.destination, weight / sum(weights)) for reference, weight in weighted)
     problems = []
     for i, asked in enumerate(rule.get("filters") or []):
-        if asked.get("type") == "RequestMirror":
+        kind = asked.get("type")
+        if kind == "RequestMirror":
             field, mirror = f"filters[{i}].requestMirror", asked["requestMirror"]
-            percentage = _fraction(mirror, f"{place}.{field}")
+            percentage = _fraction(mirror, f"{where}.{field}")
             references.append(refer(f"{field}.backendRef", mirror["backendRef"], *percentage))
-        elif asked.get("type") == "RequestRedirect":
-            answers = []
-        elif asked.get("type") not in _FILTERS:
-            problems.append(f"{place}.filters[{i}] ({asked.get('type')})")
+        elif kind == "RequestRedirect":
+            answers = ()
+        elif kind not in _FILTERS:
+            problems.append(f"{place}.filters[{i}] ({kind})")
     problems += [f"{place}.backendRefs[{i}].filters" for i, b in enumerate(backends) if b.get("filters")]
+    title = rule.get("name") or place
     # Istio names what it makes of an HTTPRoute's rule so, if the rule has no name of its own.
-    name = rule.get("name") or f"{namespace}.{found['metadata']['name']}.{number}"
-    return RouteRule(
-        source,
-        scope,
-        place,
-        rule.get("name") or place,
-        frozenset({name}),
-        tuple(answers),
-        tuple(references),
-        tuple(problems),
-    )
+    logged = frozenset({rule.get("name") or f"{namespace}.{found['metadata']['name']}.{number}"})
+    return RouteRule(source, scope, place, title, logged, answers, tuple(references), tuple(problems))
 
 
-def _fraction(mirror: Json, place: str) -> tuple[float, str]:
+def _fraction(mirror: Json, where: str) -> tuple[float, str]:
     if (fraction := mirror.get("fraction")) is not None:
-        return 100 * float(fraction["numerator"]) / fraction.get("denominator", 100), f"{place}.fraction"
-    return float(mirror.get("percent", 100)), f"{place}.percent"
+        return 100 * float(fraction["numerator"]) / fraction.get("denominator", 100), f"{where}.fraction"
+    return float(mirror.get("percent", 100)), f"{where}.percent"

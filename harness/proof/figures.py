@@ -23,13 +23,11 @@ class Tally:
     examples: list[Key] = field(default_factory=list)
 
     def add(self, key: Key) -> None:
-        """Count a story."""
         self.count += 1
         if len(self.examples) < EXAMPLES:
             self.examples.append(key)
 
     def remove(self, key: Key) -> None:
-        """Count a story no longer."""
         self.count -= 1
         if key in self.examples:
             self.examples.remove(key)

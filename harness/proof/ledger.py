@@ -4,7 +4,8 @@ Original and copy bear the same ``x-request-id``, which the caller's proxy sets 
 not, the same method and the same path. So these three join the hops of one request, on any cluster.
 """
 
-from collections import Counter, deque
+import itertools
+from collections import deque
 from collections.abc import Iterator
 
 from harness.proof.expectation import GATEWAY, MESH
@@ -36,57 +37,50 @@ class Ledger:
         """
         self.routing = routing
         self._quiet, self._patience = quiet, patience
-        self._open: dict[Key, Story] = {}
+        self.open: dict[Key, Story] = {}
+        """The stories that are not finished, the oldest first."""
         self._due: deque[tuple[float, Story]] = deque()
         self._finished: dict[Key, Story] = {}
         self._finished_before: dict[Key, Story] = {}
         """The latest of the finished stories, in two lots: a hop that comes late still belongs to one."""
-        self.late: list[tuple[Story, str | None, Call | None, Hop]] = []
-        """What came after its story was counted: (story, version that it arrived at, or call, hop)."""
+        self.late: dict[Key, Story] = {}
+        """The stories that got hops after they had been counted."""
         self.hops = 0
-        """How many hops have been entered."""
-        self.unjoined: Counter[str] = Counter()
-        """Arrivals that bear no request id, by version."""
-        self.edges: dict[tuple[str, str], str] = {}
-        """Which workload was seen to call which host: an example of each, as a request id."""
+        self.unjoined = 0
+        """How many hops bear no request id of their own."""
+        self.edges: dict[tuple[str, str], None] = {}
+        """Which workload was seen to call which host."""
         self._calls: dict[tuple[str | int, ...], Call | None] = {}
         """What calls of one kind say; None: they are to others."""
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def stories(self) -> Iterator[Story]:
-        """Yield the stories that are not finished."""
-        yield from self._open.values()
 
     def reroute(self, routing: Routing) -> None:
         """Take over pods that are new; the rules are the same."""
         self.routing = routing
         self._calls.clear()
 
-    def add(self, pod: str, hop: Hop, now: float) -> Story | None:
-        """Enter what a pod's proxy logged; return the story that it belongs to, if it is the target's."""
+    def add(self, pod: str, hop: Hop, now: float) -> None:
+        """Enter what a pod's proxy logged."""
         self.hops += 1
         call = version = None
         if hop.cluster.startswith("inbound|"):
             version = self.routing.version_of_pod(pod)
             if version is None or not self.routing.serves(pod, hop.cluster):
-                return None
+                return
         else:
             call = self._call(pod, hop)
             if call is None:
-                return None
+                return
         if hop.request_id == "-":
-            self.unjoined[version or (call and call.version) or "?"] += 1
-            return None
+            self.unjoined += 1
+            return
         story = self._story(hop, now)
         story.hops += 1
+        if story.shape and story.hops <= CROWD + 1 and story.key not in self.late:
+            self.late[story.key] = story
+            story.calls, story.arrivals = [], []
         if story.hops > CROWD:
-            self.unjoined[version or (call and call.version) or "?"] += 1
-        if story.shape and story.hops <= CROWD + 1:
-            self.late.append((story, version, call, hop))
-        if story.shape or story.hops > CROWD:
-            return story
+            self.unjoined += 1
+            return
         if call:
             story.calls.append((call, hop))
             if self.is_leak(call):
@@ -95,18 +89,15 @@ class Ledger:
             story.arrivals.append((version, hop))
         if not story.start or hop.start < story.start:
             story.start = hop.start
-        if not story.agent:
-            story.agent = hop.agent
-        return story
 
     def _story(self, hop: Hop, now: float) -> Story:
         key = hop.request_id, hop.method, hop.path
-        story = self._open.get(key)
+        story = self.open.get(key)
         if story is None:
             finished = self._finished.get(key) or self._finished_before.get(key)
             if finished:
                 return finished
-            story = self._open[key] = Story(key, now)
+            story = self.open[key] = Story(key, now)
             self._due.append((now + self._quiet, story))
         elif story.waiting:
             story.waiting = False
@@ -126,11 +117,11 @@ class Ledger:
             return call
 
     def _new_call(self, pod: str, hop: Hop) -> Call | None:
-        who = self.routing.pod(pod)
+        who = self.routing.pods.get(pod)
         if who is None:
             return None
         if "|" in hop.cluster:
-            self.edges.setdefault((who.workload, hop.cluster.rpartition("|")[2]), hop.request_id)
+            self.edges[who.workload, hop.cluster.rpartition("|")[2]] = None
         version = self.routing.version_of_call(hop)
         if self.routing.is_for_target(who, hop):
             place = self.routing.rule_of(hop, GATEWAY if who.gateway else MESH)
@@ -156,7 +147,7 @@ class Ledger:
         """Yield the stories that are finished, and forget them."""
         while self._due and self._due[0][0] <= now:
             _, story = self._due.popleft()
-            if self._open.get(story.key) is not story:
+            if self.open.get(story.key) is not story:
                 continue
             if story.touched + self._quiet > now and not self._leaks(story):
                 self._due.append((now + self._quiet, story))
@@ -165,13 +156,8 @@ class Ledger:
             else:
                 story.waiting = True
         # The oldest stand first: what waits at the front has waited the longest.
-        late = []
-        for story in self._open.values():
-            if story.begun + self._patience > now:
-                break
-            if story.touched + self._quiet <= now:
-                late.append(story)
-        for story in late:
+        late = itertools.takewhile(lambda story: story.begun + self._patience <= now, self.open.values())
+        for story in [story for story in late if story.touched + self._quiet <= now]:
             yield self._finish(story)
 
     def _leaks(self, story: Story) -> bool:
@@ -184,7 +170,7 @@ class Ledger:
         return call.version not in self.routing.rules[call.rule].expectation.allowed
 
     def _finish(self, story: Story) -> Story:
-        del self._open[story.key]
+        del self.open[story.key]
         if 2 * len(self._finished) >= REMEMBERED:
             self._finished_before, self._finished = self._finished, {}
         self._finished[story.key] = story
@@ -192,7 +178,7 @@ class Ledger:
 
     def give_up(self) -> Iterator[Story]:
         """Yield all stories that are not finished: their patience is over."""
-        for story in list(self._open.values()):
+        for story in list(self.open.values()):
             yield self._finish(story)
 
     def _has_all(self, story: Story) -> bool:
@@ -202,11 +188,10 @@ class Ledger:
             return any(map(self.routing.must_be_silent, got))
         if self._leaks(story):
             return True
-        wanted: dict[str, int] = {}
+        wanted: list[str] = []
         for call, _ in story.calls:
             if call.rule >= 0 and call.routed:
-                for version, count in self.routing.rules[call.rule].expectation.always:
-                    wanted[version] = wanted.get(version, 0) + count
+                wanted += self.routing.rules[call.rule].expectation.always
             if call.version and call.answered:
-                wanted[call.version] = wanted.get(call.version, 0) + 1
-        return all(got.count(version) >= count for version, count in wanted.items())
+                wanted.append(call.version)
+        return all(got.count(version) >= wanted.count(version) for version in wanted)

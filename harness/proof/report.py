@@ -15,15 +15,8 @@ WORDS: dict[State, str] = {"holds": "ok", "fails": "FAIL", "unproven": "?"}
 WIDTH = 80
 """How many columns a terminal has at least, on a projector too."""
 
-Style = Callable[[str, State], str]
-
-
 BROAD = 18
 """How many columns the name of a version's proxy has at most, in one line with its figures."""
-
-
-def _plain(word: str, state: State) -> str:
-    return word
 
 
 def harmless(text: str) -> str:
@@ -37,21 +30,18 @@ def wrap(text: str, hang: int = 2) -> str:
     No word is cut, and no short command in single quotes.
     """
     whole = re.sub(r"(?<!\w)'[^'\n]{1,60}'(?!\w)", lambda quoted: quoted[0].replace(" ", "\xa0"), text)
-    lines = [
-        textwrap.fill(
-            line, WIDTH, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
-        )
-        for line in whole.split("\n")
-    ]
-    return "\n".join(lines).replace("\xa0", " ")
+    wrapper = textwrap.TextWrapper(
+        WIDTH, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(map(wrapper.fill, whole.split("\n"))).replace("\xa0", " ")
 
 
-def table(verdict: Verdict, style: Style = _plain) -> str:
+def table(verdict: Verdict, style: Callable[[str, State], str] = lambda word, state: word) -> str:
     """Return a verdict as a table; ``style`` may colour a word by what it says."""
-    told = [(claim, harmless(claim.statement), harmless(claim.detail)) for claim in verdict.claims]
-    width = max((len(s) for _, s, detail in told if len(s) + len(detail) <= WIDTH - 10), default=0)
+    claims = [(claim, harmless(claim.statement), harmless(claim.detail)) for claim in verdict.claims]
+    width = max((len(s) for _, s, detail in claims if len(s) + len(detail) <= WIDTH - 10), default=0)
     lines = [wrap(f"routes    {harmless(verdict.routes)}", 10), ""]
-    for claim, statement, detail in told:
+    for claim, statement, detail in claims:
         word = style(f"{WORDS[claim.state]:<4}", claim.state)
         line = f"{statement:<{width}}  {detail}"
         if len(line) > WIDTH - 8:
@@ -71,10 +61,8 @@ def table(verdict: Verdict, style: Style = _plain) -> str:
         lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
     examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)
     trace = "make trace T=" if in_clone() else "dark-launch trace "
-    lines += [
-        wrap(f"      see one of them: {trace}{shlex.quote(harmless(e))}", 8) for e in list(examples)[:3]
-    ]
-    lines += [wrap(f"      {harmless(line)}", 8) for line in verdict.findings]
+    told = [f"see one of them: {trace}{shlex.quote(harmless(e))}" for e in list(examples)[:3]]
+    lines += [wrap(f"      {line}", 8) for line in (*told, *map(harmless, verdict.findings))]
     return "\n".join(lines)
 
 
@@ -93,25 +81,17 @@ def _ms(value: float | None) -> str:
 
 def to_junit(verdict: Verdict) -> str:
     """Return a verdict as JUnit XML: a test case for each claim; unproven is an error."""
-    failures = sum(claim.state == "fails" for claim in verdict.claims)
-    errors = sum(claim.state == "unproven" for claim in verdict.claims)
-    suite = ET.Element(
-        "testsuite",
-        {
-            "name": f"dark-launch {verdict.target}",
-            "tests": str(len(verdict.claims)),
-            "failures": str(failures),
-            "errors": str(errors),
-            "skipped": "0",
-        },
-    )
+    states = [claim.state for claim in verdict.claims]
+    suites = ET.Element("testsuites")
+    suite = ET.SubElement(
+        suites, "testsuite", name=f"dark-launch {verdict.target}", tests=str(len(states)),
+        failures=str(states.count("fails")), errors=str(states.count("unproven")), skipped="0",
+    )  # fmt: skip
     for claim in verdict.claims:
-        case = ET.SubElement(suite, "testcase", {"classname": claim.id, "name": harmless(claim.statement)})
+        case = ET.SubElement(suite, "testcase", classname=claim.id, name=harmless(claim.statement))
         if not claim.holds:
             kind = "failure" if claim.state == "fails" else "error"
-            problem = ET.SubElement(case, kind, {"type": claim.state, "message": harmless(claim.detail)})
+            problem = ET.SubElement(case, kind, type=claim.state, message=harmless(claim.detail))
             problem.text = "\n".join(["", *(f"trace {harmless(example)}" for example in claim.examples)])
-    suites = ET.Element("testsuites")
-    suites.append(suite)
     ET.indent(suites)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"

@@ -1,14 +1,15 @@
 """The claims on the stories that took one rule: each is one checked statement, and one function."""
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.proof.claims import is_phantom, silence_of
 from harness.proof.evidence import Claim, Stream, Sum
 from harness.proof.figures import Tally, binomial_interval
-from harness.proof.story import BESIDE, Arrival, Shape
+from harness.proof.story import BESIDE, Shape
 
 FALSE_ALARM = 1e-6
 """How often a claim on a percentage may fail though the proxies draw as they should."""
@@ -17,7 +18,7 @@ FALSE_ALARM = 1e-6
 def answered_by(stream: Stream) -> Iterator[Claim]:
     """Claim that only the versions that may answer callers did."""
     allowed = [version for version, _ in stream.rule.expectation.answers]
-    found, seen = Sum("leaks"), Counter[str]()
+    found, seen = Sum(leaks=0), Counter[str]()
     for shape, tally in stream.shapes.items():
         leaks = sum(call.version is not None and call.version not in allowed for call in shape.own)
         found.add(tally, breaks=leaks > 0, leaks=leaks)
@@ -39,7 +40,7 @@ def shares(stream: Stream) -> Iterator[Claim]:
     weighted = [(v, share) for v, share in stream.rule.expectation.answers if share is not None]
     if len(weighted) < 2:
         return
-    found = Sum(*(version for version, _ in weighted))
+    found = Sum(**{version: 0 for version, _ in weighted})
     for shape, tally in stream.shapes.items():
         for version in [call.version for call in shape.own if call.version]:
             found.figures[version] += tally.count
@@ -76,16 +77,13 @@ def _copies(stream: Stream, version: str, shape: Shape, percentages: tuple[float
     most = len(percentages) * sum(call.copied for call in shape.own)
     surplus = max(extra - most, 0)
     if version in stream.rule.expectation.allowed:
-        surplus = max(surplus - sum(map(_may_be_tried_again, got)), 0)
+        tried_again = sum(bool(arrival.trouble) or arrival.status >= 400 for arrival in got)
+        surplus = max(surplus - tried_again, 0)
     return {
         "received": min(extra, most), "requests": requests, "missing": max(always * requests - extra, 0),
         "duplicates": surplus if most else 0, "phantoms": 0 if most else surplus,
         "drawn": max(min(extra, most) - always * requests, 0),
     }  # fmt: skip
-
-
-def _may_be_tried_again(found: Arrival) -> bool:
-    return bool(found.trouble) or found.status >= 400
 
 
 def received(stream: Stream) -> Iterator[Claim]:
@@ -94,42 +92,43 @@ def received(stream: Stream) -> Iterator[Claim]:
         found = Sum()
         for shape, tally in stream.shapes.items():
             counted = _copies(stream, version, shape, percentages)
-            wrong = counted["missing"] or counted["duplicates"] or counted["phantoms"]
-            found.add(tally, breaks=wrong > 0, **counted)
+            found.add(tally, breaks=any(counted[name] for name in _WRONG), **counted)
         for shape, tally in _without_call(stream, version):
             found.add(tally, breaks=True, phantoms=sum(a.version == version for a in shape.arrivals))
         sampled = [percent / 100 for percent in percentages if percent < 100]
         always = len(percentages) - len(sampled)
-        claim = _sampled(found, version, always, sampled) if sampled else _exactly(found, version, always)
+        wrong = ", ".join(f"{found[name]:,} {word}" for name, word in _WRONG.items())
+        fails = any(found[name] for name in _WRONG)
+        if sampled:
+            claim = _sampled(found, version, always, sampled, wrong, fails)
+        else:
+            claim = _exactly(found, version, always, wrong, fails)
         # Of what a run that ended early still waits for, nobody knows whether it comes.
         yield replace(claim, state="unproven") if claim.holds and stream.evidence.overdue else claim
 
 
-def _wrong(found: Sum) -> str:
-    missing, duplicates, phantoms = found["missing"], found["duplicates"], found["phantoms"]
-    return f"{missing:,} missing, {duplicates:,} duplicate, {phantoms:,} phantom"
+_WRONG = {"missing": "missing", "duplicates": "duplicate", "phantoms": "phantom"}
+"""Figures that must be 0, and what they are called."""
 
 
-def _exactly(found: Sum, version: str, always: int) -> Claim:
+def _exactly(found: Sum, version: str, always: int, wrong: str, fails: bool) -> Claim:
     del found.figures["drawn"]
     times = {1: "once", 2: "twice"}.get(always, f"{always} times")
     statement = f"{version} received every request exactly {times}"
-    detail = f"{found['received'] // always:,} of {found['requests']:,}: {_wrong(found)}"
-    fails = found["missing"] + found["duplicates"] + found["phantoms"] > 0
-    return found.claim("exactly-once", statement, detail, fails=fails, unproven=not found["requests"],
-                       version=version)  # fmt: skip
+    detail = f"{found['received'] // always:,} of {found['requests']:,}: {wrong}"
+    unproven = not found["requests"]
+    return found.claim("exactly-once", statement, detail, fails=fails, unproven=unproven, version=version)
 
 
-def _sampled(found: Sum, version: str, always: int, sampled: list[float]) -> Claim:
+def _sampled(found: Sum, version: str, always: int, sampled: list[float], wrong: str, fails: bool) -> Claim:
     requests, drawn = found["requests"], found["drawn"]
     intervals = [binomial_interval(requests, p, FALSE_ALARM / len(sampled)) for p in sampled]
     low, high = sum(i[0] for i in intervals), sum(i[1] for i in intervals)
     found.figures.update(low=low, high=high)
     beside = f"every request {always} times and " if always else ""
     statement = f"{version} received {beside}{' and '.join(f'{100 * p:g} %' for p in sampled)} of requests"
-    detail = f"{drawn:,} of {requests:,} (between {low:,} and {high:,}): {_wrong(found)}"
-    few = _too_few(requests, sampled)
-    fails = found["missing"] + found["duplicates"] + found["phantoms"] > 0 or not low <= drawn <= high
+    detail = f"{drawn:,} of {requests:,} (between {low:,} and {high:,}): {wrong}"
+    few, fails = _too_few(requests, sampled), fails or not low <= drawn <= high
     return found.claim("sampled", statement, detail if fails else few or detail, fails=fails,
                        unproven=bool(few), version=version)  # fmt: skip
 
@@ -158,7 +157,7 @@ def unshared(stream: Stream) -> Iterator[Claim]:
     """Claim that one version alone got each request, once; of a single version, only made where it fails."""
     if stream.rule.expectation.copies:
         return
-    found = Sum("shared")
+    found = Sum(shared=0)
     for shape, tally in stream.shapes.items():
         counted = [_copies(stream, v, shape, ()) for v, _ in stream.rule.expectation.answers]
         shared = sum(each["phantoms"] for each in counted)
@@ -175,12 +174,12 @@ def unshared(stream: Stream) -> Iterator[Claim]:
 def delivered(stream: Stream) -> Iterator[Claim]:
     """Claim that the application of each dark version answered every copy that arrived at its proxy."""
     for version in stream.dark():
-        found, troubles = Sum("arrived", "answered", "refused", "unanswered"), Counter[str]()
+        found, troubles = Sum(arrived=0, answered=0, refused=0, unanswered=0), Counter[str]()
         for shape, tally in stream.shapes.items():
-            got = [a.trouble.partition(":")[0] or "answered" for a in shape.arrivals if a.version == version]
-            breaks = len(got) > got.count("answered")
-            found.add(tally, breaks=breaks, arrived=len(got), **Counter(got))
-            for trouble in [a.trouble for a in shape.arrivals if a.version == version and a.trouble]:
+            got = [a.trouble for a in shape.arrivals if a.version == version]
+            kinds = Counter(trouble.partition(":")[0] or "answered" for trouble in got)
+            found.add(tally, breaks=any(got), arrived=len(got), **kinds)
+            for trouble in filter(None, got):
                 troubles[trouble] += tally.count
         words = [f"{found['answered']:,} of {found['arrived']:,}"]
         words += [f"{trouble} x {count:,}" for trouble, count in troubles.most_common(3)]
@@ -192,7 +191,7 @@ def delivered(stream: Stream) -> Iterator[Claim]:
 def same_status(stream: Stream) -> Iterator[Claim]:
     """Claim that each dark version answered with the status that the caller got."""
     for version in stream.dark():
-        found, different = Sum("compared", "different"), Counter[tuple[int, int]]()
+        found, different = Sum(compared=0, different=0), Counter[tuple[int, int]]()
         for shape, tally in stream.shapes.items():
             theirs = sorted(call.status for call in shape.own if call.routed)
             ours = sorted(a.status for a in shape.arrivals if a.version == version and not a.trouble)
@@ -209,33 +208,25 @@ def same_status(stream: Stream) -> Iterator[Claim]:
                               "; ".join(words), fails=fails, version=version)  # fmt: skip
 
 
-def faithful(stream: Stream) -> Iterator[Claim]:
-    """Claim that copies equal their originals; method and path do, or they would not have been joined."""
-    for version in stream.dark():
-        statement = f"each copy at {version} is faithful (method, path, size)"
-        yield from _sizes(stream, version, "faithful", statement, lambda shape: shape.resized)
+def sizes(stream: Stream) -> Iterator[Claim]:
+    """Claim that copies equal their originals, and, where it is asked for, that answers equal the caller's.
 
-
-def same_size(stream: Stream) -> Iterator[Claim]:
-    """Claim, where it is asked for, that answers were of the size that the caller got."""
-    for version in stream.dark() if stream.evidence.bounds.same_size else ():
-        statement = f"each answer of {version} has the size of the caller's"
-        yield from _sizes(stream, version, "same-size", statement, lambda shape: shape.reply_resized)
-
-
-def _sizes(
-    stream: Stream, version: str, id: str, statement: str, unlike: Callable[[Shape], tuple[str, ...]]
-) -> Iterator[Claim]:
-    found = Sum("compared", "equal")
-    for shape, tally in stream.shapes.items():
-        there = {a.version for a in shape.arrivals if not a.trouble}
-        if version in there and there & {call.version for call in shape.calls}:
-            differs = version in unlike(shape)
-            found.add(tally, breaks=differs, compared=1, equal=not differs)
-    if found["compared"]:
-        detail = f"{found['equal']:,} of {found['compared']:,}"
-        fails = found["equal"] < found["compared"]
-        yield found.claim(id, statement, detail, fails=fails, version=version)
+    Method and path of a copy do, or it would not have been joined.
+    """
+    faithful = "faithful", "each copy at {} is faithful (method, path, size)", lambda shape: shape.resized
+    size = "same-size", "each answer of {} has the size of the caller's", lambda shape: shape.reply_resized
+    asked = [faithful, size] if stream.evidence.bounds.same_size else [faithful]
+    for (id, statement, unlike), version in itertools.product(asked, stream.dark()):
+        found = Sum(compared=0, equal=0)
+        for shape, tally in stream.shapes.items():
+            there = {a.version for a in shape.arrivals if not a.trouble}
+            if version in there and there & {call.version for call in shape.calls}:
+                differs = version in unlike(shape)
+                found.add(tally, breaks=differs, compared=1, equal=not differs)
+        if found["compared"]:
+            detail = f"{found['equal']:,} of {found['compared']:,}"
+            fails = found["equal"] < found["compared"]
+            yield found.claim(id, statement.format(version), detail, fails=fails, version=version)
 
 
 def p99_ratio(stream: Stream) -> Iterator[Claim]:
@@ -253,6 +244,4 @@ def p99_ratio(stream: Stream) -> Iterator[Claim]:
             yield Sum().claim("p99-ratio", statement, detail, fails=fails, version=version)
 
 
-OF_RULE = (
-    answered_by, shares, received, delivered, same_status, faithful, same_size, p99_ratio, unheard, unshared,
-)  # fmt: skip
+OF_RULE = (answered_by, shares, received, delivered, same_status, sizes, p99_ratio, unheard, unshared)

@@ -13,6 +13,7 @@ from harness.proof.expectation import (
     namespace_of,
     rules_of,
     serves_mesh,
+    short_name,
 )
 from harness.proof.report import WIDTH
 from harness.proof.target import Routing, Target
@@ -29,11 +30,12 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     if workshop:
         rows += [(pod.name, pod.state, pod.address) for pod in mesh.pods()]
     else:
-        rows += [
-            (pod.name, "Running" if pod.ready else "not ready", ", ".join(pod.addresses) or "-")
-            for pod in scene.pods
-        ]
-    rows += [(name, state, "-") for name, state in _stopped(mesh, scene, workshop)]
+        states = [(pod, "Running" if pod.ready else "not ready") for pod in scene.pods]
+        rows += [(pod.name, state, ", ".join(pod.addresses) or "-") for pod, state in states]
+    for found in scene.of_kind("Deployment"):
+        if found["spec"].get("replicas") == 0 and namespace_of(found, scene) == scene.namespace:
+            name, where = found["metadata"]["name"], "" if mesh.name == "local" else f" MESH={mesh.name}"
+            rows.append((name, f"Stopped: run 'make start W={name}{where}'" if workshop else "Stopped", "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     between = "  "
     if sum(widths) + 4 > WIDTH:
@@ -43,22 +45,8 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     yield ""
     if workshop:
         yield mesh.way_in()
-    yield from _routes(scene, Routing(scene, target), _sources(mesh) if workshop else {})
-
-
-def _stopped(mesh: Mesh, scene: Scene, workshop: bool) -> Iterator[tuple[str, str]]:
-    """Yield each workload that is scaled to 0, and what to do."""
-    for found in scene.of_kind("Deployment"):
-        if found["spec"].get("replicas") == 0 and namespace_of(found, scene) == scene.namespace:
-            name, remedy = found["metadata"]["name"], ""
-            if workshop:
-                where = "" if mesh.name == "local" else f" MESH={mesh.name}"
-                remedy = f": run 'make start W={name}{where}'"
-            yield name, f"Stopped{remedy}"
-
-
-def _sources(mesh: Mesh) -> dict[str, str]:
-    return {key: source for key, (source, _) in mesh.objects().items()}
+    sources = {name: f" ({source})" for name, (source, _) in mesh.objects().items()} if workshop else {}
+    yield from _routes(scene, Routing(scene, target), sources)
 
 
 def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator[str]:
@@ -67,15 +55,12 @@ def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator
     for rule in routing.rules:
         judged.setdefault(rule.written.source, []).append(rule.expectation.describe(routing.gone))
     judging = {key(found) for found in routing.objects()}
-    for found in scene.objects:
-        here = namespace_of(found, scene) == scene.namespace
-        if found["kind"] in ("VirtualService", "HTTPRoute") and (here or key(found) in judging):
-            name = named(found)
-            scope = MESH if found["kind"] == "HTTPRoute" or serves_mesh(found) else GATEWAY
+    for found in (*scene.of_kind("VirtualService"), *scene.of_kind("HTTPRoute")):
+        if key(found) in judging or namespace_of(found, scene) == scene.namespace:
+            name, scope = named(found), MESH if serves_mesh(found) else GATEWAY
             words = judged.get(name, []) if key(found) in judging else []
             words = words or [_words(rule, scene.namespace) for rule in rules_of(scene, found, scope)]
-            source = f" ({sources[name]})" if name in sources else ""
-            yield f"{name}: {' | '.join(words)}{source}"
+            yield f"{name}: {' | '.join(words)}{sources.get(name, '')}"
     if routing.not_http:
         yield routing.not_http
     elif "no route" in judged:
@@ -84,8 +69,7 @@ def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator
 
 def _words(rule: RouteRule, namespace: str) -> str:
     def call(destination: Destination) -> str:
-        host = destination.host.removesuffix(f".{namespace}.svc.cluster.local")
-        return f"{host} {destination.subset}".rstrip()
+        return f"{short_name(destination.host, namespace)} {destination.subset}".rstrip()
 
     answers = tuple((call(destination), share) for destination, share in rule.answers)
     mirrors = tuple((call(destination), (percent,)) for destination, percent in rule.mirrors)

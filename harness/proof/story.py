@@ -1,9 +1,11 @@
 """The story: all hops of one request to the target, and what it amounts to when it is finished."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from harness.rendering.accesslog import VIA_UPSTREAM, Hop
+from harness.rendering.accesslog import VIA_UPSTREAM, Hop, Unreadable, parse_line
 
 Key = tuple[str, str, str]
 """A story's request id, method and path."""
@@ -14,6 +16,14 @@ a version that answers callers anyway, but not for the target; of a caller that 
 
 _NONE: list[Any] = []
 """The hops of all stories that are counted: nothing is added to it."""
+
+
+def hops_in(lines: Iterable[str]) -> Iterator[Hop]:
+    """Yield the requests in a proxy's log; lines that cannot be read are passed over."""
+    for line in lines:
+        with suppress(Unreadable):
+            if hop := parse_line(line):
+                yield hop
 
 
 class Call(NamedTuple):
@@ -58,21 +68,11 @@ class Shape(NamedTuple):
 
 
 class Story:
-    """All hops of one request to the target."""
+    """All hops of one request to the target; of one that is counted, those that came later."""
 
     __slots__ = (
-        "agent",
-        "arrivals",
-        "begun",
-        "calls",
-        "hops",
-        "key",
-        "shape",
-        "sizes",
-        "start",
-        "touched",
-        "waiting",
-    )
+        "arrivals", "begun", "calls", "hops", "key", "shape", "sizes", "start", "touched", "waiting",
+    )  # fmt: skip
 
     def __init__(self, key: Key, now: float) -> None:
         self.key, self.begun, self.touched = key, now, now
@@ -80,34 +80,28 @@ class Story:
         """When the first of its hops began."""
         self.hops = 0
         """How many hops it has got."""
-        self.agent = ""
         self.calls: list[tuple[Call, Hop]] = []
         self.arrivals: list[tuple[str, Hop]] = []
         self.waiting = False
         """Whether it waits for hops that must still come."""
         self.shape: Shape | None = None
         """As what it was counted; then its hops are gone."""
-        self.sizes = -1, -1
-        """The sizes of the body and of the answer at the version that answered the caller."""
+        self.sizes: tuple[int, int] | None = None
+        """The sizes of the body and of the answer at the version that answered the caller, once counted."""
 
     def count_as(self, shape: Shape) -> None:
         """Let go of the hops: the story is counted."""
         self.shape = shape
         mine = {call.version for call in shape.calls}
-        self.sizes = next(
-            ((h.received, h.sent) for v, h in self.arrivals if v in mine and h.answered), (-1, -1)
-        )
+        sizes = ((hop.received, hop.sent) for v, hop in self.arrivals if v in mine and hop.answered)
+        self.sizes = self.sizes or next(sizes, None)
         self.calls = self.arrivals = _NONE
-        self.start = self.agent = ""
-
-
-def arrival(version: str, hop: Hop) -> Arrival:
-    """Return what became of a request at a version's proxy."""
-    return _arrival(version, hop.status, hop.flags, hop.details)
+        self.start = ""
 
 
 @lru_cache(maxsize=1000)
 def _arrival(version: str, status: int, flags: str, details: str) -> Arrival:
+    """Return what became of a request at a version's proxy."""
     # DC with a status: who sent it went away when it had the answer, before its own body was read.
     if status > 0 and (details == VIA_UPSTREAM or details == "downstream_remote_disconnect"):
         return Arrival(version, status, "")
@@ -118,39 +112,27 @@ def _arrival(version: str, status: int, flags: str, details: str) -> Arrival:
 
 
 def shape_of(story: Story) -> Shape:
-    """Return what a story amounts to."""
+    """Return what a story amounts to: as what it was counted, and the hops that it has got since."""
     calls = [call for call, _ in story.calls]
     arrivals = [_arrival(version, hop.status, hop.flags, hop.details) for version, hop in story.arrivals]
-    resized: tuple[str, ...] = ()
-    reply_resized: tuple[str, ...] = ()
-    if calls and len({(hop.received, hop.sent) for _, hop in story.arrivals}) > 1:
+    resized: set[str] = set()
+    reply_resized: set[str] = set()
+    if before := story.shape:
+        calls += before.calls
+        arrivals += before.arrivals
+        resized.update(before.resized)
+        reply_resized.update(before.reply_resized)
+    sizes = {(hop.received, hop.sent) for _, hop in story.arrivals}
+    if calls and (len(sizes) > 1 or story.sizes):
         mine = {call.version for call in calls}
         answers = [(v, hop.received, hop.sent) for v, hop in story.arrivals if hop.answered]
-        received = {r for v, r, _ in answers if v in mine}
-        sent = {s for v, _, s in answers if v in mine}
-        others = [a for a in answers if a[0] not in mine]
-        if received and all(hop.status < 400 for _, hop in story.arrivals):  # else a body may be left unread
-            resized = tuple(sorted({v for v, r, _ in others if r not in received}))
-            reply_resized = tuple(sorted({v for v, _, s in others if s not in sent}))
+        whole = [(r, s) for v, r, s in answers if v in mine] + ([story.sizes] if story.sizes else [])
+        if whole and all(hop.status < 400 for _, hop in story.arrivals):  # else a body may be left unread
+            others = [each for each in answers if each[0] not in mine]
+            resized.update(v for v, r, _ in others if r not in {received for received, _ in whole})
+            reply_resized.update(v for v, _, s in others if s not in {sent for _, sent in whole})
     if len(calls) > 1:
         calls.sort(key=repr)
     if len(arrivals) > 1:
         arrivals.sort()
-    return Shape(tuple(calls), tuple(arrivals), resized, reply_resized)
-
-
-def with_late_hop(story: Story, version: str | None, call: Call | None, hop: Hop) -> Shape:
-    """Return what a counted story amounts to with one hop more: a call, or an arrival at a version."""
-    shape = story.shape
-    assert shape
-    if call:
-        return shape._replace(calls=tuple(sorted((*shape.calls, call), key=repr)))
-    assert version
-    late = shape._replace(arrivals=tuple(sorted((*shape.arrivals, arrival(version, hop)))))
-    if hop.answered and story.sizes != (-1, -1) and version not in {call.version for call in shape.calls}:
-        received, sent = story.sizes
-        if hop.received != received and hop.status < 400:
-            late = late._replace(resized=tuple(sorted({*shape.resized, version})))
-        if hop.sent != sent:
-            late = late._replace(reply_resized=tuple(sorted({*shape.reply_resized, version})))
-    return late
+    return Shape(tuple(calls), tuple(arrivals), tuple(sorted(resized)), tuple(sorted(reply_resized)))

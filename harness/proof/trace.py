@@ -1,16 +1,16 @@
 """The trace: one request's story in time order, from the proxies' logs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from harness.meshes.mesh import Mesh
 from harness.proof.evidence import Evidence
 from harness.proof.figures import Tally
 from harness.proof.ledger import Ledger
 from harness.proof.report import harmless, wrap
-from harness.proof.story import Story, shape_of
+from harness.proof.story import Story, hops_in, shape_of
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import judge
-from harness.rendering.accesslog import Hop, Unreadable, parse_line
+from harness.rendering.accesslog import Hop
 
 INDENT = 14
 """How far a hop's lines are indented behind its time."""
@@ -23,46 +23,35 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
     """
     scene = mesh.scene(target.namespace, target.callers)
     routing = Routing(scene, target)
-    hops = [(pod, hop) for pod in scene.pods if pod.proxy for hop in _hops(mesh.request_log(pod))]
+    hops = [(pod.name, hop) for pod in scene.pods if pod.proxy for hop in hops_in(mesh.request_log(pod))]
     ids = {
         hop.request_id
         for _, hop in hops
         if wanted in (hop.request_id, hop.agent, hop.agent.rpartition("dark-launch/")[2])
     }
-    found = sorted(
-        ((pod, hop) for pod, hop in hops if hop.request_id in ids - {"-"}), key=lambda each: _place(each[1])
-    )
-    if not found:
-        return []
+    found = [(pod, hop) for pod, hop in hops if hop.request_id in ids - {"-"}]
     ledger = Ledger(routing, 0, 0)
     for pod, hop in found:
-        ledger.add(pod.name, hop, 0)
-    lines = [_line(pod.name, hop) for pod, hop in found]
-    for story in ledger.give_up():
-        lines += verdict_on(routing, story)
-    return [harmless(line) for line in lines]
-
-
-def _hops(lines: Iterable[str]) -> Iterator[Hop]:
-    for line in lines:
-        try:
-            hop = parse_line(line)
-        except Unreadable:
-            continue
-        if hop:
-            yield hop
-
-
-def _place(hop: Hop) -> tuple[str, bool]:
-    """Return what sorts hops: by time; within a millisecond it was sent before it arrived."""
-    return hop.start, hop.cluster.startswith("inbound|")
+        ledger.add(pod, hop, 0)
+    return _told(routing, found, ledger.give_up())
 
 
 def tell(routing: Routing, story: Story) -> list[str]:
     """Return the hops of a story that is at hand, and what is missing of it."""
-    hops = [*(("caller", hop) for _, hop in story.calls), *story.arrivals]
-    lines = [_line(who, hop) for who, hop in sorted(hops, key=lambda each: _place(each[1]))]
-    return [harmless(line) for line in [*lines, *verdict_on(routing, story)]]
+    return _told(routing, [*(("caller", hop) for _, hop in story.calls), *story.arrivals], [story])
+
+
+def _told(routing: Routing, hops: list[tuple[str, Hop]], stories: Iterable[Story]) -> list[str]:
+    """Return hops in time order, and for each story what is wrong with it, or that it is as it must be."""
+    # Within a millisecond, a request was sent before it arrived.
+    hops = sorted(hops, key=lambda each: (each[1].start, each[1].cluster.startswith("inbound|")))
+    lines = [_line(who, hop) for who, hop in hops]
+    for story in stories:
+        alone = judge(Evidence(routing, {story.shape or shape_of(story): Tally(1, [story.key])}))
+        wrong = [claim for claim in alone.claims if claim.state == "fails"]
+        told = [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]
+        lines += told or ["as it must be"]
+    return [harmless(line) for line in lines]
 
 
 def _line(who: str, hop: Hop) -> str:
@@ -75,12 +64,3 @@ def _line(who: str, hop: Hop) -> str:
     reason = "" if hop.answered else f" ({hop.details} {hop.flags})"
     lines.append(f"{way}{hop.status}{reason}, {hop.received} B in, {hop.sent} B out, {hop.duration} ms")
     return wrap(f"\n{' ' * INDENT}".join(lines), INDENT)
-
-
-def verdict_on(routing: Routing, story: Story) -> list[str]:
-    """Return what is wrong with a story, or that it is as it must be."""
-    alone = judge(Evidence(routing, {story.shape or shape_of(story): Tally(1, [story.key])}))
-    wrong = [claim for claim in alone.claims if claim.state == "fails"]
-    if not wrong:
-        return ["as it must be"]
-    return [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]

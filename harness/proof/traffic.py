@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import requests
+from urllib3.exceptions import HTTPError  # of a body that breaks off
 
-from harness.meshes.mesh import Progress
+from harness.meshes.mesh import TARGET, Progress
 
 TIMEOUT = 30.0
 """Seconds after which a caller gives up, however the answer drips in."""
@@ -74,7 +75,7 @@ def probe(number: int) -> Probe:
     return Probe("POST", query, b"x" * (number * 37 % 2048))
 
 
-def version_in(answer: str, service: str = "recommendation") -> str | None:
+def version_in(answer: str, service: str = TARGET) -> str | None:
     """Return the version that an answer names in the words of the workshop's services, if it does."""
     match = re.search(rf"{re.escape(service)} (\S{{1,60}}) from ", answer)
     return match[1] if match else None
@@ -83,19 +84,15 @@ def version_in(answer: str, service: str = "recommendation") -> str | None:
 class Traffic:
     """Callers that send a run's requests, each as soon as the one before is answered."""
 
-    def __init__(
-        self, url: str, run: str, size: int, concurrency: int, service: str = "recommendation"
-    ) -> None:
+    def __init__(self, url: str, run: str, size: int, concurrency: int, service: str = TARGET) -> None:
         self._url, self._run, self._size, self._service = url, run, size, service
         self._numbers = itertools.count()
         self._stop = threading.Event()
         self._seen: queue.SimpleQueue[tuple[int, int, str | None, float]] = queue.SimpleQueue()
         self._since: dict[int, tuple[int, float]] = {}
         """Caller → the ticket that it waits for, and since when."""
-        self._callers = {
-            i: threading.Thread(target=self._caller, args=(i,), daemon=True)
-            for i in range(min(concurrency, size))
-        }
+        numbers = range(min(concurrency, size))
+        self._callers = [threading.Thread(target=self._caller, args=(i,), daemon=True) for i in numbers]
 
     def send(self, saw: Saw, meanwhile: Callable[[], bool], progress: Progress) -> None:
         """Send every ticket once, and return when each caller knows its answer or has given up.
@@ -103,13 +100,13 @@ class Traffic:
         No more are sent when nobody was answered for as long as a caller waits, or when ``meanwhile`` says
         that it makes no sense to go on.
         """
-        for thread in self._callers.values():
+        for thread in self._callers:
             thread.start()
         answered = sent = 0
         last_answer = shown = time.monotonic()
         try:
             while True:
-                alive = [i for i, thread in self._callers.items() if thread.is_alive()]
+                alive = [i for i, thread in enumerate(self._callers) if thread.is_alive()]
                 with contextlib.suppress(queue.Empty):
                     while True:
                         sight = self._seen.get_nowait()
@@ -120,7 +117,7 @@ class Traffic:
                 now = time.monotonic()
                 if now - last_answer > TIMEOUT:
                     self._stop.set()
-                overdue = [i for i in alive if self._waits(i, now) > TIMEOUT + 1]
+                overdue = [i for i in alive if now - self._since.get(i, (0, now))[1] > TIMEOUT + 1]
                 if not set(alive).difference(overdue) and self._seen.empty():
                     for caller in overdue:
                         saw(self._since[caller][0], 0, None, TIMEOUT)
@@ -134,10 +131,6 @@ class Traffic:
         finally:
             self._stop.set()  # callers that still wait are daemons: nobody waits for them
 
-    def _waits(self, caller: int, now: float) -> float:
-        """Return for how many seconds a caller has waited for its answer."""
-        return now - self._since.get(caller, (0, now))[1]
-
     def _caller(self, index: int) -> None:
         with requests.Session() as session:
             session.trust_env = False
@@ -150,27 +143,19 @@ class Traffic:
 def call(session: requests.Session, url: str, ticket: Ticket) -> tuple[int, str, float]:
     """Send one request; return status (0: no whole answer in time), the answer's beginning, and seconds."""
     request = probe(ticket.number)
-    start = time.perf_counter()
-    kept = b""
-    try:
-        with session.request(
-            request.method,
-            f"{url}{'&' if '?' in url else '?'}{request.query}",
-            data=request.body or None,
-            headers={"user-agent": str(ticket), **HEADERS},
-            timeout=TIMEOUT,
-            stream=True,
-            allow_redirects=False,
-        ) as answer:
-            # One piece at a time: the timeout of a read is not that of the answer.
-            while piece := answer.raw.read1(ENOUGH, decode_content=True):
-                kept += piece[: ENOUGH - len(kept)]
-                if time.perf_counter() - start > TIMEOUT:
-                    return 0, "", time.perf_counter() - start
-    except (requests.RequestException, OSError, ValueError):
-        return 0, "", time.perf_counter() - start
-    except Exception as error:  # urllib3's own, of a body that breaks off
-        if not type(error).__module__.startswith("urllib3"):
-            raise
-        return 0, "", time.perf_counter() - start
-    return answer.status_code, kept.decode(errors="replace"), time.perf_counter() - start
+    where = f"{url}{'&' if '?' in url else '?'}{request.query}"
+    headers = {"user-agent": str(ticket), **HEADERS}
+    start, status, kept = time.perf_counter(), 0, b""
+    with (
+        contextlib.suppress(requests.RequestException, HTTPError, OSError, ValueError),
+        session.request(request.method, where, data=request.body or None, headers=headers, timeout=TIMEOUT,
+                        stream=True, allow_redirects=False) as answer,
+    ):  # fmt: skip
+        # One piece at a time: the timeout of a read is not that of the answer.
+        while piece := answer.raw.read1(ENOUGH, decode_content=True):
+            kept += piece[: ENOUGH - len(kept)]
+            if time.perf_counter() - start > TIMEOUT:
+                break
+        else:
+            status = answer.status_code
+    return status, kept.decode(errors="replace") if status else "", time.perf_counter() - start

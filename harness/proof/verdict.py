@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.proof import claims as run_claims
-from harness.proof.evidence import Claim, Evidence, Stream
+from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Times
 from harness.proof.rule_claims import OF_RULE
-from harness.proof.story import Shape
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
@@ -46,7 +45,6 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every claim holds."""
         return all(claim.holds for claim in self.claims)
 
     @property
@@ -55,22 +53,21 @@ class Verdict:
         return 0 if self.passed else 1 if self.failed() else 2
 
     def failed(self) -> list[str]:
-        """Return the ids of the claims that fail, each once."""
-        return list(dict.fromkeys(claim.id for claim in self.claims if claim.state == "fails"))
+        return self._ids("fails")
 
     def unproven(self) -> list[str]:
-        """Return the ids of the claims that are unproven, each once."""
-        return list(dict.fromkeys(claim.id for claim in self.claims if claim.state == "unproven"))
+        return self._ids("unproven")
+
+    def _ids(self, state: State) -> list[str]:
+        """Return the ids of the claims in a state, each once."""
+        return list(dict.fromkeys(claim.id for claim in self.claims if claim.state == state))
 
     def claim(self, id: str) -> Claim:
         """Return the first claim with an id.
 
         :raises KeyError: there is none.
         """
-        for claim in self.claims:
-            if claim.id == id:
-                return claim
-        raise KeyError(id)
+        return {claim.id: claim for claim in reversed(self.claims)}[id]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in the types of JSON."""
@@ -80,47 +77,35 @@ class Verdict:
 
 def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
     """Return the verdict on what was seen."""
-    routing = evidence.routing
+    routing, shapes = evidence.routing, evidence.shapes.items()
     streams = [
-        Stream(evidence, place, rule, {s: t for s, t in evidence.shapes.items() if _took(s) == place})
+        Stream(evidence, place, rule, {s: t for s, t in shapes if {call.rule for call in s.own} == {place}})
         for place, rule in enumerate(routing.rules)
     ]
     taken = [stream for stream in streams if stream.shapes]
     claims = [claim for make in run_claims.FIRST for claim in make(evidence)]
     for stream in taken:
-        prefix = f"[{stream.rule.title}] " if len(routing.rules) > 1 else ""
+        prefix = f"[{stream.rule.written.title}] " if len(routing.rules) > 1 else ""
         for make in OF_RULE:
             if stream.rule.problems and make is not OF_RULE[0]:
                 continue  # it is not known what to expect
             claims += [replace(claim, statement=prefix + claim.statement) for claim in make(stream)]
     claims += [claim for make in run_claims.LAST for claim in make(evidence)]
-    shown = taken or streams
-    words = dict.fromkeys(stream.rule.expectation.describe(routing.gone) for stream in shown)
+    for i, claim in enumerate(claims):
+        if reason := evidence.blind.get(claim.version):  # nobody can read the logs on which it rests
+            claims[i] = replace(claim, state="unproven", detail=f"{claim.detail}; {reason}")
+    words = dict.fromkeys(stream.rule.expectation.describe(routing.gone) for stream in taken or streams)
     seen = evidence.sightings
     return Verdict(
         run=run,
         target=f"{routing.target.service}.{routing.target.namespace}",
-        requests=sum(stream.calls for stream in streams),
+        requests=sum(len(shape.own) * t.count for stream in streams for shape, t in stream.shapes.items()),
         routes=" | ".join(words),
-        claims=tuple(_blinded(claim, evidence) for claim in claims),
+        claims=tuple(claims),
         sides=tuple(_side(name, evidence.times.get(name, Times())) for name in routing.versions),
         callers=_side("callers", seen.times if seen else evidence.callers),
         unjudged=unjudged,
     )
-
-
-def _took(shape: Shape) -> int | None:
-    """Return the place of the rule that all calls of a shape to the target took, if it is one."""
-    places = {call.rule for call in shape.own}
-    return places.pop() if len(places) == 1 else None
-
-
-def _blinded(claim: Claim, evidence: Evidence) -> Claim:
-    """Return a claim that rests on what a version's proxies logged as unproven, if nobody can read them."""
-    reason = evidence.blind.get(claim.version)
-    if reason is None:
-        return claim
-    return replace(claim, state="unproven", detail=f"{claim.detail}; {reason}")
 
 
 def _side(version: str, times: Times) -> Side:

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from harness import HarnessError, Json
+from harness import HarnessError
 from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
 from harness.proof.counting import Counts
-from harness.proof.evidence import Bounds, Evidence
-from harness.proof.expectation import Expectation
+from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Sightings
 from harness.proof.ledger import CROWD, Ledger
 from harness.proof.loops import loops
@@ -40,15 +39,9 @@ class Watch:
     """A run that is to be judged: what is applied, and what was seen so far."""
 
     def __init__(
-        self,
-        mesh: Mesh,
-        target: Target,
-        *,
-        bounds: Bounds | None = None,
-        patience: float | None = None,
-        sample: int = 1,
-        sightings: Sightings | None = None,
-    ) -> None:
+        self, mesh: Mesh, target: Target, *, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
+        sample: int = 1, sightings: Sightings | None = None,
+    ) -> None:  # fmt: skip
         """Prepare a run.
 
         :param patience: seconds that a story waits for a hop that must come.
@@ -57,11 +50,8 @@ class Watch:
         :param sightings: what callers saw, where the harness is the caller.
         :raises HarnessError: the mesh does not run, or has no such Service.
         """
-        self._mesh, self.target = mesh, target
-        self._bounds = bounds or Bounds()
-        self._patience = PATIENCE if patience is None else patience
-        self._sample, self._sightings = sample, sightings
-        self.run = new_run()
+        self._mesh, self.target, self._sample, self._sightings = mesh, target, sample, sightings
+        self._bounds, self._patience, self.run = bounds, patience, new_run()
         self.changes: list[str] = []
         """What changed among the applied objects, each time in one line."""
         self.unjudged = 0
@@ -73,29 +63,16 @@ class Watch:
         self._asked = time.monotonic()
         self._told = self._asked, 0
         """When figures were told, and of how many stories."""
-        self._start(self._ask())
+        self._start(Routing(self._ask(), target))
 
-    def _start(self, scene: Scene) -> None:
+    def _start(self, routing: Routing) -> None:
         """Judge by what is applied now."""
-        routing = Routing(scene, self.target)
         self._applied = _fingerprint(routing)
-        self.counts = Counts(routing, self._bounds, self.run, self._sightings)
-        self.ledger = Ledger(routing, self._mesh.still, self._patience)
-
-    @property
-    def evidence(self) -> Evidence:
-        """What was seen since what is applied is the same."""
-        return self.counts.evidence
-
-    @property
-    def broken(self) -> list[Story]:
+        self.routing, self.ledger = routing, Ledger(routing, self._mesh.still, self._patience)
+        self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
+        self._counts = Counts(self.evidence, self.run)
+        self.broken = self._counts.broken
         """The first stories that break a claim."""
-        return self.counts.broken
-
-    @property
-    def routing(self) -> Routing:
-        """What is applied for the target."""
-        return self.ledger.routing
 
     def _ask(self) -> Scene:
         """Return what is applied and runs; a mesh that does not answer is asked again during a run.
@@ -128,8 +105,7 @@ class Watch:
                 last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
             self._since = self._latest
-            self.ledger.unjoined.clear()
-            self.evidence.unreadable = 0
+            self.ledger.unjoined = self.evidence.unreadable = 0
 
     def read(self) -> bool:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""
@@ -153,7 +129,6 @@ class Watch:
             self.enter(pod, line, time.monotonic())
 
     def enter(self, pod: str, line: str, now: float) -> None:
-        """Enter a line of a proxy's log."""
         try:
             hop = parse_line(line)
         except Unreadable:
@@ -163,9 +138,8 @@ class Watch:
             self.add(pod, hop, now)
 
     def add(self, pod: str, hop: Hop, now: float) -> None:
-        """Enter a request that a pod's proxy logged."""
         if pod not in self._logged:
-            if self.routing.pod(pod) is None:
+            if pod not in self.routing.pods:
                 self._look()
             self._logged.add(pod)
         if hop.start > self._latest:
@@ -178,52 +152,49 @@ class Watch:
         """Judge what is finished; what breaks a claim, once it is known that what is applied is unchanged."""
         for story in self.ledger.sweep(now):
             self._finish(story)
-        late, self.ledger.late = self.ledger.late, []
-        self.counts.amend(late)
+        late, self.ledger.late = self.ledger.late, {}
+        self._counts.amend(late.values())
         if self._suspects and now > self._asked + self._mesh.still / 2:
             self._judge_suspects()
 
     def _judge_suspects(self) -> None:
+        """Look again at what is applied; judge what breaks a claim if it is the same."""
         if self._look():
             return
         suspects, self._suspects = self._suspects, []
         for story in suspects:
-            self.counts.add(story, self.counts.kind_of(self.ledger.resolved(story)))
+            self._counts.add(story, self._counts.kind_of(self.ledger.resolved(story)))
 
     def _finish(self, story: Story) -> None:
         if not self._is_judged(story):
             return
-        kind = self.counts.kind_of(story)
+        kind = self._counts.kind_of(story)
         if kind.suspect:
             self._suspects.append(story)
         else:
-            self.counts.add(story, kind)
+            self._counts.add(story, kind)
 
     def _look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
-        scene = self._ask()
-        routing = Routing(scene, self.target)
-        changed = ""
-        if objects := _difference(self._applied, _fingerprint(routing)):
-            changed = f"what is applied changed: {objects}"
-        elif _promises(routing) != _promises(self.routing):
-            changed = f"what stands behind {self.target.service}'s routes changed"
-        if not changed:
-            self.evidence.routing = routing
+        routing = Routing(self._ask(), self.target)
+        before, after = self._applied, _fingerprint(routing)
+        changed = [k for k in before | after if before.get(k) != after.get(k)]
+        if not changed and routing.rules == self.routing.rules:
+            self.evidence.routing = self.routing = routing
             self.ledger.reroute(routing)
             return False
-        self.changes.append(changed)
+        objects = ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
+        behind = f"what stands behind {self.target.service}'s routes changed"
+        self.changes.append(f"what is applied changed: {objects}" if changed else behind)
         self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
         self._suspects.clear()
         # Proxies take what is new a moment later; what begins before is judged by neither.
         self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
-        self._start(scene)
+        self._start(routing)
         return True
 
-    def unjudged_stories(self) -> Iterator[Story]:
-        """Yield the stories that are not judged yet."""
-        yield from self.ledger.stories()
-        yield from self._suspects
+    def unjudged_stories(self) -> list[Story]:
+        return [*self.ledger.open.values(), *self._suspects]
 
     def figures(self) -> dict[str, Any]:
         """Return how the run stands now, in the types of JSON; rates are since the last call."""
@@ -235,7 +206,7 @@ class Watch:
             "per_second": max(evidence.stories - before, 0) / max(now - then, 0.001),
             "requests": verdict.requests,
             "received": {side.version: side.requests for side in verdict.sides},
-            "open": len(self.ledger),
+            "open": len(self.ledger.open),
             "failed": verdict.failed(),
             "unproven": verdict.unproven(),
             "changes": len(self.changes),
@@ -262,7 +233,8 @@ class Watch:
                 break
             lacking = self._lacking() or unlogged
             if now - still_since > self._mesh.quiet * (4 if lacking else 1):
-                under_way = self._under_way()
+                pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
+                under_way = self._mesh.in_flight([pod for pod in pods if pod.proxy])
                 if under_way == 0 or (under_way is None and not lacking):
                     break
             elif not lacking and self._until and self._latest > self._until:
@@ -277,21 +249,14 @@ class Watch:
 
     def _lacking(self) -> int:
         """Return how many stories that are to be judged are not finished."""
-        return sum(map(self._is_judged, self.ledger.stories()))
+        return sum(map(self._is_judged, self.ledger.open.values()))
 
     def _is_judged(self, story: Story) -> bool:
         """Say whether a story began within the run, and is no crowd."""
-        if story.hops > CROWD:
-            return False
-        return self._since < story.start and (not self._until or story.start <= self._until)
-
-    def _under_way(self) -> int | None:
-        """Return how many requests the versions' proxies have begun and not ended; None: it is not known."""
-        pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
-        return self._mesh.in_flight([pod for pod in pods if pod.proxy])
+        within = self._since < story.start and (not self._until or story.start <= self._until)
+        return within and story.hops <= CROWD
 
     def close(self) -> None:
-        """Follow the logs no longer."""
         if self._follower:
             self._follower.close()
 
@@ -300,24 +265,18 @@ class Watch:
 
         :raises HarnessError: what is applied changed meanwhile, in a run of the harness's own traffic.
         """
-        if self._suspects:
-            self._judge_suspects()
-        else:
-            self._look()
+        self._judge_suspects()
         if self.changes and self._sightings:
-            raise HarnessError(
-                f"{self.changes[-1]}, during the run, so nothing can be said of it: run it again"
-            )
+            nothing = "during the run, so nothing can be said of it: run it again"
+            raise HarnessError(f"{self.changes[-1]}, {nothing}")
         self.evidence.loops = loops(self.routing, self.ledger.edges)
-        self.evidence.unjoined = sum(self.ledger.unjoined.values())
+        self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
-        self.evidence.overdue = sum(map(self._is_overdue, self.ledger.stories()))
+        # A log is late by that much at most: what has waited longer lacks a hop.
+        late = time.monotonic() - 2 * self._mesh.quiet
+        waiting = [story for story in self.ledger.open.values() if story.waiting and story.touched < late]
+        self.evidence.overdue = sum(map(self._is_judged, waiting))
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
-
-    def _is_overdue(self, story: Story) -> bool:
-        """Say whether a story has lacked a hop for longer than a log is late, when the run ends early."""
-        waits = story.waiting and time.monotonic() > story.touched + 2 * self._mesh.quiet
-        return waits and self._is_judged(story)
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""
@@ -331,35 +290,16 @@ class Watch:
 
 def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
     """Return what changes whenever an object that routes depend on is applied, put back included."""
-
-    def state(found: Json) -> Any:
-        metadata = found["metadata"]
-        return metadata.get("uid"), metadata.get("generation"), found.get("spec")
-
-    return {key(found): state(found) for found in routing.objects()}
-
-
-def _promises(routing: Routing) -> list[Expectation]:
-    return [rule.expectation for rule in routing.rules]
-
-
-def _difference(before: dict[ObjectKey, Any], after: dict[ObjectKey, Any]) -> str:
-    """Return which objects differ, in words; nothing where none does."""
-    changed = [k for k in (before | after) if before.get(k) != after.get(k)]
-    return ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
+    return {
+        key(found): [found["metadata"].get("uid"), found["metadata"].get("generation"), found.get("spec")]
+        for found in routing.objects()
+    }
 
 
 def verify(
-    mesh: Mesh,
-    target: Target,
-    size: int = 500,
-    concurrency: int = 8,
-    progress: Progress = quietly,
-    *,
-    url: str | None = None,
-    bounds: Bounds | None = None,
-    patience: float | None = None,
-) -> Verdict:
+    mesh: Mesh, target: Target, size: int = 500, concurrency: int = 8, progress: Progress = quietly, *,
+    url: str | None = None, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
+) -> Verdict:  # fmt: skip
     """Send ``size`` requests, ``concurrency`` at a time, and return the verdict on all that passed meanwhile.
 
     :param url: where to send them, if not to the workshop's gateway.

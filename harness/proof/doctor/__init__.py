@@ -7,47 +7,28 @@ from dataclasses import replace
 from harness import HarnessError, Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Scene, named
-from harness.proof.doctor import live, pods, policies, precedence, routes
+from harness.proof.doctor import pods, policies, routes
 from harness.proof.doctor.facts import Facts, Finding, text
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 
-CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    routes.leads_nowhere,
-    pods.is_not_ready,
-    pods.version_without_sidecar,
-    routes.port_is_not_http,
-    precedence.is_overruled,
-    precedence.is_not_exported,
-    precedence.sidecar_hides_it,
-    precedence.gateways_and_sidecars_differ,
-    routes.mirrors_nothing,
-    routes.no_route_counts,
-    routes.no_rule_leads_there,
-    policies.refuses_the_caller,
-    policies.denies_at_the_copy_only,
-    policies.plain_text_meets_mutual_tls,
-    live.was_refused,
-    live.fuse_is_blown,
-    live.is_ejected,
-    live.leads_back,
-    routes.mirrors_to_chance,
-    routes.is_not_understood,
-    routes.cannot_be_told_apart,
-    pods.logs_nothing,
-    pods.caller_without_sidecar,
-)
+Checks = tuple[Callable[[Facts], Iterator[Finding]], ...]
+
+CHECKS: Checks = (
+    routes.leads_nowhere, pods.is_not_ready, pods.version_without_sidecar, routes.port_is_not_http,
+    routes.is_overruled, routes.is_not_exported, routes.sidecar_hides_it, routes.gateways_and_sidecars_differ,
+    routes.mirrors_nothing, routes.no_route_counts, routes.no_rule_leads_there,
+    policies.refuses_the_caller, policies.denies_at_the_copy_only, policies.plain_text_meets_mutual_tls,
+    pods.was_refused, pods.fuse_is_blown, pods.is_ejected, pods.leads_back,
+    routes.mirrors_to_chance, routes.is_not_understood, routes.cannot_be_told_apart,
+    pods.logs_nothing, pods.caller_without_sidecar,
+)  # fmt: skip
 """What is looked for, in the order in which it is told: what keeps copies away stands first."""
 
-
-AT_ONCE: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    routes.leads_nowhere,
-    routes.port_is_not_http,
-    precedence.is_overruled,
-    routes.mirrors_to_chance,
-    routes.mirrors_nothing,
-    routes.no_route_counts,
-)
+AT_ONCE: Checks = (
+    routes.leads_nowhere, routes.port_is_not_http, routes.is_overruled, routes.mirrors_to_chance,
+    routes.mirrors_nothing, routes.no_route_counts,
+)  # fmt: skip
 """What is told as soon as it is applied: it stands in the objects alone, and is hardly ever meant."""
 
 
@@ -63,12 +44,9 @@ def warnings(mesh: Mesh, namespace: str, services: Iterable[str]) -> Iterator[Fi
 
 
 def examine(
-    mesh: Mesh,
-    target: Target,
-    loops: tuple[str, ...] = (),
-    checks: tuple[Callable[[Facts], Iterator[Finding]], ...] = CHECKS,
+    mesh: Mesh, target: Target, loops: tuple[str, ...] = (), checks: Checks = CHECKS,
     scene: Scene | None = None,
-) -> list[Finding]:
+) -> list[Finding]:  # fmt: skip
     """Return what is found; ``loops`` are the ways on which a run saw copies lead back to the target.
 
     :raises HarnessError: the mesh does not run, or has no such Service.

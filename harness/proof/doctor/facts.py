@@ -1,17 +1,17 @@
 """What a finding is, and what the findings are made from: what is applied, what runs, what proxies say."""
 
 from collections import deque
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
-from harness.proof.expectation import DOMAIN, Destination, namespace_of
-from harness.proof.target import Routing, destination_rules
-from harness.rendering.accesslog import Hop, Unreadable, parse_line
+from harness.proof.expectation import Destination, namespace_of
+from harness.proof.story import hops_in
+from harness.proof.target import WORKLOADS, Routing, destination_rules, subsets_of
+from harness.rendering.accesslog import Hop
 
 READ = 20
 """How many proxies' logs are read, at most, to see who calls the target."""
@@ -58,13 +58,12 @@ class Finding:
         return f"{self.where}: {self.problem}: {self.remedy}"
 
 
-@dataclass
-class Log:
+class Log(NamedTuple):
     """What a pod's proxy has logged."""
 
-    sent: dict[tuple[str, str], Hop] = field(default_factory=dict)
+    sent: list[Hop]
     """An example of each request that it passed on, by the host that was asked and the cluster."""
-    got: deque[Hop] = field(default_factory=lambda: deque(maxlen=RECENT))
+    got: list[Hop]
     """The last requests that arrived."""
 
 
@@ -83,10 +82,6 @@ class Facts:
         self.services = {host: routing.services[host] for host in self.hosts if host in routing.services}
         self._logs: dict[str, Log] = {}
 
-    def short(self, host: str) -> str:
-        """Return a host as objects of the target's namespace call it."""
-        return host.removesuffix(f".{DOMAIN}").removesuffix(f".{self.namespace}")
-
     def kubectl(self, command: str, namespace: str = "") -> str:
         """Return a command for kubectl in words."""
         return f"'kubectl -n {namespace or self.namespace} {command}'"
@@ -99,19 +94,15 @@ class Facts:
 
     def workload_object(self, name: str) -> Json | None:
         """Return the object of a workload, if it is known."""
-        found = [o for o in self.scene.objects if o["kind"] in ("Deployment", "StatefulSet", "DaemonSet")]
+        found = [o for o in self.scene.objects if o["kind"] in WORKLOADS]
         return next((workload for workload in found if workload["metadata"]["name"] == name), None)
-
-    def subsets(self, host: str) -> list[tuple[str, Json]]:
-        """Return the subsets of a host, each behind the place where it stands."""
-        rules = destination_rules(self.scene, host)
-        return [(f"{named(r)} spec.subsets[{i}]", s) for r in rules for i, s in items(r, "spec", "subsets")]
 
     def traffic_policy(self, to: Destination, name: str) -> tuple[str, Json] | None:
         """Return where a DestinationRule sets something for a destination, and the value; None: nowhere."""
-        own = [(where, subset) for where, subset in self.subsets(to.host) if subset.get("name") == to.subset]
-        rules = [(f"{named(rule)} spec", rule["spec"]) for rule in destination_rules(self.scene, to.host)]
-        for where, holder in own + rules:
+        holders = [(f"{named(rule)} spec", rule["spec"]) for rule in destination_rules(self.scene, to.host)]
+        if own := subsets_of(self.scene, to.host).get(to.subset):
+            holders.insert(0, own)
+        for where, holder in holders:
             if value := at(holder, "trafficPolicy", name):
                 return f"{where}.trafficPolicy.{name}", value
         return None
@@ -135,13 +126,11 @@ class Facts:
         A mirror may lead to a Service that is a caller: its pods are among them if they were seen to call.
         """
         behind = self.routing.workloads_behind
-        versions = {version.workload for version in self.routing.versions.values()}
+        own = {version.workload for version in self.routing.versions.values()}
         mirrored = {workload for mirror in self.mirrors for workload in behind(mirror.destination)}
         elsewhere = mirrored - {*behind(Destination(self.routing.host))}
         pods = [pod for pod in self.scene.pods if not pod.gateway and self.routing.counts(pod)]
-        own = [pod for pod in pods if pod.workload in versions]
-        calling = [pod for pod in own if pod.workload in elsewhere and self.calls(pod)]
-        return [pod for pod in pods if pod not in own or pod in calling]
+        return [p for p in pods if p.workload not in own or (p.workload in elsewhere and self.calls(p))]
 
     @cached_property
     def seen(self) -> list[Pod]:
@@ -156,17 +145,13 @@ class Facts:
 
     def calls(self, pod: Pod) -> bool:
         """Say whether a pod's sidecar was seen to call the target."""
-        return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent.values())
+        return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)
 
     def log(self, pod: Pod) -> Log:
         """Return what a pod's proxy has logged."""
         if pod.name not in self._logs:
-            log = self._logs[pod.name] = Log()
-            for line in deque(self.mesh.request_log(pod) if pod.proxy else (), LINES):
-                with suppress(Unreadable):
-                    hop = parse_line(line)
-                    if hop and hop.cluster.startswith("inbound|"):
-                        log.got.append(hop)
-                    elif hop:
-                        log.sent.setdefault((hop.authority, hop.cluster), hop)
+            hops = [*hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), LINES))]
+            got = [hop for hop in hops if hop.cluster.startswith("inbound|")]
+            sent = {(h.authority, h.cluster): h for h in hops if not h.cluster.startswith("inbound|")}
+            self._logs[pod.name] = Log([*sent.values()], got[-RECENT:])
         return self._logs[pod.name]

@@ -1,74 +1,62 @@
-"""Findings in the rules that lead to the target, and in the Services behind them."""
+"""Findings in the rules that lead to the target, in the Services behind them, and in what overrules them."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
+from harness import Json
 from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.scene import named
-from harness.proof.doctor.facts import Facts, Finding, at, items
-from harness.proof.expectation import DOMAIN, Destination, Reference
-from harness.proof.target import Rule, destination_rules
+from harness.proof.doctor.facts import Facts, Finding, at, items, text
+from harness.proof.expectation import (
+    GATEWAY,
+    MESH,
+    Destination,
+    Reference,
+    hosts_of,
+    is_visible,
+    namespace_of,
+    ruling,
+    serves_mesh,
+    short_name,
+)
+from harness.proof.target import Version, destination_rules, subsets_of
+
+EXPORT = "networking.istio.io/exportTo"
 
 
 def leads_nowhere(facts: Facts) -> Iterator[Finding]:
     """Find a destination or a mirror that names no Service, no subset, or labels that no workload bears."""
     for reference in facts.references:
-        if not facts.routing.workloads_behind(reference.destination):
-            yield _why(facts, reference)
+        for version in facts.routing.behind(reference.destination):
+            if version.problem:
+                where, remedy = _cause(facts, reference, version)
+                known = "it cannot be told what arrives there" if version.unreadable else "this leads nowhere"
+                yield Finding(where, f"{version.problem}, so {known}", remedy)
 
 
-def _why(facts: Facts, reference: Reference) -> Finding:
-    """Return why no workload stands behind a destination."""
-    to = reference.destination
-    short, service = facts.short(to.host), facts.services.get(to.host)
+def _cause(facts: Facts, reference: Reference, version: Version) -> tuple[str, str]:
+    """Return where it stands that no workload is behind a destination, and what to do."""
+    to, where = reference.destination, f"{reference.where}.{version.missing}"
+    service, subsets = facts.services.get(to.host), subsets_of(facts.scene, to.host)
     if service is None:
-        return _no_service(facts, reference)
-    if problem := facts.routing.wrong_port(to):
+        there = ", ".join(sorted(s["metadata"]["name"] for s in facts.scene.of_kind("Service")))
+        known = f"name one of {there}, or create it"
+        return where, "judge that Service in its own namespace" if version.unreadable else known
+    if version.missing == "port":
         numbers = ", ".join(str(port["port"]) for _, port in items(service, "spec", "ports"))
-        remedy = f"write one that it has: {numbers}"
-        return Finding(f"{reference.where}.port", f"{problem}, so it leads nowhere", remedy)
-    where, wanted = f"{named(service)} spec.selector", at(service, "spec", "selector")
-    if not wanted:
-        problem = "the Service has no selector, so it cannot be told which pods stand behind it"
-        return Finding(where, problem, "write the labels of the pods there")
-    if to.subset:
-        subsets = {subset.get("name"): (place, subset) for place, subset in facts.subsets(to.host)}
-        if to.subset not in subsets:
-            return _no_subset(facts, reference, [*map(str, subsets)])
-        place, subset = subsets[to.subset]
-        where, wanted = f"{place}.labels", wanted | (at(subset, "labels") or {})
+        return where, f"write one that it has: {numbers}"
+    if version.missing == "subset":
+        remedy = "apply a DestinationRule with such a subset"
+        for rule in destination_rules(facts.scene, to.host)[:1]:
+            remedy = f"add it to {named(rule)} spec.subsets"
+        return where, remedy + (f", or name one of {', '.join(subsets)}" if subsets else "")
+    where = f"{subsets[to.subset][0]}.labels" if to.subset in subsets else f"{named(service)} spec.selector"
     remedy, template = "write labels that pods bear", ("spec", "template", "metadata", "labels")
-    if there := facts.routing.workloads_behind(Destination(to.host)):
-        bear = [_joined(at(facts.workload_object(w), *template) or {}, "+") or w for w in there]
-        remedy += f"; those of {short} bear {' or '.join(bear)}"
-    problem = f"no workload's pods bear the labels {_joined(wanted, ', ')}, so nothing arrives there"
-    return Finding(where, problem, remedy)
-
-
-def _no_service(facts: Facts, reference: Reference) -> Finding:
-    host = reference.destination.host
-    where, short = f"{reference.where}.host", facts.short(host)
-    if not host.endswith(f".{facts.namespace}.{DOMAIN}"):
-        outside = f"'{short}' is outside namespace {facts.namespace}"
-        remedy = "judge that Service in its own namespace"
-        return Finding(where, f"{outside}, so it cannot be told what arrives there", remedy)
-    there = ", ".join(sorted(s["metadata"]["name"] for s in facts.scene.of_kind("Service")))
-    return Finding(
-        where, f"there is no Service '{short}', so this leads nowhere", f"name one of {there}, or create it"
-    )
-
-
-def _no_subset(facts: Facts, reference: Reference, known: list[str]) -> Finding:
-    to, remedy = reference.destination, "apply a DestinationRule with such a subset"
-    for rule in destination_rules(facts.scene, to.host)[:1]:
-        remedy = f"add it to {named(rule)} spec.subsets"
-    missing = f"no DestinationRule has a subset '{to.subset}' of {facts.short(to.host)}"
-    problem = f"{missing}, so this leads nowhere"
-    either = f", or name one of {', '.join(known)}" if known else ""
-    return Finding(f"{reference.where}.subset", problem, remedy + either)
-
-
-def _joined(wanted: dict[str, str], by: str) -> str:
-    return by.join(f"{name}={value}" for name, value in wanted.items())
+    if pods := facts.routing.workloads_behind(Destination(to.host)):
+        labels = {workload: at(facts.workload_object(workload), *template) or {} for workload in pods}
+        bear = ["+".join(f"{k}={v}" for k, v in labels[workload].items()) or workload for workload in pods]
+        remedy += f"; those of {short_name(to.host, facts.namespace)} bear {' or '.join(bear)}"
+    return where, remedy
 
 
 def mirrors_to_chance(facts: Facts) -> Iterator[Finding]:
@@ -93,7 +81,7 @@ def no_route_counts(facts: Facts) -> Iterator[Finding]:
 
 def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
     """Find a version that runs, and that no rule leads to."""
-    source = ", ".join(dict.fromkeys(reference.source for reference in facts.references))
+    source = ", ".join(dict.fromkeys(rule.source for rule in facts.rules if rule.references))
     for version in facts.routing.versions if source else ():
         if facts.routing.must_be_silent(version) and version not in facts.routing.gone:
             problem = f"no rule leads to {version} or mirrors to it, so nothing arrives there"
@@ -103,7 +91,7 @@ def no_rule_leads_there(facts: Facts) -> Iterator[Finding]:
 def mirrors_nothing(facts: Facts) -> Iterator[Finding]:
     """Find a mirror whose percentage is 0, or so small that a short run sees no copy."""
     for mirror in facts.mirrors:
-        percent, where = mirror.percent or 0, f"{mirror.source} {mirror.percent_field}"
+        percent, where = mirror.percent or 0, mirror.percent_where
         if percent < 0.0001:  # Istio cuts it to millionths
             problem = "it is 0, which takes the mirror away" if percent <= 0 else "Istio cuts it to 0"
             remedy = "write a percentage above 0, or none for all"
@@ -123,12 +111,9 @@ def is_not_understood(facts: Facts) -> Iterator[Finding]:
 
 def cannot_be_told_apart(facts: Facts) -> Iterator[Finding]:
     """Find rules whose log lines look alike, though they expect different things."""
-    alike: dict[tuple[str, str], list[Rule]] = {}
-    for rule in facts.routing.rules:
-        for name in rule.written.route_names or {""}:
-            alike.setdefault((rule.written.scope, name), []).append(rule)
-    for (_, name), rules in alike.items():
-        if len({(rule.expectation, rule.problems) for rule in rules}) > 1:
+    for (_, name), places in facts.routing.called.items():
+        rules = [facts.routing.rules[place] for place in places]
+        if len(set(rules)) > 1:
             where = ", ".join(f"{rule.written.source} {rule.written.place}" for rule in rules)
             called = f"these rules are all called '{name}'" if name else "these rules have no name"
             problem = f"{called}, so the proxies' logs do not tell which one a request took"
@@ -146,3 +131,82 @@ def port_is_not_http(facts: Facts) -> Iterator[Finding]:
             where = f"{named(service)} spec.ports[{i}].{field}"
             problem = f"Istio takes this port for {protocol}, not for HTTP, so nothing can be mirrored there"
             yield Finding(where, problem, "name the port http, http2 or grpc, or set appProtocol: http")
+
+
+# --- what does not count ----------------------------------------------------------------------------------
+
+
+def _for_target(facts: Facts) -> list[Json]:
+    """Return the VirtualServices whose hosts name the target."""
+    found = facts.scene.of_kind("VirtualService")
+    return [v for v in found if facts.routing.host in hosts_of(v, facts.scene)]
+
+
+def is_overruled(facts: Facts) -> Iterator[Finding]:
+    """Find a VirtualService for the target that sidecars do not take, since another route counts."""
+    routes, those = ruling(facts.scene, facts.routing.host, facts.namespace), _for_target(facts)
+    for found in [route for route in routes[1:] if route in those]:
+        first = named(routes[0])
+        why = "is for this host too, and is older" if routes[0] in those else "overrules it"
+        problem = f"{first} {why}: sidecars do not take the rules of this one"
+        remedy = f"move its rules to {first}, or delete one of the two"
+        yield Finding(f"{named(found)} spec.hosts", problem, remedy)
+
+
+def gateways_and_sidecars_differ(facts: Facts) -> Iterator[Finding]:
+    """Find a mirror that only a gateway applies, though callers are in the mesh, or that only sidecars do."""
+    callers = ", ".join(dict.fromkeys(pod.workload for pod in facts.callers[:3]))
+    in_mesh = any(mirror.scope == MESH for mirror in facts.mirrors)
+    for rule in [rule for rule in facts.rules if rule.scope == GATEWAY]:
+        is_mirrored = any(reference in facts.mirrors for reference in rule.references)
+        if in_mesh and not is_mirrored:
+            problem = f"a gateway leads to {facts.service} by this rule, and mirrors nothing of it"
+            yield Finding(f"{rule.source} {rule.place}", problem, "add the mirror to this rule, too")
+        elif is_mirrored and not in_mesh and (facts.seen or _is_meant_for_mesh(facts, rule.source)):
+            only = f"only the gateway takes this mirror, not the sidecars of callers in the mesh ({callers})"
+            problem = f"{only}: their requests are not mirrored"
+            remedy = "add 'mesh' there, and the Service to spec.hosts"
+            yield Finding(f"{rule.source} spec.gateways", problem, remedy)
+
+
+def _is_meant_for_mesh(facts: Facts, source: str) -> bool:
+    """Say whether a route names the target as callers in the mesh do, and no gateway was seen to call."""
+    gateways_call = any(pod.gateway and facts.calls(pod) for pod in facts.scene.pods)
+    return bool(facts.callers) and source in map(named, _for_target(facts)) and not gateways_call
+
+
+def is_not_exported(facts: Facts) -> Iterator[Finding]:
+    """Find a route, a DestinationRule or a Service that callers' proxies are not told of."""
+    objects = [v for v in _for_target(facts) if serves_mesh(v)]
+    objects += [rule for host in facts.hosts for rule in destination_rules(facts.scene, host)]
+    exports = [(f"{named(found)} spec.exportTo", found, "it") for found in objects]
+    for service in facts.services.values():
+        written = text(service, "metadata", "annotations", EXPORT).replace(" ", "")
+        as_written = {**service, "spec": {"exportTo": written.split(",") if written else []}}
+        exports.append((f"{named(service)} metadata.annotations[{EXPORT}]", as_written, "this Service"))
+    for namespace in {pod.namespace: pod for pod in facts.callers} or [facts.namespace]:
+        who = f"the sidecars of namespace {namespace}, where callers are,"
+        for where, found, what in exports:
+            if not is_visible(found, facts.scene, namespace):
+                yield Finding(where, f"{who} are not told of {what}", f"add '{namespace}' or '*' there")
+
+
+def sidecar_hides_it(facts: Facts) -> Iterator[Finding]:
+    """Find a Sidecar resource whose egress hosts leave the target out for a caller."""
+    for pod in {pod.workload: pod for pod in facts.callers}.values():
+        for sidecar in facts.selecting("Sidecar", pod)[:1]:
+            egress = items(sidecar, "spec", "egress")
+            shown = [entry for _, listener in egress for entry in at(listener, "hosts") or []]
+            for host, service in facts.services.items() if egress else ():
+                home = namespace_of(service, facts.scene)
+                if not any(_covers(entry, pod.namespace, home, host) for entry in shown):
+                    nobody = f"so the sidecar of {pod.workload} knows no route to it"
+                    problem = f"they leave {short_name(host, facts.namespace)} out, {nobody}"
+                    where = f"{named(sidecar)} spec.egress[0].hosts"
+                    yield Finding(where, problem, f"add '{home}/{host}' there")
+
+
+def _covers(entry: str, own: str, namespace: str, host: str) -> bool:
+    """Say whether an entry of a Sidecar's hosts (``./*``, ``shop/*``, ``*/a.b.com``) has a host."""
+    where, _, name = entry.rpartition("/")
+    return fnmatchcase(f"{namespace}/{host}", f"{own if where in ('', '.') else where}/{name}")
