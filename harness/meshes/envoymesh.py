@@ -34,7 +34,7 @@ from harness.meshes.mesh import (
 from harness.meshes.pods import Pod, pods_of, workload_of
 from harness.meshes.scene import Pod as RunningPod
 from harness.meshes.scene import Scene
-from harness.meshes.xds import Proxies, active, publish, replace_file, write_clusters, write_routes
+from harness.meshes.xds import Proxies, replace_file
 
 
 class EnvoyMesh(Mesh, Proxies):
@@ -250,12 +250,12 @@ class EnvoyMesh(Mesh, Proxies):
         files = {p.name: p.read_text() for p in self.xds.glob("*.json")}
         self.stop_pods(pod.name for pod in missing if pod.name in running)
         if not files:
-            write_clusters(self, [])
-            write_routes(self, objects)
+            self.write_clusters([])
+            self.write_routes(objects)
         try:
             self.start_pods(missing)
             alive = [pod for pod in wanted if running.get(pod.name) or pod in missing]
-            late = publish(self, objects, alive)
+            late = self.publish(objects, alive)
         except BaseException:
             self.stop_pods(pod.name for pod in missing)
             for name, text in files.items():
@@ -293,13 +293,13 @@ class EnvoyMesh(Mesh, Proxies):
         }
         start = time.monotonic()
         for pod in pods:
-            while active(self, pod) and time.monotonic() < start + grace.get(workload_of(pod), 30):
+            while self.active(pod) and time.monotonic() < start + grace.get(workload_of(pod), 30):
                 self.progress(f"{pod} answers what it has begun")
                 time.sleep(0.05)
 
     def in_flight(self, pods: Iterable[RunningPod]) -> int:
         running = self.running()
-        return sum(active(self, pod.name) for pod in pods if pod.name in running)
+        return sum(self.active(pod.name) for pod in pods if pod.name in running)
 
     def ask_proxy(self, pod: RunningPod, query: str) -> str | None:
         with contextlib.suppress(OSError):

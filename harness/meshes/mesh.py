@@ -1,6 +1,8 @@
 """What every mesh can do, wherever it runs."""
 
+import contextlib
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -170,6 +172,21 @@ class Mesh(ABC):
         if name not in known:
             raise MeshError(f"no workload '{name}' (there are {', '.join(known) or 'none'})")
         return known[name]
+
+
+def wait_until(condition: Callable[[], object], deadline: float, pause: float) -> bool:
+    """Say whether a condition comes true within ``deadline`` seconds, asking again after each ``pause``.
+
+    It is not true while it raises an OSError.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
 
 
 def check_port(host: str, port: int, remedy: str) -> None:
