@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,7 +26,7 @@ from harness.meshes.images import image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
+from harness.meshes.pods import Pod, is_whole, workload_of
 from harness.meshes.scene import Pod as RunningPod
 from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
 from harness.rendering.values import Address
@@ -58,8 +57,7 @@ class ContainerMesh(EnvoyMesh):
         self.id = f"{LABEL}-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
         self._status: dict[str, str] = {}
         try:
-            self._docker = DockerClient()
-            self.engine = self._docker.client
+            self.engine = DockerClient().client
             # A rootless engine may not be allowed to.
             self._limits_cpu = bool(self.engine.info().get("CpuCfsQuota"))
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
@@ -120,11 +118,11 @@ class ContainerMesh(EnvoyMesh):
             self.progress(f"starting {pod.name}")
             self._status.pop(pod.name, None)
             proxy = self._start_proxy(pod, proxy_image)
-            self._wait_for(pod, proxy, "/stats?filter=server.live")
+            self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
             if pod.deployment:
-                app = self._start_app(pod, images[pod.name], proxy)
+                self._start_app(pod, images[pod.name], proxy)
                 if pod.deployment.container.readiness_path:
-                    self._wait_for(pod, app, READINESS)
+                    self.wait_for(pod.name, "app", partial(self.admin, pod.name, READINESS))
 
         # The gateway first: the harness writes everybody's configuration through it.
         for pod in pods:
@@ -164,10 +162,10 @@ class ContainerMesh(EnvoyMesh):
         )  # fmt: skip
         if not pod.deployment:
             proxy.put_archive(XDS, _tar({p.name: p.read_bytes() for p in self.xds.glob("*.json")}))
-        self._docker.start(proxy)
+        proxy.start()
         return proxy
 
-    def _start_app(self, pod: Pod, image: str, proxy: Container) -> Container:
+    def _start_app(self, pod: Pod, image: str, proxy: Container) -> None:
         assert pod.deployment
         container = pod.deployment.container
         environment = {
@@ -182,31 +180,20 @@ class ContainerMesh(EnvoyMesh):
             network_mode=f"container:{proxy.id}", tmpfs={m.mount_path: "" for m in container.volume_mounts},
             mem_limit=round(limits.get("memory", 0)), nano_cpus=round(limits.get("cpu", 0) * 1e9),
         )  # fmt: skip
-        self._docker.start(app)
-        return app
+        app.start()
 
     def _create(self, pod: Pod, name: str, image: str, **settings: Any) -> Container:
         """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
         labels = {f"{LABEL}.mesh": self.id, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name}
         if not self._limits_cpu:
             settings.pop("nano_cpus")
-        return self._docker.create(
+        return self.engine.containers.create(
             image, name=f"{self.id}-{pod.name}-{name}", labels=labels, detach=True,
             user=USER, read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges"], **settings,
         )  # fmt: skip
 
-    def _wait_for(self, pod: Pod, container: Container, path: str, deadline: float = 30) -> None:
-        end = time.monotonic() + deadline
-        while True:
-            with contextlib.suppress(OSError):
-                self.admin(pod.name, path)
-                return
-            container.reload()
-            ended = container.status != "running"
-            if ended or time.monotonic() > end:
-                name = container.labels[f"{LABEL}.container"]
-                raise not_ready(name, pod.name, ended, container.logs(tail=20).decode(errors="replace"))
-            time.sleep(0.05)
+    def has_ended(self, pod: str, container: str) -> bool:
+        return bool(self._container(pod, container).status != "running")
 
     def stop_pods(self, names: Iterable[str]) -> None:
         doomed = set(names)
@@ -228,22 +215,19 @@ class ContainerMesh(EnvoyMesh):
             with contextlib.suppress(docker.errors.NotFound):
                 kept.get(self.id).remove()
 
-    def _proxy(self, pod: str) -> Container:
-        """Return the container of a pod's proxy.
+    def _container(self, pod: str, container: str = "istio-proxy") -> Container:
+        """Return a container of a pod.
 
         :raises OSError: there is none.
         """
-        for name, container, found in self.containers():
-            if (name, container) == (pod, "istio-proxy"):
-                return found
-        raise ConnectionError(f"{pod} has no proxy")
+        return self.engine.containers.get(f"{self.id}-{pod}-{container}")
 
     def _published(self, pod: str, port: int) -> str:
         """Return the address on this machine at which a port of a pod is reached.
 
         :raises OSError: there is none.
         """
-        bindings = self._proxy(pod).ports.get(f"{port}/tcp")
+        bindings = self._container(pod).ports.get(f"{port}/tcp")
         if not bindings:
             raise ConnectionError(f"{pod} is not running")
         return f"{LOOPBACK}:{bindings[0]['HostPort']}"
@@ -251,7 +235,7 @@ class ContainerMesh(EnvoyMesh):
     # --- what the control plane needs -----------------------------------------------------------------
 
     def inbound_address(self, pod: Pod) -> Address:
-        networks = self._proxy(pod.name).attrs["NetworkSettings"]["Networks"]
+        networks = self._container(pod.name).attrs["NetworkSettings"]["Networks"]
         return Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
 
     def admin(self, pod: str, path: str) -> str:
@@ -263,8 +247,8 @@ class ContainerMesh(EnvoyMesh):
 
     def write(self, name: str, text: str) -> None:
         super().write(name, text)
-        with contextlib.suppress(ConnectionError):
-            gateway = self._proxy(GATEWAY)
+        with contextlib.suppress(docker.errors.NotFound):
+            gateway = self._container(GATEWAY)
             gateway.put_archive(XDS, _tar({f".{name}": text.encode()}))
             # Envoy watches for a rename, which is also what makes it read the whole file or none of it.
             code, output = gateway.exec_run(["mv", f"{XDS}/.{name}", f"{XDS}/{name}"])
@@ -280,8 +264,8 @@ class ContainerMesh(EnvoyMesh):
 
     # --- logs -----------------------------------------------------------------------------------------
 
-    def proxy_log(self, pod: str) -> str:
-        return str(self._proxy(pod).logs().decode(errors="replace"))
+    def container_log(self, pod: str, container: str) -> str:
+        return str(self._container(pod, container).logs().decode(errors="replace"))
 
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
         self.check_workload(workload)
@@ -291,9 +275,8 @@ class ContainerMesh(EnvoyMesh):
                     yield name, line
 
     def request_log(self, pod: RunningPod) -> Iterator[str]:
-        for name, kind, container in self.containers():
-            if (name, kind) == (pod.name, "istio-proxy"):
-                yield from container.logs(stderr=False).decode(errors="replace").splitlines()
+        with contextlib.suppress(docker.errors.NotFound):
+            yield from self._container(pod.name).logs(stderr=False).decode(errors="replace").splitlines()
 
     def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
         def streams(new: bool) -> Iterator[Stream]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,6 +66,28 @@ class EnvoyMesh(Mesh, Proxies):
     @abstractmethod
     def stop_pods(self, names: Iterable[str]) -> None:
         """End all processes of pods, those of half-dead ones too, and wait until they are gone."""
+
+    @abstractmethod
+    def has_ended(self, pod: str, container: str) -> bool:
+        """Say whether a container that was started runs no more."""
+
+    def wait_for(self, pod: str, container: str, ask: Callable[[], object]) -> None:
+        """Wait until a container is ready: until then ``ask`` raises an OSError, or a KeyError.
+
+        :raises MeshError: it has ended, or takes too long.
+        """
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError, KeyError):
+                ask()
+                return
+            ended = self.has_ended(pod, container)
+            if ended or time.monotonic() > end:
+                log = self.container_log(pod, container).splitlines()
+                said = [line.strip() for line in log if any(map(str.isalnum, line))] or ["(nothing)"]
+                what = "ended" if ended else "is not ready"
+                raise MeshError(f"{container} of {pod} {what}; its last words: {said[-1]}")
+            time.sleep(0.02)
 
     # --- commands -------------------------------------------------------------------------------------
 

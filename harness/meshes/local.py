@@ -8,8 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
+from harness.meshes.pods import Pod, is_whole, workload_of
 from harness.meshes.scene import Pod as RunningPod
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
@@ -88,13 +87,13 @@ class LocalMesh(EnvoyMesh):
                     apps[pod.name] = stack.enter_context(server)
                 self._start_proxy(pod, apps.get(pod.name))
             for pod in pods:
-                self._wait_for(pod, "istio-proxy", partial(self.inbound_address, pod))
+                self.wait_for(pod.name, "istio-proxy", partial(self.inbound_address, pod))
                 if pod.deployment:
                     self._start_app(pod, apps[pod.name])
             for pod in pods:
                 if pod.deployment and (path := pod.deployment.container.readiness_path):
                     url = f"http://{LOOPBACK}:{apps[pod.name].getsockname()[1]}{path}"
-                    self._wait_for(pod, "app", partial(_answers, url))
+                    self.wait_for(pod.name, "app", partial(_must_answer, url))
 
     def _start_proxy(self, pod: Pod, app: socket.socket | None) -> None:
         folder = self._pod_folder(pod.name)
@@ -157,17 +156,8 @@ class LocalMesh(EnvoyMesh):
                 pass_fds=keep,
             )
 
-    def _wait_for(self, pod: Pod, container: str, ready: Callable[[], object], deadline: float = 20) -> None:
-        end = time.monotonic() + deadline
-        while True:
-            with contextlib.suppress(OSError, KeyError):
-                if ready():
-                    return
-            ended = self._children[pod.name, container].poll() is not None
-            if ended or time.monotonic() > end:
-                log = self._pod_folder(pod.name) / f"{container}.log"
-                raise not_ready(container, pod.name, ended, log.read_text(errors="replace"))
-            time.sleep(0.02)
+    def has_ended(self, pod: str, container: str) -> bool:
+        return self._children[pod, container].poll() is not None
 
     def stop_pods(self, names: Iterable[str]) -> None:
         doomed = set(names)
@@ -205,8 +195,8 @@ class LocalMesh(EnvoyMesh):
                 raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
             return text
 
-    def proxy_log(self, pod: str) -> str:
-        return (self._pod_folder(pod) / "istio-proxy.log").read_text(errors="replace")
+    def container_log(self, pod: str, container: str) -> str:
+        return (self._pod_folder(pod) / f"{container}.log").read_text(errors="replace")
 
     def url(self) -> str:
         self.must_run()
@@ -271,8 +261,8 @@ def _connect(path: Path) -> socket.socket:
     return connection
 
 
-def _answers(url: str) -> bool:
-    return get(url, timeout=1).ok
+def _must_answer(url: str) -> None:
+    get(url, timeout=1).raise_for_status()
 
 
 class _FileFollower(LogFollower):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
-from harness.meshes.mesh import GATEWAY, MeshError
+from harness.meshes.mesh import GATEWAY
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,3 @@ def workload_of(pod: str) -> str:
 def is_whole(pod: str, containers: set[str]) -> bool:
     """Say whether ``containers`` are all that a pod has."""
     return containers == ({"istio-proxy"} if pod == GATEWAY else {"app", "istio-proxy"})
-
-
-def not_ready(container: str, pod: str, ended: bool, log: str) -> MeshError:
-    """Return what to raise when a container has ended, or takes too long to become ready."""
-    said = [line for line in log.splitlines() if any(map(str.isalnum, line))]
-    last = said[-1].strip() if said else "(nothing)"
-    return MeshError(f"{container} of {pod} {'ended' if ended else 'is not ready'}; its last words: {last}")

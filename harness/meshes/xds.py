@@ -40,8 +40,8 @@ class Proxies(ABC):
         """
 
     @abstractmethod
-    def proxy_log(self, pod: str) -> str:
-        """Return what a pod's proxy said of itself."""
+    def container_log(self, pod: str, container: str) -> str:
+        """Return what a container of a pod printed."""
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the proxies' configuration."""
@@ -111,7 +111,7 @@ class Proxies(ABC):
         ):
             return True
         if self._rejections(pod.name) > rejected:
-            said = re.findall(r"config update \w+: (.*)", self.proxy_log(pod.name))
+            said = re.findall(r"config update \w+: (.*)", self.container_log(pod.name, "istio-proxy"))
             reason = said[-1] if said else f"see the log of {pod.name}"
             raise MeshError(f"Envoy rejected the configuration ({reason}); the mesh runs on as it was")
         return False
