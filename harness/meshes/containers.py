@@ -255,20 +255,15 @@ class ContainerMesh(EnvoyMesh):
             if code:
                 raise MeshError(f"the gateway did not take {name}: {output.decode(errors='replace')}")
 
-    def url(self) -> str:
-        self.must_run()
-        try:
-            return f"http://{self._published(GATEWAY, INGRESS)}/customer"
-        except OSError:
-            raise self.dead_gateway() from None
+    def gateway_address(self) -> str:
+        return self._published(GATEWAY, INGRESS)
 
     # --- logs -----------------------------------------------------------------------------------------
 
     def container_log(self, pod: str, container: str) -> str:
         return str(self._container(pod, container).logs().decode(errors="replace"))
 
-    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
-        self.check_workload(workload)
+    def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
         for pod, name, container in sorted(self.containers(), key=lambda found: found[:2]):
             if workload_of(pod) == workload:
                 for line in container.logs().decode(errors="replace").splitlines():

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,6 +66,17 @@ class EnvoyMesh(Mesh, Proxies):
     @abstractmethod
     def stop_pods(self, names: Iterable[str]) -> None:
         """End all processes of pods, those of half-dead ones too, and wait until they are gone."""
+
+    @abstractmethod
+    def gateway_address(self) -> str:
+        """Return host and port at which this machine reaches the gateway.
+
+        :raises OSError: it does not run.
+        """
+
+    @abstractmethod
+    def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
+        """Yield (container, line) for all that a workload's pods logged."""
 
     @abstractmethod
     def has_ended(self, pod: str, container: str) -> bool:
@@ -164,18 +175,25 @@ class EnvoyMesh(Mesh, Proxies):
             self._reconcile({**stored, old.key: (stored[old.key][0], scaled)}, {workload})
 
     def pods(self) -> list[PodStatus]:
-        stored = self.must_run()
-        running = self.running()
-        statuses = []
-        for pod in pods_of(found for _, found in stored.values()):
-            address, state = None, f"Dead: run 'make up{self._suffix()}'"
-            if running.get(pod.name):
-                with contextlib.suppress(OSError):
-                    address, state = self.inbound_address(pod), "Running"
-            statuses.append(
-                PodStatus(pod.name, pod.workload, state, f"{address.ip}:{address.port}" if address else "-")
-            )
-        return statuses
+        how = {True: "Running", False: f"Dead: run 'make up{self._suffix()}'"}
+        return [
+            PodStatus(pod.name, pod.workload, how[pod.ready], pod.addresses[0] if pod.ready else "-")
+            for pod in self.scene(NAMESPACE).pods
+        ]
+
+    def url(self) -> str:
+        self.must_run()
+        try:
+            return f"http://{self.gateway_address()}/customer"
+        except OSError:
+            again = f"start it again with 'make up{self._suffix()}'"
+            raise MeshError(f"the ingress gateway is dead: {again}") from None
+
+    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        self.must_run()
+        if workload != GATEWAY:
+            self.workload(workload)
+        return self.logs_of(workload)
 
     def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
         if namespace != NAMESPACE:
@@ -228,19 +246,6 @@ class EnvoyMesh(Mesh, Proxies):
         if not stored:
             raise MeshError(f"the {self.name} mesh is not running: start it with 'make up{self._suffix()}'")
         return stored
-
-    def check_workload(self, name: str) -> None:
-        """Check that something called ``name`` has logs.
-
-        :raises MeshError: neither a workload nor the gateway is called so, or the mesh is not running.
-        """
-        self.must_run()
-        if name != GATEWAY:
-            self.workload(name)
-
-    def dead_gateway(self) -> MeshError:
-        """Return what to raise when the gateway does not run."""
-        return MeshError(f"the ingress gateway is dead: start it again with 'make up{self._suffix()}'")
 
     def _suffix(self) -> str:
         return "" if self.name == "local" else f" MESH={self.name}"

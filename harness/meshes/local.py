@@ -198,16 +198,11 @@ class LocalMesh(EnvoyMesh):
     def container_log(self, pod: str, container: str) -> str:
         return (self._pod_folder(pod) / f"{container}.log").read_text(errors="replace")
 
-    def url(self) -> str:
-        self.must_run()
-        try:
-            address = self.listener(GATEWAY, "ingress")
-        except OSError:
-            raise self.dead_gateway() from None
-        return f"http://{address.ip}:{address.port}/customer"
+    def gateway_address(self) -> str:
+        address = self.listener(GATEWAY, "ingress")
+        return f"{address.ip}:{address.port}"
 
-    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
-        self.check_workload(workload)
+    def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
         for folder in self.pod_folders(workload):
             for name in ("app", "istio-proxy", "access"):
                 path = folder / f"{name}.log"
