@@ -202,11 +202,10 @@ class EnvoyMesh(Mesh, Proxies):
             )
         stored = [found for _, found in self.must_run().values()]
         objects = []
-        for entry in json.loads((self.state / "objects.json").read_text()):
-            found = entry["object"]
+        for entry in self._entries():
             added = {"namespace": NAMESPACE, **{k: entry[k] for k in ("generation", "creationTimestamp")}}
-            metadata = {**found["metadata"], **added}
-            objects.append({**found, "metadata": metadata})
+            metadata = {**entry["object"]["metadata"], **added}
+            objects.append({**entry["object"], "metadata": metadata})
         running = self.running()
         pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
         return Scene(NAMESPACE, tuple(objects), tuple(pods))
@@ -224,8 +223,7 @@ class EnvoyMesh(Mesh, Proxies):
 
     def objects(self) -> dict[str, tuple[str, Object]]:
         try:
-            entries = json.loads((self.state / "objects.json").read_text())
-            stored = [(e["source"], to_object(e["object"], e["source"])) for e in entries]
+            stored = [(e["source"], to_object(e["object"], e["source"])) for e in self._entries()]
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, ManifestError):
@@ -298,11 +296,9 @@ class EnvoyMesh(Mesh, Proxies):
 
     def _store(self, stored: dict[str, tuple[str, Object]]) -> None:
         """Write down what is applied; as in a cluster, ``generation`` tells what was applied anew."""
-        path, known = self.state / "objects.json", {}
-        if path.exists():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                known = {e["key"]: e for e in json.loads(path.read_text())}
-        entries = []
+        known, entries = {}, []
+        with contextlib.suppress(FileNotFoundError):
+            known = {e["key"]: e for e in self._entries()}
         for key, (source, found) in stored.items():
             entry: Json = {"key": key, "source": source, "object": to_document(found)}
             old = known.get(key, {})
@@ -310,7 +306,12 @@ class EnvoyMesh(Mesh, Proxies):
             entry["generation"] = old["generation"] if same else time.time_ns()
             created = old.get("creationTimestamp") or datetime.now(UTC).isoformat(timespec="microseconds")
             entries.append({**entry, "creationTimestamp": created})
-        replace_file(path, json.dumps(entries, indent=1))
+        replace_file(self.state / "objects.json", json.dumps(entries, indent=1))
+
+    def _entries(self) -> list[Json]:
+        """Return what ``_store`` wrote."""
+        found: list[Json] = json.loads((self.state / "objects.json").read_text())
+        return found
 
     def _drain(self, pods: list[str], objects: list[Object]) -> None:
         """Wait until pods that get no new requests have answered those they have, or their time is up."""

@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,7 @@ class LocalMesh(EnvoyMesh):
             bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
-        self._spawn(pod, "istio-proxy", command, {}, folder=folder)
+        self._spawn(pod, "istio-proxy", command, folder, {})
 
     def _start_app(self, pod: Pod, listener: socket.socket) -> None:
         assert pod.deployment
@@ -118,23 +119,16 @@ class LocalMesh(EnvoyMesh):
             "BIND": f"fd://{listener.fileno()}",
             "http_proxy": f"http://{outbound.ip}:{outbound.port}",
         }
-        folder = image(pod.deployment.container.image_name).folder
-        if command := pod.deployment.container.words:
-            command = [sys.executable if word in ("python", "python3") else word for word in command]
-            self._spawn(pod, "app", command, environment, listener.fileno(), folder=ROOT / folder)
-            return
-        module = f"{folder.replace('/', '.')}.app:app"
-        command = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", module]
-        self._spawn(pod, "app", command, environment, listener.fileno())
+        source = image(pod.deployment.container.image_name).folder
+        words, folder = pod.deployment.container.words, ROOT / source
+        command = [sys.executable if word in ("python", "python3") else word for word in words]
+        if not command:
+            module, folder = f"{source.replace('/', '.')}.app:app", ROOT
+            command = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", module]
+        self._spawn(pod, "app", command, folder, environment, listener.fileno())
 
     def _spawn(
-        self,
-        pod: Pod,
-        container: str,
-        command: list[str],
-        environment: dict[str, str],
-        *keep: int,
-        folder: Path = ROOT,
+        self, pod: Pod, container: str, command: list[str], folder: Path, settings: dict[str, str], *keep: int
     ) -> None:
         """Start a process as a container would be: with no environment but its own."""
         inherited = {k: os.environ[k] for k in ("PATH", "TMPDIR") if k in os.environ}
@@ -148,7 +142,7 @@ class LocalMesh(EnvoyMesh):
             self._children[pod.name, container] = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=inherited | environment | mark,
+                env=inherited | settings | mark,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -203,33 +197,23 @@ class LocalMesh(EnvoyMesh):
         return f"{address.ip}:{address.port}"
 
     def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
-        for folder in self.pod_folders(workload):
-            for name in ("app", "istio-proxy", "access"):
-                path = folder / f"{name}.log"
-                if path.exists():
-                    with path.open(errors="replace") as file:
-                        yield from (
-                            (name.replace("access", "istio-proxy"), line.rstrip("\n")) for line in file
-                        )
+        for folder in sorted((self.state / "pods").glob("*")):
+            if workload_of(folder.name) == workload:
+                for name in ("app", "istio-proxy", "access"):
+                    for line in _lines(folder / f"{name}.log"):
+                        yield name.replace("access", "istio-proxy"), line
 
     def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
         return _FileFollower(self.state / "pods")
 
     def request_log(self, pod: RunningPod) -> Iterator[str]:
-        path = self._pod_folder(pod.name) / "access.log"
-        if path.exists():
-            with path.open(errors="replace") as file:
-                yield from file
+        return _lines(self._pod_folder(pod.name) / "access.log")
 
     def logs_requests(self, pod: RunningPod) -> bool:
         return (self._pod_folder(pod.name) / "access.log").exists()
 
     def _pod_folder(self, pod: str) -> Path:
         return self.state / "pods" / pod
-
-    def pod_folders(self, workload: str) -> list[Path]:
-        """Return the folders of all pods that a workload has had."""
-        return [f for f in sorted((self.state / "pods").glob("*")) if workload_of(f.name) == workload]
 
 
 def _connect(path: Path) -> socket.socket:
@@ -256,6 +240,12 @@ def _connect(path: Path) -> socket.socket:
     return connection
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a log, if it is there."""
+    with contextlib.suppress(FileNotFoundError), path.open(errors="replace") as file:
+        yield from (line.rstrip("\n") for line in file)
+
+
 def _must_answer(url: str) -> None:
     get(url, timeout=1).raise_for_status()
 
@@ -265,7 +255,7 @@ class _FileFollower(LogFollower):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, int] = {path: path.stat().st_size for path in self._files()}
+        self._read = defaultdict(int, {path: path.stat().st_size for path in self._files()})
 
     def _files(self) -> Iterator[Path]:
         return self._folder.glob("*/access.log")
@@ -273,11 +263,11 @@ class _FileFollower(LogFollower):
     def lines(self) -> Iterator[tuple[str, str]]:
         for path in self._files():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._read.get(path, 0):
+                if os.fstat(file.fileno()).st_size < self._read[path]:
                     self._read[path] = 0  # somebody truncated it: Envoy appends, so it begins anew
-                file.seek(self._read.get(path, 0))
+                file.seek(self._read[path])
                 for line in file:
                     if not line.endswith(b"\n"):
                         break  # half written; the rest comes with the next call
-                    self._read[path] = self._read.get(path, 0) + len(line)
+                    self._read[path] += len(line)
                     yield path.parent.name, line.decode(errors="replace").rstrip("\n")
