@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import click
 from harness import HarnessError
 from harness.choice import make_mesh
 from harness.cluster.mesh import ClusterMesh
-from harness.cluster.wayin import DASHBOARDS
+from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo
 from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
 from harness.manifests.check import services_named, warnings
@@ -126,7 +127,9 @@ def url() -> None:
 @click.argument("name", type=click.Choice(list(DASHBOARDS)), envvar=f"{TYPED}D", default="kiali")
 def dashboard(name: str) -> None:
     """Open one of Istio's addons, and stay until Ctrl-C."""
-    ClusterMesh(progress()).dashboard(name)
+    with contextlib.closing(open_dashboard(ClusterMesh().kubectl, name)) as way:
+        echo(f"http://{way.address}  (Ctrl-C ends it)")
+        threading.Event().wait()
 
 
 @cli.command(epilog=examples("status", "status --service pricing --namespace shop"))

@@ -2,15 +2,14 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Callable
 
 from harness import Json
-from harness.cluster.kubectl import Kubectl
-from harness.cluster.pods import pods_of, why
+from harness.cluster.kubectl import Kubectl, groups
+from harness.cluster.pods import ask_proxy, pods_of, why
 from harness.manifests.base import Object
 from harness.manifests.lookup import DOMAIN
-from harness.meshes.mesh import TARGET, MeshError, Progress, get
+from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
 from harness.rendering.routes import sidecar_routes
 
 ROUTE_DEADLINE = 60.0
@@ -33,7 +32,7 @@ def must_rule(kubectl: Kubectl) -> None:
 
     :raises MeshError: an HTTPRoute does, which Istio prefers to them.
     """
-    if not any(v.startswith("gateway.networking.k8s.io/") for v in kubectl.run("api-versions").split()):
+    if "gateway.networking.k8s.io" not in groups(kubectl):
         return
     for route in kubectl.items("httproutes.gateway.networking.k8s.io"):
         if any(parent.get("kind") == "Service" for parent in route["spec"].get("parentRefs", [])):
@@ -77,32 +76,31 @@ def _wait_for_proxies(
     kubectl: Kubectl, progress: Progress, query: str, there: Callable[[str], bool], problem: str
 ) -> None:
     """Ask the admin interface of preference's proxies until what it says is as it must be."""
-    end = time.monotonic() + ROUTE_DEADLINE
-    request = ["--container=istio-proxy", "--", "pilot-agent", "request", "GET", query]
-    for pod in pods_of(kubectl, "preference"):
-        name = pod["metadata"]["name"]
-        while not there(kubectl.run("exec", name, *request)):
-            if time.monotonic() > end:
-                raise MeshError(f"the proxy of {name} {problem}: istioctl proxy-status")
-            progress("waiting for the proxies to take the configuration")
-            time.sleep(0.2)
+    progress("waiting for the proxies to take the configuration")
+    for name in [pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")]:
+
+        def says(pod: str = name) -> bool:
+            return there(ask_proxy(kubectl, pod, query))
+
+        if not wait_until(says, ROUTE_DEADLINE, pause=0.2):
+            raise MeshError(f"the proxy of {name} {problem}: istioctl proxy-status")
 
 
-def wait_for_gateway(url: Callable[[], str], progress: Progress, deadline: float = 90) -> None:
+def wait_for_gateway(url: Callable[[], str], progress: Progress) -> None:
     """Wait until the gateway leads callers to customer."""
-    end, answer = time.monotonic() + deadline, "no answer"
-    while True:
-        progress("waiting for the gateway to answer")
-        with contextlib.suppress(OSError, MeshError):
+    answer = "no answer"
+
+    def leads() -> bool:
+        nonlocal answer
+        with contextlib.suppress(MeshError):
             found = get(url(), timeout=5)
-            if found.ok:
-                return
             answer = f"{found.status_code} {found.text.strip()[:100]}"
-        if time.monotonic() > end:
-            raise MeshError(
-                f"the gateway does not lead to customer ({answer}): see 'make status MESH=cluster'"
-            )
-        time.sleep(0.5)
+            return found.ok
+        return False
+
+    progress("waiting for the gateway to answer")
+    if not wait_until(leads, deadline=90, pause=0.5):
+        raise MeshError(f"the gateway does not lead to customer ({answer}): see 'make status MESH=cluster'")
 
 
 def summary(routes: Json, namespace: str) -> list[Json] | None:
