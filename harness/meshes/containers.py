@@ -112,7 +112,10 @@ class ContainerMesh(EnvoyMesh):
             return
         proxy_image = self._image("envoy")
         images = {p.name: self._image(p.deployment.container.image_name) for p in pods if p.deployment}
-        self._make_network()
+        labels = {f"{LABEL}.mesh": self.id}
+        if not self.engine.networks.list(names=[self.id]):
+            self.engine.networks.create(self.id, driver="bridge", labels=labels)
+            self.engine.volumes.create(self.id, labels=labels)
 
         def start(pod: Pod) -> None:
             self.progress(f"starting {pod.name}")
@@ -130,12 +133,6 @@ class ContainerMesh(EnvoyMesh):
                 start(pod)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(start, [pod for pod in pods if pod.deployment]))
-
-    def _make_network(self) -> None:
-        labels = {f"{LABEL}.mesh": self.id}
-        if not self.engine.networks.list(names=[self.id]):
-            self.engine.networks.create(self.id, driver="bridge", labels=labels)
-            self.engine.volumes.create(self.id, labels=labels)
 
     def _start_proxy(self, pod: Pod, image: str) -> Container:
         any_address = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)

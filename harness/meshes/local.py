@@ -185,9 +185,9 @@ class LocalMesh(EnvoyMesh):
                 text = answer.read().decode()
             except http.client.HTTPException as error:
                 raise ConnectionError(f"the proxy of {pod} broke off") from error
-            if answer.status != http.HTTPStatus.OK:
-                raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
-            return text
+        if answer.status != http.HTTPStatus.OK:
+            raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
+        return text
 
     def container_log(self, pod: str, container: str) -> str:
         return (self._pod_folder(pod) / f"{container}.log").read_text(errors="replace")

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from harness.meshes.mesh import MeshError
 
@@ -40,19 +39,6 @@ def must_be_ours(state: Path) -> None:
         raise MeshError(f"{owner} started a mesh here: let {owner} stop it, or use a clone of your own")
 
 
-def _open(path: Path) -> TextIO:
-    """Open the file that is locked.
-
-    :raises MeshError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w")
-    except OSError as error:
-        why = (error.strerror or "").lower()
-        raise MeshError(f"the folder {path.parent} cannot be written: {why}") from None
-
-
 @contextlib.contextmanager
 def lock(state: Path) -> Iterator[Path]:
     """Let one command at a time change the mesh; yield the lock's path.
@@ -62,7 +48,13 @@ def lock(state: Path) -> Iterator[Path]:
     must_be_ours(state)
     path, current = state.with_suffix(".lock"), False
     while True:
-        with _open(path) as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            why = (error.strerror or "").lower()
+            raise MeshError(f"the folder {path.parent} cannot be written: {why}") from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever had it may have deleted it: then somebody else may hold a new one.
             with contextlib.suppress(FileNotFoundError):
