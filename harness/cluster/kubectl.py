@@ -60,11 +60,9 @@ class Kubectl:
         except subprocess.TimeoutExpired:
             raise MeshError(f"{self.program} {words[0]} did not answer in {timeout:g} s") from None
         if done.returncode:
-            complaints = [line for line in done.stderr.splitlines() if line.strip()] or [
-                "(it did not say why)"
-            ]
+            complaint = done.stderr.strip().rpartition("\n")[2] or "(it did not say why)"
             # What cannot be applied is quoted whole, in a patch of thousands of characters.
-            said = re.sub(r'patch: Invalid value: "\{.*\}": ', "", complaints[-1])
+            said = re.sub(r'patch: Invalid value: "\{.*\}": ', "", complaint)
             raise MeshError(f"{self.program} {words[0]}: {said.removeprefix('error: ')}")
         return done.stdout
 
@@ -144,7 +142,6 @@ class ContainerLog:
                 self._end()
 
     def close(self) -> None:
-        """Follow it no longer."""
         self._closed.set()
         self._end()
 

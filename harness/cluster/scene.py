@@ -75,10 +75,8 @@ def _everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) ->
 
 
 def _lives(pod: Json) -> bool:
-    return "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") not in (
-        "Succeeded",
-        "Failed",
-    )
+    ended = pod["status"].get("phase") in ("Succeeded", "Failed")
+    return not ended and "deletionTimestamp" not in pod["metadata"]
 
 
 def _pod(pod: Json) -> Pod:
@@ -106,10 +104,6 @@ def _pod(pod: Json) -> Pod:
 
 def _workload(metadata: Json) -> str:
     """Return what made a pod: a Deployment, by its ReplicaSet's name; of a Rollout, the ReplicaSet itself."""
-    owner = next(iter(metadata.get("ownerReferences", [])), None)
-    if owner is None:
-        return str(metadata["name"])
-    label = metadata.get("labels", {}).get("pod-template-hash")
-    if owner["kind"] == "ReplicaSet" and label:
-        return str(owner["name"].removesuffix(f"-{label}"))
-    return str(owner["name"])
+    owners = metadata.get("ownerReferences") or [{"kind": "Pod", "name": metadata["name"]}]
+    name, label = str(owners[0]["name"]), metadata.get("labels", {}).get("pod-template-hash", "")
+    return name.removesuffix(f"-{label}") if owners[0]["kind"] == "ReplicaSet" else name

@@ -107,7 +107,6 @@ class PortForward:
             self._closed.wait(0.2)
 
     def close(self) -> None:
-        """Close it for good."""
         self._closed.set()
         if self._process:
             self._process.terminate()

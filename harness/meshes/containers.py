@@ -55,7 +55,6 @@ class ContainerMesh(EnvoyMesh):
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)
         self.id = f"{LABEL}-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
-        self._status: dict[str, str] = {}
         try:
             self.engine = DockerClient().client
             # A rootless engine may not be allowed to.
@@ -119,7 +118,6 @@ class ContainerMesh(EnvoyMesh):
 
         def start(pod: Pod) -> None:
             self.progress(f"starting {pod.name}")
-            self._status.pop(pod.name, None)
             proxy = self._start_proxy(pod, proxy_image)
             self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
             if pod.deployment:
@@ -149,7 +147,7 @@ class ContainerMesh(EnvoyMesh):
         else:
             listen = Address(any_address, INGRESS)
             bootstrap = gateway(pod.name, XDS, STDOUT, listen, admin, status)
-            published[f"{INGRESS}/tcp"] = (LOOPBACK, int((self.state / "port").read_text()))
+            published[f"{INGRESS}/tcp"] = (LOOPBACK, self.port)
         proxy = self._create(
             pod, "istio-proxy", image, command=["--config-yaml", json.dumps(bootstrap), *FLAGS],
             hostname=pod.name[:63], network=self.id, ports=published,
@@ -236,9 +234,7 @@ class ContainerMesh(EnvoyMesh):
         return Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
 
     def admin(self, pod: str, path: str) -> str:
-        if pod not in self._status:
-            self._status[pod] = self._published(pod, STATUS)
-        answer = get(f"http://{self._status[pod]}{path}")
+        answer = get(f"http://{self._published(pod, STATUS)}{path}")
         answer.raise_for_status()
         return answer.text
 

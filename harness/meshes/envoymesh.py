@@ -100,6 +100,11 @@ class EnvoyMesh(Mesh, Proxies):
                 raise MeshError(f"{container} of {pod} {what}; its last words: {said[-1]}")
             time.sleep(0.02)
 
+    @property
+    def port(self) -> int:
+        """The gateway's, on 127.0.0.1, since the mesh was started."""
+        return int((self.state / "port").read_text())
+
     # --- commands -------------------------------------------------------------------------------------
 
     def up(self) -> None:
@@ -109,20 +114,19 @@ class EnvoyMesh(Mesh, Proxies):
                 stored = self.objects() if running else {}
             except MeshError:
                 stored = {}  # damaged: start afresh
-            port = self.state / "port"
-            if stored and port.exists():
-                if self._port not in (None, 0, number := int(port.read_text())):
+            if stored:
+                if self._port not in (None, 0, self.port):
                     again = f"leave out PORT={self._port}, or 'make down{self._suffix()}' first"
-                    raise MeshError(f"the {self.name} mesh runs on port {number}: {again}")
+                    raise MeshError(f"the {self.name} mesh runs on port {self.port}: {again}")
                 if GATEWAY not in running:
-                    _must_be_free(int(port.read_text()))
+                    _must_be_free(self.port)
                 self._reconcile(stored)
                 return
             self.remove_everything()
-            number = 8080 if self._port is None else self._port
-            _must_be_free(number)
+            port = 8080 if self._port is None else self._port
+            _must_be_free(port)
             try:
-                replace_file(port, str(number))
+                replace_file(self.state / "port", str(port))
                 self._reconcile(_first_state())
             except BaseException:
                 self.remove_everything()
@@ -162,9 +166,9 @@ class EnvoyMesh(Mesh, Proxies):
             for source, found in given:
                 if found.key not in stored:
                     raise MeshError(f"{source}: {found.key} is not applied")
-            keys = {found.key for _, found in given}
+            keys = dict.fromkeys(found.key for _, found in given)
             self._reconcile({k: v for k, v in stored.items() if k not in keys}, set())
-            return [f"{key} deleted" for key in dict.fromkeys(found.key for _, found in given)]
+            return [f"{key} deleted" for key in keys]
 
     def scale(self, workload: str, replicas: int) -> None:
         with lock(self.state):

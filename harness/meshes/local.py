@@ -104,8 +104,7 @@ class LocalMesh(EnvoyMesh):
             address = Address(*app.getsockname())
             bootstrap = sidecar(pod.name, str(self.xds), log, address)
         else:
-            port = int((self.state / "port").read_text())
-            bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, port))
+            bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, self.port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
         self._spawn(pod, "istio-proxy", command, folder, {})
