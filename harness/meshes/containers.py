@@ -26,8 +26,8 @@ from harness.meshes.images import image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import Pod, is_whole, workload_of
-from harness.meshes.scene import Pod as RunningPod
+from harness.meshes.pods import EnvoyPod, is_whole, workload_of
+from harness.meshes.scene import Pod
 from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -106,7 +106,7 @@ class ContainerMesh(EnvoyMesh):
             found.setdefault(pod, set()).update([name] if container.status == "running" else [])
         return {pod: is_whole(pod, found[pod]) for pod in found}
 
-    def start_pods(self, pods: list[Pod]) -> None:
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
         if not pods:
             return
         proxy_image = self._image("envoy")
@@ -116,7 +116,7 @@ class ContainerMesh(EnvoyMesh):
             self.engine.networks.create(self.id, driver="bridge", labels=labels)
             self.engine.volumes.create(self.id, labels=labels)
 
-        def start(pod: Pod) -> None:
+        def start(pod: EnvoyPod) -> None:
             self.progress(f"starting {pod.name}")
             proxy = self._start_proxy(pod, proxy_image)
             self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
@@ -132,7 +132,7 @@ class ContainerMesh(EnvoyMesh):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(start, [pod for pod in pods if pod.deployment]))
 
-    def _start_proxy(self, pod: Pod, image: str) -> Container:
+    def _start_proxy(self, pod: EnvoyPod, image: str) -> Container:
         any_address = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)
         inbound, outbound = Address(any_address, INBOUND), Address(LOOPBACK, OUTBOUND)
         admin, status = Address(LOOPBACK, ADMIN), Address(any_address, STATUS)
@@ -160,7 +160,7 @@ class ContainerMesh(EnvoyMesh):
         proxy.start()
         return proxy
 
-    def _start_app(self, pod: Pod, image: str, proxy: Container) -> None:
+    def _start_app(self, pod: EnvoyPod, image: str, proxy: Container) -> None:
         assert pod.deployment
         container = pod.deployment.container
         environment = {
@@ -177,7 +177,7 @@ class ContainerMesh(EnvoyMesh):
         )  # fmt: skip
         app.start()
 
-    def _create(self, pod: Pod, name: str, image: str, **settings: Any) -> Container:
+    def _create(self, pod: EnvoyPod, name: str, image: str, **settings: Any) -> Container:
         """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
         labels = {f"{LABEL}.mesh": self.id, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name}
         if not self._limits_cpu:
@@ -229,7 +229,7 @@ class ContainerMesh(EnvoyMesh):
 
     # --- what the control plane needs -----------------------------------------------------------------
 
-    def inbound_address(self, pod: Pod) -> Address:
+    def inbound_address(self, pod: EnvoyPod) -> Address:
         networks = self._container(pod.name).attrs["NetworkSettings"]["Networks"]
         return Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
 
@@ -262,7 +262,7 @@ class ContainerMesh(EnvoyMesh):
                 for line in container.logs().decode(errors="replace").splitlines():
                     yield name, line
 
-    def request_log(self, pod: RunningPod) -> Iterator[str]:
+    def request_log(self, pod: Pod) -> Iterator[str]:
         with contextlib.suppress(docker.errors.NotFound):
             yield from self._container(pod.name).logs(stderr=False).decode(errors="replace").splitlines()
 

@@ -31,9 +31,8 @@ from harness.meshes.mesh import (
     check_port,
     quietly,
 )
-from harness.meshes.pods import Pod, pods_of, workload_of
-from harness.meshes.scene import Pod as RunningPod
-from harness.meshes.scene import Scene
+from harness.meshes.pods import EnvoyPod, pods_of, workload_of
+from harness.meshes.scene import Pod, Scene
 from harness.meshes.xds import Proxies, replace_file
 
 
@@ -60,7 +59,7 @@ class EnvoyMesh(Mesh, Proxies):
         """Return the pods of which anything runs: name → whether all of it does."""
 
     @abstractmethod
-    def start_pods(self, pods: list[Pod]) -> None:
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
         """Start pods and wait until they are ready."""
 
     @abstractmethod
@@ -214,13 +213,13 @@ class EnvoyMesh(Mesh, Proxies):
         pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
         return Scene(NAMESPACE, tuple(objects), tuple(pods))
 
-    def _seen(self, pod: Pod, whole: bool) -> RunningPod:
+    def _seen(self, pod: EnvoyPod, whole: bool) -> Pod:
         """Return a pod as the proof knows it."""
         addresses: tuple[str, ...] = ()
         with contextlib.suppress(OSError):
             found = self.inbound_address(pod)
             addresses = (f"{found.ip}:{found.port}",)
-        return RunningPod(
+        return Pod(
             pod.name, NAMESPACE, pod.workload, pod.labels, addresses, ready=whole and bool(addresses),
             gateway=pod.deployment is None,
         )  # fmt: skip
@@ -329,11 +328,11 @@ class EnvoyMesh(Mesh, Proxies):
                 self.progress(f"{pod} answers what it has begun")
                 time.sleep(0.05)
 
-    def in_flight(self, pods: Iterable[RunningPod]) -> int:
+    def in_flight(self, pods: Iterable[Pod]) -> int:
         running = self.running()
         return sum(self.active(pod.name) for pod in pods if pod.name in running)
 
-    def ask_proxy(self, pod: RunningPod, query: str) -> str | None:
+    def ask_proxy(self, pod: Pod, query: str) -> str | None:
         with contextlib.suppress(OSError):
             return self.admin(pod.name, f"/{query}")
         return None

@@ -20,8 +20,8 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import Pod, is_whole, workload_of
-from harness.meshes.scene import Pod as RunningPod
+from harness.meshes.pods import EnvoyPod, is_whole, workload_of
+from harness.meshes.scene import Pod
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -77,7 +77,7 @@ class LocalMesh(EnvoyMesh):
                     pod, _, container = mark.partition("/")
                     yield pod, container, process
 
-    def start_pods(self, pods: list[Pod]) -> None:
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
         for pod in pods:
             self.progress(f"starting {pod.name}")
         with contextlib.ExitStack() as stack:
@@ -96,7 +96,7 @@ class LocalMesh(EnvoyMesh):
                     url = f"http://{LOOPBACK}:{apps[pod.name].getsockname()[1]}{path}"
                     self.wait_for(pod.name, "app", partial(_must_answer, url))
 
-    def _start_proxy(self, pod: Pod, app: socket.socket | None) -> None:
+    def _start_proxy(self, pod: EnvoyPod, app: socket.socket | None) -> None:
         folder = self._pod_folder(pod.name)
         folder.mkdir(parents=True, exist_ok=True)
         log = str(folder / "access.log")
@@ -107,9 +107,9 @@ class LocalMesh(EnvoyMesh):
             bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, self.port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
-        self._spawn(pod, "istio-proxy", command, folder, {})
+        self._spawn(pod.name, "istio-proxy", command, folder, {})
 
-    def _start_app(self, pod: Pod, listener: socket.socket) -> None:
+    def _start_app(self, pod: EnvoyPod, listener: socket.socket) -> None:
         assert pod.deployment
         outbound = self.listener(pod.name, "outbound")
         environment = {
@@ -124,21 +124,21 @@ class LocalMesh(EnvoyMesh):
         if not command:
             module, folder = f"{source.replace('/', '.')}.app:app", ROOT
             command = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", module]
-        self._spawn(pod, "app", command, folder, environment, listener.fileno())
+        self._spawn(pod.name, "app", command, folder, environment, listener.fileno())
 
     def _spawn(
-        self, pod: Pod, container: str, command: list[str], folder: Path, settings: dict[str, str], *keep: int
+        self, pod: str, container: str, command: list[str], folder: Path, settings: dict[str, str], *keep: int
     ) -> None:
         """Start a process as a container would be: with no environment but its own."""
         inherited = {k: os.environ[k] for k in ("PATH", "TMPDIR") if k in os.environ}
-        mark = {MARK: f"{self.state}|{pod.name}/{container}"}
+        mark = {MARK: f"{self.state}|{pod}/{container}"}
         # Proxies and servers hold a file for each connection; a shell may allow them 256 in all.
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 20_000)), hard))
-        if old := self._children.get((pod.name, container)):
+        if old := self._children.get((pod, container)):
             old.wait()  # it was killed
-        with (self._pod_folder(pod.name) / f"{container}.log").open("ab") as log:
-            self._children[pod.name, container] = subprocess.Popen(
+        with (self._pod_folder(pod) / f"{container}.log").open("ab") as log:
+            self._children[pod, container] = subprocess.Popen(
                 command,
                 cwd=folder,
                 env=inherited | settings | mark,
@@ -166,7 +166,7 @@ class LocalMesh(EnvoyMesh):
         for child in self._children.values():
             child.poll()
 
-    def inbound_address(self, pod: Pod) -> Address:
+    def inbound_address(self, pod: EnvoyPod) -> Address:
         return self.listener(pod.name, "inbound" if pod.deployment else "ingress")
 
     def listener(self, pod: str, name: str) -> Address:
@@ -205,10 +205,10 @@ class LocalMesh(EnvoyMesh):
     def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
         return _FileFollower(self.state / "pods")
 
-    def request_log(self, pod: RunningPod) -> Iterator[str]:
+    def request_log(self, pod: Pod) -> Iterator[str]:
         return _lines(self._pod_folder(pod.name) / "access.log")
 
-    def logs_requests(self, pod: RunningPod) -> bool:
+    def logs_requests(self, pod: Pod) -> bool:
         return (self._pod_folder(pod.name) / "access.log").exists()
 
     def _pod_folder(self, pod: str) -> Path:

@@ -11,7 +11,7 @@ from harness.meshes.mesh import GATEWAY
 
 
 @dataclass(frozen=True)
-class Pod:
+class EnvoyPod:
     """One running copy of a workload: an application and its sidecar, or the ingress gateway alone."""
 
     name: str
@@ -24,13 +24,14 @@ class Pod:
         return self.deployment.labels if self.deployment else {"istio": "ingressgateway"}
 
 
-def pods_of(objects: Iterable[Object]) -> list[Pod]:
+def pods_of(objects: Iterable[Object]) -> list[EnvoyPod]:
     """Return the pods that objects ask for: the gateway, and the replicas of each workload."""
-    pods = [Pod(GATEWAY, GATEWAY)]
+    pods = [EnvoyPod(GATEWAY, GATEWAY)]
     for workload in of_kind(objects, Deployment):
         template = workload.spec.template.model_dump_json()
         name = f"{workload.metadata.name}-{hashlib.sha256(template.encode()).hexdigest()[:5]}"
-        pods += [Pod(f"{name}-{i}", workload.metadata.name, workload) for i in range(workload.spec.replicas)]
+        for number in range(workload.spec.replicas):
+            pods.append(EnvoyPod(f"{name}-{number}", workload.metadata.name, workload))
     return pods
 
 

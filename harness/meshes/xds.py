@@ -12,7 +12,7 @@ from pathlib import Path
 from harness import Json
 from harness.manifests.base import Object
 from harness.meshes.mesh import MeshError, wait_until
-from harness.meshes.pods import Pod
+from harness.meshes.pods import EnvoyPod
 from harness.rendering.bootstrap import CLUSTER, ROUTES, discovery_response
 from harness.rendering.clusters import Endpoint, clusters
 from harness.rendering.routes import gateway_routes, sidecar_routes
@@ -26,7 +26,7 @@ class Proxies(ABC):
     """The folder of the files."""
 
     @abstractmethod
-    def inbound_address(self, pod: Pod) -> Address:
+    def inbound_address(self, pod: EnvoyPod) -> Address:
         """Return where other proxies reach a running pod.
 
         :raises OSError: its proxy does not run.
@@ -47,7 +47,7 @@ class Proxies(ABC):
         """Write a file of the proxies' configuration."""
         replace_file(self.xds / name, text)
 
-    def publish(self, objects: list[Object], pods: list[Pod]) -> list[str]:
+    def publish(self, objects: list[Object], pods: list[EnvoyPod]) -> list[str]:
         """Give every proxy the new configuration: make before break, so that no request is lost.
 
         :returns: the pods whose proxies do not answer.
@@ -96,7 +96,7 @@ class Proxies(ABC):
         version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
         self.write(name, json.dumps(discovery_response(version, resource_type, resources), indent=1))
 
-    def _has_taken(self, pod: Pod, versions: dict[str, str], rejected: int) -> bool:
+    def _has_taken(self, pod: EnvoyPod, versions: dict[str, str], rejected: int) -> bool:
         """Say whether a pod's proxy runs the files' ``versions``.
 
         :param rejected: how many it had rejected before.
