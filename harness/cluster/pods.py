@@ -13,6 +13,16 @@ SIDECAR = "istio-proxy"
 """The sidecar's container, native or classic."""
 
 
+def containers(pod: Json) -> list[Json]:
+    """Return the containers of a pod, a native sidecar included."""
+    return [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+
+
+def has_sidecar(pod: Json) -> bool:
+    """Say whether a pod has a sidecar: a native one (since Kubernetes 1.33) or a classic one."""
+    return any(container["name"] == SIDECAR for container in containers(pod))
+
+
 def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     """Return the pods of a workload that are not about to end."""
     [deployment] = [d for d in of_kind(read(*WORKLOADS), Deployment) if d.metadata.name == workload]

@@ -63,13 +63,11 @@ def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress)
 def wait_for_endpoints(kubectl: Kubectl, workload: str, progress: Progress) -> None:
     """Wait until preference's proxies know where a workload's pods are: ready is not yet reachable."""
     known = [f"::{pod['status'].get('podIP', '')}:" for pod in pods_of(kubectl, workload)]
-    _wait_for_proxies(
-        kubectl,
-        progress,
-        "clusters",
-        lambda said: all(ip in said for ip in known),
-        f"does not know {workload}",
-    )
+
+    def there(said: str) -> bool:
+        return all(ip in said for ip in known)
+
+    _wait_for_proxies(kubectl, progress, "clusters", there, f"does not know {workload}")
 
 
 def _wait_for_proxies(

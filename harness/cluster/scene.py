@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl, container_status, groups
-from harness.cluster.pods import SIDECAR
+from harness.cluster.pods import SIDECAR, containers, has_sidecar
 from harness.meshes.mesh import MeshError
 from harness.meshes.scene import Pod, Scene
 
@@ -81,9 +81,8 @@ def _lives(pod: Json) -> bool:
 
 def _pod(pod: Json) -> Pod:
     metadata, status = pod["metadata"], pod["status"]
-    containers = [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
     ports: dict[str, str] = {}
-    for container in containers:
+    for container in containers(pod):
         for port in container.get("ports", []):
             number = str(port["containerPort"])
             ports |= {number: number, **({port["name"]: number} if "name" in port else {})}
@@ -97,7 +96,7 @@ def _pod(pod: Json) -> Pod:
         addresses=tuple(address for address in addresses if address),
         ports=ports,
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])),
-        proxy=any(container["name"] == SIDECAR for container in containers),
+        proxy=has_sidecar(pod),
         proxy_id=proxy.get("containerID", "") if "running" in proxy.get("state", {}) else "",
     )
 

@@ -26,7 +26,7 @@ from harness.meshes.images import image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import EnvoyPod, is_whole, workload_of
+from harness.meshes.pods import EnvoyPod, whole, workload_of
 from harness.meshes.scene import Pod
 from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
 from harness.rendering.values import Address
@@ -101,10 +101,7 @@ class ContainerMesh(EnvoyMesh):
             yield found.labels[f"{LABEL}.pod"], found.labels[f"{LABEL}.container"], found
 
     def running(self) -> dict[str, bool]:
-        found: dict[str, set[str]] = {}
-        for pod, name, container in self.containers():
-            found.setdefault(pod, set()).update([name] if container.status == "running" else [])
-        return {pod: is_whole(pod, found[pod]) for pod in found}
+        return whole((pod, name, found.status == "running") for pod, name, found in self.containers())
 
     def start_pods(self, pods: list[EnvoyPod]) -> None:
         if not pods:

@@ -20,7 +20,7 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import EnvoyPod, is_whole, workload_of
+from harness.meshes.pods import EnvoyPod, whole, workload_of
 from harness.meshes.scene import Pod
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
@@ -63,10 +63,7 @@ class LocalMesh(EnvoyMesh):
         return super().objects()
 
     def running(self) -> dict[str, bool]:
-        found: dict[str, set[str]] = {}
-        for pod, container, _ in self.processes():
-            found.setdefault(pod, set()).add(container)
-        return {pod: is_whole(pod, found[pod]) for pod in found}
+        return whole((pod, container, True) for pod, container, _ in self.processes())
 
     def processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
         """Yield (pod, container, process) for each live process of this mesh."""

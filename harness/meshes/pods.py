@@ -40,6 +40,9 @@ def workload_of(pod: str) -> str:
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
 
 
-def is_whole(pod: str, containers: set[str]) -> bool:
-    """Say whether ``containers`` are all that a pod has."""
-    return containers == ({"istio-proxy"} if pod == GATEWAY else {"app", "istio-proxy"})
+def whole(containers: Iterable[tuple[str, str, bool]]) -> dict[str, bool]:
+    """Return for each pod whether all of it runs; ``containers`` are (pod, container, whether it runs)."""
+    running: dict[str, set[str]] = {}
+    for pod, container, runs in containers:
+        running.setdefault(pod, set()).update([container] if runs else [])
+    return {p: len(found) == (1 if p == GATEWAY else 2) for p, found in running.items()}
