@@ -112,12 +112,9 @@ class ClusterMesh(Mesh):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
-        route = self.kubectl.get("virtualservices.networking.istio.io", TARGET)
-        paths = [
-            path
-            for path in (*WORKLOADS, *ISTIO, *deploy.CLUSTER_ONLY)
-            if not (route and path == deploy.FIRST_STATE)
-        ]
+        paths = [*WORKLOADS, *ISTIO, *deploy.CLUSTER_ONLY]
+        if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
+            paths.remove(deploy.FIRST_STATE)
         self.progress("applying the manifests")
         self.create(self.render(_read(paths)))
         if "route.openshift.io/v1" in facts.api_versions:
@@ -379,10 +376,7 @@ class ClusterMesh(Mesh):
 
 
 def _read(paths: Iterable[Path]) -> list[Json]:
-    """Return the documents of manifests.
-
-    :raises ManifestError: one has no kind or no name.
-    """
+    """Return the documents of manifests; each must have a kind and a name."""
     return [named(document, source) for path in paths for source, document in documents(path)]
 
 

@@ -28,10 +28,7 @@ def wait_for_rollout(kubectl: Kubectl, workload: str, progress: Progress) -> Non
 
 
 def must_rule(kubectl: Kubectl) -> None:
-    """Check that VirtualServices alone lead to the Services.
-
-    :raises MeshError: an HTTPRoute does, which Istio prefers to them.
-    """
+    """Raise a MeshError if an HTTPRoute leads to a Service: Istio prefers it to VirtualServices."""
     if "gateway.networking.k8s.io" not in groups(kubectl):
         return
     for route in kubectl.items("httproutes.gateway.networking.k8s.io"):

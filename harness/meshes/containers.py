@@ -115,10 +115,10 @@ class ContainerMesh(EnvoyMesh):
 
         def start(pod: EnvoyPod) -> None:
             self.progress(f"starting {pod.name}")
-            proxy = self._start_proxy(pod, proxy_image)
+            self._start_proxy(pod, proxy_image)
             self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
             if pod.deployment:
-                self._start_app(pod, images[pod.name], proxy)
+                self._start_app(pod, images[pod.name])
                 if pod.deployment.container.readiness_path:
                     self.wait_for(pod.name, "app", partial(self.admin, pod.name, READINESS))
 
@@ -129,7 +129,7 @@ class ContainerMesh(EnvoyMesh):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(start, [pod for pod in pods if pod.deployment]))
 
-    def _start_proxy(self, pod: EnvoyPod, image: str) -> Container:
+    def _start_proxy(self, pod: EnvoyPod, image: str) -> None:
         any_address = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)
         inbound, outbound = Address(any_address, INBOUND), Address(LOOPBACK, OUTBOUND)
         admin, status = Address(LOOPBACK, ADMIN), Address(any_address, STATUS)
@@ -155,9 +155,8 @@ class ContainerMesh(EnvoyMesh):
         if not pod.deployment:
             proxy.put_archive(XDS, _tar({p.name: p.read_bytes() for p in self.xds.glob("*.json")}))
         proxy.start()
-        return proxy
 
-    def _start_app(self, pod: EnvoyPod, image: str, proxy: Container) -> None:
+    def _start_app(self, pod: EnvoyPod, image: str) -> None:
         assert pod.deployment
         container = pod.deployment.container
         environment = {
@@ -167,12 +166,12 @@ class ContainerMesh(EnvoyMesh):
             "http_proxy": f"http://{LOOPBACK}:{OUTBOUND}",
         }
         limits = {name: quantity(str(amount)) for name, amount in container.resources.limits.items()}
-        app = self._create(
+        proxy = self._container(pod.name)
+        self._create(
             pod, "app", image, command=container.words or None, environment=environment,
             network_mode=f"container:{proxy.id}", tmpfs={m.mount_path: "" for m in container.volume_mounts},
             mem_limit=round(limits.get("memory", 0)), nano_cpus=round(limits.get("cpu", 0) * 1e9),
-        )  # fmt: skip
-        app.start()
+        ).start()  # fmt: skip
 
     def _create(self, pod: EnvoyPod, name: str, image: str, **settings: Any) -> Container:
         """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
@@ -208,10 +207,7 @@ class ContainerMesh(EnvoyMesh):
                 kept.get(self.id).remove()
 
     def _container(self, pod: str, container: str = "istio-proxy") -> Container:
-        """Return a container of a pod.
-
-        :raises OSError: there is none.
-        """
+        """Return a container of a pod; where there is none, the engine's NotFound is an OSError."""
         return self.engine.containers.get(f"{self.id}-{pod}-{container}")
 
     def _published(self, pod: str, port: int) -> str:

@@ -344,19 +344,14 @@ def _must_be_free(port: int) -> None:
 
 
 def _must_have_code(given: Iterable[tuple[str, Object]]) -> None:
-    """Check that the images of workloads can be made.
-
-    :raises ManifestError: one is not this project's.
-    """
+    """Raise a ManifestError for an image that is not this project's, so that nobody can build it."""
     for source, workload in given:
         if isinstance(workload, Deployment):
             folder = ROOT / image(workload.container.image_name).folder
             if not (folder / "app.py").exists():
                 field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
-                problem = (
-                    f"no app.py in {_relative(folder)}/: only what is built from a folder here runs here"
-                )
-                raise ManifestError(f"{source}: {field}: {problem}")
+                only = "only what is built from a folder here runs here"
+                raise ManifestError(f"{source}: {field}: no app.py in {_relative(folder)}/: {only}")
 
 
 def _first_state() -> dict[str, tuple[str, Object]]:

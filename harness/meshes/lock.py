@@ -27,10 +27,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def must_be_ours(state: Path) -> None:
-    """Check that nobody else started a mesh: its processes can be neither seen nor ended.
-
-    :raises MeshError: somebody else did.
-    """
+    """Raise a MeshError if somebody else started a mesh: its processes can be neither seen nor ended."""
     if state.exists() and os.geteuid() not in (0, state.stat().st_uid):
         try:
             owner = state.owner()

@@ -44,10 +44,7 @@ def in_clone() -> bool:
 
 
 def must_be_clone(what: str) -> None:
-    """Check that the workshop's files are here.
-
-    :raises MeshError: they are not.
-    """
+    """Raise a MeshError unless the workshop's files are here."""
     if not in_clone():
         raise MeshError(f"{what} needs the workshop's files: clone its repository, and run it there by make")
 
@@ -190,10 +187,7 @@ def wait_until(condition: Callable[[], object], deadline: float, pause: float) -
 
 
 def check_port(host: str, port: int, remedy: str) -> None:
-    """Check that a server can listen on ``port``.
-
-    :raises MeshError: it cannot; ``remedy`` says what to do.
-    """
+    """Raise a MeshError with its ``remedy`` unless a server can listen on ``port``."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
