@@ -42,9 +42,6 @@ from harness.meshes.mesh import (
 )
 from harness.meshes.scene import Pod, Scene
 
-BUILD_DEADLINE = 1800.0
-"""Seconds in which an image must be built and in the cluster."""
-
 
 class ClusterMesh(Mesh):
     """A mesh whose control plane is Istio."""
@@ -152,7 +149,7 @@ class ClusterMesh(Mesh):
                 try:
                     ran = subprocess.run(
                         ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, text=True,
-                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BUILD_DEADLINE,
+                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800,
                     )  # fmt: skip
                 except subprocess.TimeoutExpired:
                     raise MeshError(f"{tag} is not in the cluster in time: {command}") from None

@@ -72,13 +72,14 @@ def _wait_for_proxies(
 ) -> None:
     """Ask the admin interface of preference's proxies until what it says is as it must be."""
     progress("waiting for the proxies to take the configuration")
-    for name in [pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")]:
+    late = [pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")]
 
-        def says(pod: str = name) -> bool:
-            return there(ask_proxy(kubectl, pod, query))
+    def all_say_so() -> bool:
+        late[:] = [name for name in late if not there(ask_proxy(kubectl, name, query))]
+        return not late
 
-        if not wait_until(says, ROUTE_DEADLINE, pause=0.2):
-            raise MeshError(f"the proxy of {name} {problem}: istioctl proxy-status")
+    if not wait_until(all_say_so, ROUTE_DEADLINE, pause=0.2):
+        raise MeshError(f"the proxy of {late[0]} {problem}: istioctl proxy-status")
 
 
 def wait_for_gateway(url: Callable[[], str], progress: Progress) -> None:
