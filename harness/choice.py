@@ -24,10 +24,9 @@ def make_mesh(name: str, port: int | None = None, namespace: str | None = None) 
         must_be_clone("this" if name == "cluster" else f"the {name} mesh")
     if name == "cluster":
         return ClusterMesh(progress(), namespace)
-    state = STATE / name
     if name == "containers":
         # Here, since only this mesh needs testcontainers, which takes a while to import.
         from harness.meshes.containers import ContainerMesh
 
-        return ContainerMesh(state, port, progress())
-    return LocalMesh(state, port, progress())
+        return ContainerMesh(STATE / name, port, progress())
+    return LocalMesh(STATE / name, port, progress())

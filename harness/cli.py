@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +12,8 @@ import click
 from harness import HarnessError
 from harness.choice import make_mesh
 from harness.cluster.mesh import ClusterMesh
-from harness.cluster.wayin import DASHBOARDS
-from harness.demo import demo
+from harness.cluster.wayin import DASHBOARDS, open_dashboard
+from harness.demo import demo, started
 from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
 from harness.manifests.check import services_named, warnings
 from harness.meshes.mesh import STATE, Mesh, get, must_be_clone
@@ -45,15 +46,15 @@ def cli() -> None:
 @cli.command(epilog=examples("up", "up --port 9090"))
 @with_mesh
 @with_port
-@click.pass_context
-def up(context: click.Context, mesh_name: str, port: int | None) -> None:
+def up(mesh_name: str, port: int | None) -> None:
     """Start the mesh, or what of it has died; harmless if it runs."""
-    if mesh_name == "cluster":
-        context.invoke(deploy, yes=False)
-        return
-    mesh = make_mesh(mesh_name, port)
-    mesh.up()
-    echo(wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}"))
+    _start(_found_cluster(False, "deploy") if mesh_name == "cluster" else make_mesh(mesh_name, port))
+
+
+def _start(mesh: Mesh) -> None:
+    with contextlib.closing(mesh):
+        mesh.up()
+        echo(started(mesh))
 
 
 @cli.command()
@@ -76,8 +77,7 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     must_be_clone(f"'{question}'")
     mesh = ClusterMesh(progress())
     platform = mesh.platform(mesh.facts())
-    where = f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"
-    echo(wrap(where))
+    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"))
     if not platform.local and not yes:
         if not sys.stdin.isatty():
             raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
@@ -99,9 +99,7 @@ YES = click.option(
 @YES
 def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
-    with contextlib.closing(_found_cluster(yes, "deploy")) as mesh:
-        mesh.up()
-        echo(wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}"))
+    _start(_found_cluster(yes, "deploy"))
 
 
 @cli.command(epilog=examples("undeploy"))
@@ -126,7 +124,9 @@ def url() -> None:
 @click.argument("name", type=click.Choice(list(DASHBOARDS)), envvar=f"{TYPED}D", default="kiali")
 def dashboard(name: str) -> None:
     """Open one of Istio's addons, and stay until Ctrl-C."""
-    ClusterMesh(progress()).dashboard(name)
+    with contextlib.closing(open_dashboard(ClusterMesh().kubectl, name)) as way:
+        echo(f"http://{way.address}  (Ctrl-C ends it)")
+        threading.Event().wait()
 
 
 @cli.command(epilog=examples("status", "status --service pricing --namespace shop"))

@@ -12,6 +12,11 @@ from harness.proof.watch import verify
 SHADOW = "recommendation-v2"
 
 
+def started(mesh: Mesh) -> str:
+    """Say of a mesh that runs how many pods it has, and how callers come in."""
+    return wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
+
+
 def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[Verdict], str],
          progress: Progress = quietly) -> bool:  # fmt: skip
     """Tell the story; return whether every claim held.
@@ -59,7 +64,7 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         else:
             make("up")
             mesh.up()
-            show(wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}"))
+            show(started(mesh))
         make("curl")
         show(wrap(get(mesh.url()).text.strip()))
 

@@ -16,9 +16,9 @@ def registry() -> str:
     return os.environ.get("REGISTRY", "")
 
 
-def base_image(default: str) -> str:
-    """Return the image that all others are built on: BASE_IMAGE, or the default."""
-    return os.environ.get("BASE_IMAGE") or default
+def base_image() -> str:
+    """Return the image that all others are built on: BASE_IMAGE, or nothing."""
+    return os.environ.get("BASE_IMAGE", "")
 
 
 def kubectl() -> str:

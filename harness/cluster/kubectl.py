@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from functools import cache
 
 from harness import Json, settings
 from harness.meshes.mesh import MeshError
@@ -60,11 +60,9 @@ class Kubectl:
         except subprocess.TimeoutExpired:
             raise MeshError(f"{self.program} {words[0]} did not answer in {timeout:g} s") from None
         if done.returncode:
-            complaints = [line for line in done.stderr.splitlines() if line.strip()] or [
-                "(it did not say why)"
-            ]
+            complaint = done.stderr.strip().rpartition("\n")[2] or "(it did not say why)"
             # What cannot be applied is quoted whole, in a patch of thousands of characters.
-            said = re.sub(r'patch: Invalid value: "\{.*\}": ', "", complaints[-1])
+            said = re.sub(r'patch: Invalid value: "\{.*\}": ', "", complaint)
             raise MeshError(f"{self.program} {words[0]}: {said.removeprefix('error: ')}")
         return done.stdout
 
@@ -84,22 +82,10 @@ class Kubectl:
         )
 
 
-class ProcessStream:
-    """What a process prints, as it comes; closing it ends the process."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        assert process.stdout
-        self._process = process
-        self._output: IO[bytes] = process.stdout
-
-    def __iter__(self) -> Iterator[bytes]:
-        with self._output:
-            yield from self._output
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.terminate()
-        self._process.wait()
+@cache
+def groups(kubectl: Kubectl) -> frozenset[str]:
+    """Return the API groups that the server has."""
+    return frozenset(version.partition("/")[0] for version in kubectl.run("api-versions").split())
 
 
 class ContainerLog:
@@ -114,27 +100,33 @@ class ContainerLog:
         self._kubectl, self._pod, self._container = kubectl, pod, container
         self._closed = threading.Event()
         self._id = id or container_status(kubectl.get("pod", pod), container).get("containerID")
-        self._stream = self._open(*since)
+        self._process = self._open(*since)
 
-    def _open(self, *since: str) -> ProcessStream:
+    def _open(self, *since: str) -> "subprocess.Popen[bytes]":
         words = ["logs", "--follow", "--timestamps", self._pod, f"--container={self._container}", "--tail=-1"]
-        return ProcessStream(self._kubectl.start(*words, *since))
+        return self._kubectl.start(*words, *since)
+
+    def _end(self) -> None:
+        self._process.terminate()
+        self._process.wait()
 
     def __iter__(self) -> Iterator[bytes]:
         last, count = b"", 0  # the time of the last line, and how many bore it: runtimes log in batches
         failures, runs = 0, True
         while True:
             opened, resumed, known = time.monotonic(), last, count
-            for line in self._stream:
-                if not line.endswith(b"\n"):
-                    break  # cut off: it will come whole
-                stamp, _, text = line.partition(b" ")
-                if resumed and stamp <= resumed and (stamp < resumed or known):
-                    known -= stamp == resumed
-                    continue
-                last, count = stamp, count + 1 if stamp == last else 1
-                yield text
-            self._stream.close()
+            assert self._process.stdout
+            with self._process.stdout as lines:
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break  # cut off: it will come whole
+                    stamp, _, text = line.partition(b" ")
+                    if resumed and stamp <= resumed and (stamp < resumed or known):
+                        known -= stamp == resumed
+                        continue
+                    last, count = stamp, count + 1 if stamp == last else 1
+                    yield text
+            self._end()
             failures = 0 if time.monotonic() - opened > 10 else failures + 1
             if self._closed.is_set() or not runs or failures > RETRIES:
                 return
@@ -145,14 +137,13 @@ class ContainerLog:
                 runs = "running" in status.get("state", {})  # else a last look
             self._closed.wait(0.5)
             # Of that second all is sent again: the API server knows no fractions.
-            self._stream = self._open(*[f"--since-time={last.decode()}"] if last else [])
+            self._process = self._open(*[f"--since-time={last.decode()}"] if last else [])
             if self._closed.is_set():
-                self._stream.close()
+                self._end()
 
     def close(self) -> None:
-        """Follow it no longer."""
         self._closed.set()
-        self._stream.close()
+        self._end()
 
 
 def container_status(pod: Json, container: str) -> Json:

@@ -1,22 +1,35 @@
 """A mesh whose control plane is Istio."""
 
+import contextlib
+import json
+import re
+import socket
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from harness import Json, settings
-from harness.cluster import deploy, pods, readiness, scene, wayin
-from harness.cluster.kubectl import Kubectl
-from harness.cluster.objects import objects
-from harness.cluster.platforms import Platform, detect
-from harness.cluster.preflight import Facts, injection_label, is_ours, problems
+from harness.cluster import deploy, pods, readiness, scene
+from harness.cluster.kubectl import ContainerLog, Kubectl
+from harness.cluster.platforms import Platform, detect, forget_command, image_commands
+from harness.cluster.pods import SIDECAR
+from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
+from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
-from harness.manifests.read import documents, named, read
+from harness.manifests.read import ManifestError, documents, named, read, to_object
+from harness.meshes.images import image
+from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
+    GATEWAY,
     ISTIO,
+    ROOT,
+    STATE,
     TARGET,
     WORKLOADS,
     LogFollower,
@@ -24,6 +37,7 @@ from harness.meshes.mesh import (
     MeshError,
     PodStatus,
     Progress,
+    get,
     quietly,
 )
 from harness.meshes.scene import Pod, Scene
@@ -41,7 +55,7 @@ class ClusterMesh(Mesh):
         self.namespace = namespace or settings.namespace()
         self.kubectl = Kubectl.find(self.namespace)
         self.progress = progress
-        self._forward: wayin.PortForward | None = None
+        self._forward: PortForward | None = None
 
     def close(self) -> None:
         if self._forward:
@@ -54,7 +68,27 @@ class ClusterMesh(Mesh):
 
         :raises MeshError: it does not answer.
         """
-        return deploy.ask(self.kubectl, self.progress)
+        self.progress(f"asking the cluster of context {self.kubectl.context}")
+        try:
+            api_versions = self.kubectl.run("api-versions", "--request-timeout=10s").split()
+        except MeshError as error:
+            raise MeshError(
+                f"the cluster of context {self.kubectl.context} does not answer: is it running? "
+                f"(minikube start, crc start) {error}"
+            ) from None
+        items, everywhere = self.kubectl.items, "--all-namespaces"
+        has_istio = any(version.startswith("networking.istio.io/") for version in api_versions)
+        workshops = ["gateways.networking.istio.io", everywhere, f"--selector={OURS}={PROJECT}"]
+        return Facts(
+            api_versions=api_versions,
+            nodes=items("nodes"),
+            control_planes=items("deployments", everywhere, "--selector=app=istiod"),
+            injectors=items("mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
+            gateways=items("services", everywhere, "--selector=istio=ingressgateway"),
+            workshops=items(*workshops) if has_istio else [],
+            namespace=self.kubectl.get("namespace", self.namespace),
+            pods=items("pods"),
+        )
 
     def platform(self, facts: Facts) -> Platform:
         """Return where the cluster runs."""
@@ -75,16 +109,16 @@ class ClusterMesh(Mesh):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
-        route = self.kubectl.get("virtualservices.networking.istio.io", TARGET)
-        paths = [
-            path
-            for path in (*WORKLOADS, *ISTIO, *deploy.CLUSTER_ONLY)
-            if not (route and path == deploy.FIRST_STATE)
-        ]
+        paths = [*WORKLOADS, *ISTIO, *deploy.CLUSTER_ONLY]
+        if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
+            paths.remove(deploy.FIRST_STATE)
         self.progress("applying the manifests")
-        self.create(self.render([d for path in paths for _, d in documents(path)]))
+        self.create(self.render(_read(paths)))
         if "route.openshift.io/v1" in facts.api_versions:
-            deploy.make_openshift_route(self.kubectl, facts.gateways[0])
+            # Lead callers in: OpenShift Local forwards nothing but Routes.
+            route = deploy.openshift_route(facts.gateways[0])
+            where = f"--namespace={route['metadata']['namespace']}"
+            self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
         for workload in of_kind(read(*WORKLOADS), Deployment):
             readiness.wait_for_rollout(self.kubectl, workload.metadata.name, self.progress)
         self._checked_facts()  # that sidecars are injected shows only now
@@ -104,16 +138,38 @@ class ClusterMesh(Mesh):
 
         :raises MeshError: it does not build, or does not get there.
         """
-        deploy.bring(self.kubectl, name, platform, self.progress)
+        registry = settings.registry()
+        tag = image(name).reference(registry)
+        STATE.mkdir(exist_ok=True)
+        # Not in /tmp: a Docker from a snap does not see it.
+        with tempfile.TemporaryDirectory(prefix="image-", dir=STATE) as folder:
+            image(name).stage(Path(folder))
+            for command in image_commands(platform, tag, folder, self.kubectl.command(), bool(registry)):
+                self.progress(f"bringing {tag} to the cluster: minutes, the first time")
+                try:
+                    ran = subprocess.run(
+                        ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, text=True,
+                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800,
+                    )  # fmt: skip
+                except subprocess.TimeoutExpired:
+                    raise MeshError(f"{tag} is not in the cluster in time: {command}") from None
+                if ran.returncode:
+                    last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
+                    raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
 
     def render(self, given: Iterable[Json]) -> list[Json]:
         """Return the documents of manifests as this cluster needs them."""
-        principal = deploy.gateway_principal(self.kubectl)
-        return deploy.render(given, self.namespace, settings.registry(), principal)
+        found = pods.of_gateway(self.kubectl)
+        if not found:
+            raise MeshError(
+                f"the ingress gateway has no pod: {self.kubectl.program} get pods -n istio-system"
+            )
+        namespace, account = found[0]["metadata"]["namespace"], found[0]["spec"]["serviceAccountName"]
+        return deploy.render(given, self.namespace, settings.registry(), f"*/ns/{namespace}/sa/{account}")
 
     def create(self, documents: list[Json]) -> list[str]:
         """Apply documents; return what kubectl says of each."""
-        return deploy.create(self.kubectl, documents)
+        return self.kubectl.run("apply", "--filename=-", given=yaml.safe_dump_all(documents)).splitlines()
 
     def why(self, found: list[Json]) -> str:
         """Return what the cluster knows of pods that do not become ready: events, and their last words."""
@@ -122,13 +178,28 @@ class ClusterMesh(Mesh):
     def down(self) -> None:
         """Remove exactly what was deployed: the namespace too, if `make deploy` made it."""
         facts = self.facts()
-        deploy.remove(self.kubectl, facts, self.progress)
-        deploy.forget(self.platform(facts))
+        self.progress(f"removing everything from namespace {self.namespace}")
+        ours, kinds = f"--selector={OURS}={PROJECT}", deploy.ALL_KINDS
+        if "build.openshift.io/v1" in facts.api_versions:
+            kinds += ",buildconfigs.build.openshift.io,imagestreams.image.openshift.io"
+        if "route.openshift.io/v1" in facts.api_versions:
+            self.kubectl.run("delete", "routes.route.openshift.io", "--all-namespaces", ours)
+        if is_ours(facts.namespace):
+            self.kubectl.run("delete", "namespace", self.namespace, timeout=300)
+        elif facts.namespace:
+            words = ["delete", kinds, ours, "--ignore-not-found", "--cascade=foreground"]
+            self.kubectl.run(*words, timeout=300)
+        images = [image(name).tag for name in (*deploy.services(), "loadtest")]
+        if command := forget_command(self.platform(facts), images):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    ["bash", "-c", command], capture_output=True, stdin=subprocess.DEVNULL, timeout=120
+                )
 
     # --- the workshop's steps -------------------------------------------------------------------------
 
     def apply(self, *paths: Path) -> list[str]:
-        given = [named(document, source) for path in paths for source, document in documents(path)]
+        given = _read(paths)
         self.must_run()
         readiness.must_rule(self.kubectl)
         lines = self.create(self.render(given))
@@ -139,7 +210,7 @@ class ClusterMesh(Mesh):
         return lines
 
     def delete(self, *paths: Path) -> list[str]:
-        given = [named(document, source) for path in paths for source, document in documents(path)]
+        given = _read(paths)
         self.must_run()
         # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
         lines = self.kubectl.run("delete", "--filename=-", given=yaml.safe_dump_all(given))
@@ -147,7 +218,7 @@ class ClusterMesh(Mesh):
         return lines.splitlines()
 
     def scale(self, workload: str, replicas: int) -> None:
-        labels = self.workload(workload).labels
+        chosen = pods.selector(self.workload(workload))
         self.kubectl.run("scale", f"deployment/{workload}", f"--replicas={replicas}")
         if replicas:
             readiness.wait_for_rollout(self.kubectl, workload, self.progress)
@@ -155,17 +226,34 @@ class ClusterMesh(Mesh):
                 readiness.wait_for_endpoints(self.kubectl, workload, self.progress)
         else:
             self.progress(f"waiting for the pods of {workload} to end")
-            chosen = ",".join(f"{name}={value}" for name, value in labels.items())
-            self.kubectl.run(
-                "wait", "--for=delete", "pod", f"--selector={chosen}", "--timeout=120s", timeout=130
-            )
+            self.kubectl.run("wait", "--for=delete", "pod", chosen, "--timeout=120s", timeout=130)
 
     def pods(self) -> list[PodStatus]:
-        self.must_run()
-        return pods.statuses(self.kubectl, self._workloads())
+        workloads = [d.metadata.name for d in of_kind(self.routes(), Deployment)]
+        found = [(GATEWAY, pod) for pod in pods.of_gateway(self.kubectl)]
+        found += [(name, pod) for name in workloads for pod in pods.pods_of(self.kubectl, name)]
+        return [
+            PodStatus(pod["metadata"]["name"], name, pods.state(pod), pod["status"].get("podIP", "-"))
+            for name, pod in found
+        ]
 
     def objects(self) -> dict[str, tuple[str, Object]]:
-        return objects(self.kubectl)
+        deployed = {d["metadata"]["name"] for d in self.kubectl.items("deployments")}
+        stored: dict[str, tuple[str, Object]] = {}
+        for path in WORKLOADS:
+            found = [o for o in read(path) if not isinstance(o, Deployment) or o.metadata.name in deployed]
+            if any(isinstance(o, Deployment) for o in found):
+                stored |= {o.key: (str(path.relative_to(ROOT)), o) for o in found}
+        if not stored:
+            return {}
+        files = [
+            (str(path.relative_to(ROOT)), o) for path in (ROOT / "istio").glob("*.yaml") for o in read(path)
+        ]
+        for item in self.kubectl.items(deploy.ISTIO_KINDS):
+            where = f"{item['kind']} in namespace {self.namespace}"
+            live = _known(item, where)
+            stored[live.key] = (next((source for source, o in files if o == live), where), live)
+        return stored
 
     def routes(self) -> list[Object]:
         return [found for _, found in self.must_run().values()]
@@ -175,62 +263,67 @@ class ClusterMesh(Mesh):
 
         :raises MeshError: there are none.
         """
-        stored = self.objects()
-        if not stored:
-            raise MeshError(
-                f"nothing is deployed in namespace {self.namespace} of context {self.kubectl.context}: "
-                "make deploy"
-            )
-        return stored
-
-    def _workloads(self) -> list[str]:
-        return [d.metadata.name for d in of_kind(self.routes(), Deployment)]
+        if stored := self.objects():
+            return stored
+        where = f"namespace {self.namespace} of context {self.kubectl.context}"
+        raise MeshError(f"nothing is deployed in {where}: make deploy")
 
     def _wait_for_routes(self) -> None:
         """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
         readiness.wait_for_routes(self.kubectl, self.routes(), self.progress)
 
+    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        self.workload(workload)
+        for pod in pods.pods_of(self.kubectl, workload):
+            name = pod["metadata"]["name"]
+            application = next(c["name"] for c in pod["spec"]["containers"] if c["name"] != SIDECAR)
+            for shown, container in (("app", application), (SIDECAR, SIDECAR)):
+                yield from ((shown, line) for line in pods.log(self.kubectl, name, container))
+
     # --- how callers reach it -------------------------------------------------------------------------
 
     def url(self) -> str:
-        if self._forward:
-            return f"http://{self._forward.address}/customer"
-        if address := self.reachable_address():
-            return f"http://{address}/customer"
-        self._forward = wayin.open_forward(self.kubectl)
-        return f"http://{self._forward.address}/customer"
+        address = self._forward.address if self._forward else self.reachable_address()
+        return f"http://{address or self._open_forward()}/customer"
+
+    def _open_forward(self) -> str:
+        """Open a way in by port-forward, and return its address.
+
+        :raises MeshError: the gateway takes no calls.
+        """
+        forward = PortForward(self.kubectl, gateway_of(self.kubectl), 80)
+        try:
+            # One at a time: of several calls that the gateway refuses at once, kubectl lets some hang.
+            get(f"http://{forward.address}", timeout=5)
+        except OSError:
+            forward.close()
+            raise MeshError(
+                "the ingress gateway takes no calls: make apply F=istio/gateway.yaml MESH=cluster"
+            ) from None
+        self._forward = forward
+        return forward.address
 
     def inner_url(self) -> str:
         """Return the URL at which callers inside the cluster reach customer, by the gateway too."""
-        return wayin.inner_url(self.kubectl)
+        metadata = gateway_of(self.kubectl)["metadata"]
+        return f"http://{metadata['name']}.{metadata['namespace']}.svc/customer"
 
     def way_in(self) -> str:
         if address := self.reachable_address():
             return f"callers come in at http://{address}/customer"
-        then = f"{self.forward_command()}, then http://127.0.0.1:8080/customer"
-        return f"no address of the gateway is reachable: {then}"
+        metadata = gateway_of(self.kubectl)["metadata"]
+        where = f"--namespace={metadata['namespace']} service/{metadata['name']}"
+        forward = f"{self.kubectl.program} port-forward {where} 8080:80"
+        return f"no address of the gateway is reachable: {forward}, then http://127.0.0.1:8080/customer"
 
     def reachable_address(self) -> str | None:
         """Return the gateway's host and port, if there is one that this machine reaches."""
-        return wayin.reachable_address(self.kubectl)
-
-    def forward_command(self) -> str:
-        """Return the command that makes the gateway reachable where it has no address."""
-        return wayin.forward_command(self.kubectl)
-
-    def dashboard(self, name: str) -> None:
-        """Open an addon's page and stay until interrupted.
-
-        :raises MeshError: the addon is not installed.
-        """
-        wayin.dashboard(self.kubectl, name, self.progress)
-
-    # --- logs -----------------------------------------------------------------------------------------
-
-    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
-        self.must_run()
-        self.workload(workload)
-        yield from pods.logs(self.kubectl, workload)
+        gateway = gateway_of(self.kubectl)
+        routes, nodes = openshift_routes(self.kubectl, gateway), self.kubectl.items("nodes")
+        for host, port in addresses(gateway, routes, nodes):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+                return host if port == 80 else f"{host}:{port}"
+        return None
 
     # --- what the proof needs -------------------------------------------------------------------------
 
@@ -238,16 +331,59 @@ class ClusterMesh(Mesh):
         return scene.look(self.kubectl, namespace, callers)
 
     def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
-        return scene.follow(self.kubectl, namespace, list(callers))
+        callers = list(callers)
+
+        def streams(new: bool) -> Iterator[Stream]:
+            # A stream needs a moment to open, so it goes back a little.
+            since = [] if new else ["--since=10s"]
+            for pod in scene.pods(self.kubectl, namespace, callers, []):
+                if pod.proxy_id:  # else there is no log to follow yet
+                    there, name = scene.reach(self.kubectl, pod)
+                    opened = partial(ContainerLog, there, name, SIDECAR, *since, id=pod.proxy_id)
+                    yield Stream(f"{pod.namespace}/{pod.name}/{pod.proxy_id}", pod.name, opened)
+
+        return StreamFollower(streams, again=5)
 
     def request_log(self, pod: Pod) -> Iterator[str]:
-        return scene.request_log(self.kubectl, pod)
-
-    def in_flight(self, pods: Iterable[Pod]) -> int | None:
-        return scene.in_flight(self.kubectl, pods)
-
-    def logs_requests(self, pod: Pod) -> bool | None:
-        return scene.logs_requests(self.kubectl, pod)
+        with contextlib.suppress(MeshError):  # it has just gone
+            yield from pods.log(*scene.reach(self.kubectl, pod), SIDECAR)
 
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
-        return scene.ask_proxy(self.kubectl, pod, query)
+        with contextlib.suppress(MeshError):
+            return pods.ask_proxy(*scene.reach(self.kubectl, pod), query)
+        return None
+
+    def in_flight(self, pods: Iterable[Pod]) -> int | None:
+        total = 0
+        for pod in pods:
+            said = self.ask_proxy(pod, "clusters")
+            if said is None:
+                return None
+            total += sum(map(int, re.findall(r"^inbound\|.*::rq_active::(\d+)$", said, re.MULTILINE)))
+        return total
+
+    def logs_requests(self, pod: Pod) -> bool | None:
+        said = self.ask_proxy(pod, "config_dump?resource=dynamic_listeners")
+        if said is None:
+            return None
+        with contextlib.suppress(ValueError):
+            listeners = [c for c in json.loads(said).get("configs", []) if c.get("name") == "virtualInbound"]
+            return '"/dev/stdout"' in json.dumps(listeners)
+        return None
+
+
+def _read(paths: Iterable[Path]) -> list[Json]:
+    """Return the documents of manifests; each must have a kind and a name."""
+    return [named(document, source) for path in paths for source, document in documents(path)]
+
+
+def _known(item: Json, where: str) -> Object:
+    """Return an object; only its kind and name where it has fields that the harness does not know."""
+    document = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": item["kind"],
+        "metadata": {"name": item["metadata"]["name"]},
+    }
+    with contextlib.suppress(ManifestError):
+        return to_object({**document, "spec": item["spec"]}, where)
+    return Object.model_validate(document)

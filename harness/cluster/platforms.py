@@ -24,17 +24,8 @@ class Platform:
     @property
     def title(self) -> str:
         """The kind as people write it."""
-        return _TITLES[self.kind]
-
-
-_TITLES = {
-    "openshift": "OpenShift",
-    "microshift": "MicroShift",
-    "minikube": "Minikube",
-    "kind": "kind",
-    "k3d": "k3d",
-    "other": "a cluster",
-}
+        brands = {"openshift": "OpenShift", "microshift": "MicroShift", "minikube": "Minikube"}
+        return "a cluster" if self.kind == "other" else brands.get(self.kind, self.kind)
 
 
 def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[Json]) -> Platform:

@@ -1,28 +1,47 @@
-"""The workshop's pods in a cluster: how they are, and what they log."""
+"""Pods in a cluster: how they are, and what they say."""
 
 import contextlib
-from collections.abc import Iterator
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
-from harness.meshes.mesh import GATEWAY, WORKLOADS, MeshError, PodStatus
+from harness.meshes.mesh import WORKLOADS, MeshError
 
 SIDECAR = "istio-proxy"
 """The sidecar's container, native or classic."""
 
 
+def containers(pod: Json) -> list[Json]:
+    """Return the containers of a pod, a native sidecar included."""
+    return [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+
+
+def has_sidecar(pod: Json) -> bool:
+    """Say whether a pod has a sidecar: a native one (since Kubernetes 1.33) or a classic one."""
+    return any(container["name"] == SIDECAR for container in containers(pod))
+
+
 def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     """Return the pods of a workload that are not about to end."""
     [deployment] = [d for d in of_kind(read(*WORKLOADS), Deployment) if d.metadata.name == workload]
-    chosen = ",".join(f"{name}={value}" for name, value in deployment.labels.items())
-    pods = kubectl.items("pods", f"--selector={chosen}")
+    pods = kubectl.items("pods", selector(deployment))
     return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
-def _state(pod: Json) -> str:
+def selector(workload: Deployment) -> str:
+    """Return the option by which kubectl chooses the pods of a workload."""
+    return "--selector=" + ",".join(f"{name}={value}" for name, value in workload.labels.items())
+
+
+def of_gateway(kubectl: Kubectl) -> list[Json]:
+    """Return the pods of the ingress gateway, whichever way it was installed."""
+    return kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
+
+
+def state(pod: Json) -> str:
+    """Return Running, or what is wrong with a pod."""
     statuses = pod["status"].get("containerStatuses", []) + [
         s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == SIDECAR
     ]
@@ -51,24 +70,15 @@ def why(kubectl: Kubectl, pods: list[Json]) -> str:
     return "\n".join(lines) or "  (there is no pod)"
 
 
-def statuses(kubectl: Kubectl, workloads: list[str]) -> list[PodStatus]:
-    """Return how each pod of the gateway and of workloads is."""
-    everywhere = kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
-    found = [(GATEWAY, pod) for pod in everywhere]
-    found += [(w, pod) for w in workloads for pod in pods_of(kubectl, w)]
-    return [
-        PodStatus(pod["metadata"]["name"], workload, _state(pod), pod["status"].get("podIP", "-"))
-        for workload, pod in found
-    ]
+def log(kubectl: Kubectl, pod: str, container: str) -> list[str]:
+    """Return all that a container has logged, as far as the node keeps it, line by line."""
+    return kubectl.run("logs", pod, f"--container={container}", "--tail=-1").splitlines()
 
 
-def logs(kubectl: Kubectl, workload: str) -> Iterator[tuple[str, str]]:
-    """Yield (container, line) for everything that a workload and its sidecars logged."""
-    for pod in pods_of(kubectl, workload):
-        names = [container["name"] for container in pod["spec"]["containers"]]
-        application = next(name for name in names if name != SIDECAR)
-        for container in (application, SIDECAR):
-            said = kubectl.run("logs", pod["metadata"]["name"], f"--container={container}", "--tail=-1")
-            yield from (
-                ("app" if container == application else container, line) for line in said.splitlines()
-            )
+def ask_proxy(kubectl: Kubectl, pod: str, query: str) -> str:
+    """Return what the admin interface of a pod's proxy answers.
+
+    :raises MeshError: it cannot be asked.
+    """
+    request = ["pilot-agent", "request", "GET", query]
+    return kubectl.run("exec", pod, f"--container={SIDECAR}", "--", *request)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import Json
+from harness.cluster.pods import has_sidecar
 
 OURS = "app.kubernetes.io/part-of"
 """The label that everything bears which `make deploy` makes; its value is PROJECT."""
@@ -60,12 +61,6 @@ def is_ours(resource: Json) -> bool:
     """Say whether `make deploy` made an object."""
     labels: Json = resource.get("metadata", {}).get("labels", {})
     return labels.get(OURS) == PROJECT
-
-
-def has_sidecar(pod: Json) -> bool:
-    """Say whether a Pod has a sidecar: a native one (since Kubernetes 1.33) or a classic one."""
-    spec = pod["spec"]
-    return any(c["name"] == "istio-proxy" for c in [*spec.get("initContainers", []), *spec["containers"]])
 
 
 def problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:

@@ -2,15 +2,14 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Callable
 
 from harness import Json
-from harness.cluster.kubectl import Kubectl
-from harness.cluster.pods import pods_of, why
+from harness.cluster.kubectl import Kubectl, groups
+from harness.cluster.pods import ask_proxy, pods_of, why
 from harness.manifests.base import Object
 from harness.manifests.lookup import DOMAIN
-from harness.meshes.mesh import TARGET, MeshError, Progress, get
+from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
 from harness.rendering.routes import sidecar_routes
 
 ROUTE_DEADLINE = 60.0
@@ -29,11 +28,8 @@ def wait_for_rollout(kubectl: Kubectl, workload: str, progress: Progress) -> Non
 
 
 def must_rule(kubectl: Kubectl) -> None:
-    """Check that VirtualServices alone lead to the Services.
-
-    :raises MeshError: an HTTPRoute does, which Istio prefers to them.
-    """
-    if not any(v.startswith("gateway.networking.k8s.io/") for v in kubectl.run("api-versions").split()):
+    """Raise a MeshError if an HTTPRoute leads to a Service: Istio prefers it to VirtualServices."""
+    if "gateway.networking.k8s.io" not in groups(kubectl):
         return
     for route in kubectl.items("httproutes.gateway.networking.k8s.io"):
         if any(parent.get("kind") == "Service" for parent in route["spec"].get("parentRefs", [])):
@@ -64,45 +60,43 @@ def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress)
 def wait_for_endpoints(kubectl: Kubectl, workload: str, progress: Progress) -> None:
     """Wait until preference's proxies know where a workload's pods are: ready is not yet reachable."""
     known = [f"::{pod['status'].get('podIP', '')}:" for pod in pods_of(kubectl, workload)]
-    _wait_for_proxies(
-        kubectl,
-        progress,
-        "clusters",
-        lambda said: all(ip in said for ip in known),
-        f"does not know {workload}",
-    )
+
+    def there(said: str) -> bool:
+        return all(ip in said for ip in known)
+
+    _wait_for_proxies(kubectl, progress, "clusters", there, f"does not know {workload}")
 
 
 def _wait_for_proxies(
     kubectl: Kubectl, progress: Progress, query: str, there: Callable[[str], bool], problem: str
 ) -> None:
     """Ask the admin interface of preference's proxies until what it says is as it must be."""
-    end = time.monotonic() + ROUTE_DEADLINE
-    request = ["--container=istio-proxy", "--", "pilot-agent", "request", "GET", query]
-    for pod in pods_of(kubectl, "preference"):
-        name = pod["metadata"]["name"]
-        while not there(kubectl.run("exec", name, *request)):
-            if time.monotonic() > end:
-                raise MeshError(f"the proxy of {name} {problem}: istioctl proxy-status")
-            progress("waiting for the proxies to take the configuration")
-            time.sleep(0.2)
+    progress("waiting for the proxies to take the configuration")
+    late = [pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")]
+
+    def all_say_so() -> bool:
+        late[:] = [name for name in late if not there(ask_proxy(kubectl, name, query))]
+        return not late
+
+    if not wait_until(all_say_so, ROUTE_DEADLINE, pause=0.2):
+        raise MeshError(f"the proxy of {late[0]} {problem}: istioctl proxy-status")
 
 
-def wait_for_gateway(url: Callable[[], str], progress: Progress, deadline: float = 90) -> None:
+def wait_for_gateway(url: Callable[[], str], progress: Progress) -> None:
     """Wait until the gateway leads callers to customer."""
-    end, answer = time.monotonic() + deadline, "no answer"
-    while True:
-        progress("waiting for the gateway to answer")
-        with contextlib.suppress(OSError, MeshError):
+    answer = "no answer"
+
+    def leads() -> bool:
+        nonlocal answer
+        with contextlib.suppress(MeshError):
             found = get(url(), timeout=5)
-            if found.ok:
-                return
             answer = f"{found.status_code} {found.text.strip()[:100]}"
-        if time.monotonic() > end:
-            raise MeshError(
-                f"the gateway does not lead to customer ({answer}): see 'make status MESH=cluster'"
-            )
-        time.sleep(0.5)
+            return found.ok
+        return False
+
+    progress("waiting for the gateway to answer")
+    if not wait_until(leads, deadline=90, pause=0.5):
+        raise MeshError(f"the gateway does not lead to customer ({answer}): see 'make status MESH=cluster'")
 
 
 def summary(routes: Json, namespace: str) -> list[Json] | None:

@@ -1,59 +1,18 @@
 """How callers reach the ingress gateway, and people the dashboards."""
 
 import atexit
-import contextlib
 import re
-import socket
 import subprocess
 import threading
 
 from harness import Json
-from harness.cluster.kubectl import Kubectl, ProcessStream
+from harness.cluster.kubectl import Kubectl, groups
 from harness.cluster.preflight import OURS, PROJECT
-from harness.meshes.mesh import LOOPBACK, MeshError, Progress, get
+from harness.meshes.mesh import LOOPBACK, MeshError
 
 DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger": ("tracing", 80),
               "prometheus": ("prometheus", 9090)}  # fmt: skip
 """Istio's addons: name → (its Service, the port)."""
-
-
-def open_forward(kubectl: Kubectl) -> "PortForward":
-    """Return a way in by port-forward.
-
-    :raises MeshError: the gateway takes no calls.
-    """
-    forward = PortForward(kubectl, gateway_of(kubectl))
-    try:
-        # One at a time: of several calls that the gateway refuses at once, kubectl lets some hang.
-        get(f"http://{forward.address}", timeout=5)
-    except OSError:
-        forward.close()
-        raise MeshError(
-            "the ingress gateway takes no calls: make apply F=istio/gateway.yaml MESH=cluster"
-        ) from None
-    return forward
-
-
-def inner_url(kubectl: Kubectl) -> str:
-    """Return the URL at which callers inside the cluster reach customer, by the gateway too."""
-    metadata = gateway_of(kubectl)["metadata"]
-    return f"http://{metadata['name']}.{metadata['namespace']}.svc/customer"
-
-
-def reachable_address(kubectl: Kubectl) -> str | None:
-    """Return the gateway's host and port, if there is one that this machine reaches."""
-    gateway = gateway_of(kubectl)
-    for host, port in addresses(gateway, _openshift_routes(kubectl, gateway), kubectl.items("nodes")):
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
-            return host if port == 80 else f"{host}:{port}"
-    return None
-
-
-def forward_command(kubectl: Kubectl) -> str:
-    """Return the command that makes the gateway reachable where it has no address."""
-    metadata = gateway_of(kubectl)["metadata"]
-    where = f"--namespace={metadata['namespace']} service/{metadata['name']}"
-    return f"{kubectl.program} port-forward {where} 8080:80"
 
 
 def gateway_of(kubectl: Kubectl) -> Json:
@@ -67,8 +26,9 @@ def gateway_of(kubectl: Kubectl) -> Json:
     return found[0]
 
 
-def _openshift_routes(kubectl: Kubectl, gateway: Json) -> list[Json]:
-    if not any(v.startswith("route.openshift.io/") for v in kubectl.run("api-versions").split()):
+def openshift_routes(kubectl: Kubectl, gateway: Json) -> list[Json]:
+    """Return the Routes of OpenShift's that lead to the ingress gateway."""
+    if "route.openshift.io" not in groups(kubectl):
         return []
     where = f"--namespace={gateway['metadata']['namespace']}"
     return kubectl.items("routes.route.openshift.io", where, f"--selector={OURS}={PROJECT}")
@@ -90,8 +50,8 @@ def addresses(gateway: Json, routes: list[Json], nodes: list[Json]) -> list[tupl
     return found
 
 
-def dashboard(kubectl: Kubectl, name: str, progress: Progress) -> None:
-    """Open an addon's page and stay until interrupted.
+def open_dashboard(kubectl: Kubectl, name: str) -> "PortForward":
+    """Return a way to an addon's page.
 
     :raises MeshError: the addon is not installed.
     """
@@ -102,19 +62,13 @@ def dashboard(kubectl: Kubectl, name: str, progress: Progress) -> None:
             f"{name} is not installed: in the folder of the Istio release, "
             f"{kubectl.program} apply --filename samples/addons/{name}.yaml"
         )
-    forward = PortForward(kubectl, found[0], port)
-    progress("")
-    print(f"http://{forward.address}  (Ctrl-C ends it)", flush=True)
-    try:
-        threading.Event().wait()
-    finally:
-        forward.close()
+    return PortForward(kubectl, found[0], port)
 
 
 class PortForward:
     """A way into the cluster for callers who have no other, opened again whenever it drops."""
 
-    def __init__(self, kubectl: Kubectl, service: Json, port: int = 80, deadline: float = 20) -> None:
+    def __init__(self, kubectl: Kubectl, service: Json, port: int) -> None:
         self._kubectl = kubectl
         metadata = service["metadata"]
         self._target = [f"--namespace={metadata['namespace']}", f"service/{metadata['name']}"]
@@ -123,13 +77,13 @@ class PortForward:
         self._open = threading.Event()
         self._closed = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._said = ""
+        self._said = "it says nothing"
         atexit.register(self.close)
         self._thread = threading.Thread(target=self._keep_open, daemon=True)
         self._thread.start()
-        if not self._open.wait(deadline):
+        if not self._open.wait(20):
             self.close()
-            raise MeshError(f"no way into the cluster by port-forward: {self._said or 'it says nothing'}")
+            raise MeshError(f"no way into the cluster by port-forward: {self._said}")
 
     @property
     def address(self) -> str:
@@ -143,16 +97,16 @@ class PortForward:
             self._process = self._kubectl.start(*words, complaints=subprocess.STDOUT)
             if self._closed.is_set():
                 self._process.terminate()
-            for line in ProcessStream(self._process):
-                self._said = line.decode().strip()
-                if found := re.match(rb"Forwarding from 127\.0\.0\.1:(\d+) ", line):
-                    self._local = found[1].decode()
-                    self._open.set()
-            self._process.wait()
+            with self._process as process:
+                assert process.stdout
+                for line in process.stdout:
+                    self._said = line.decode().strip()
+                    if found := re.match(r"Forwarding from 127\.0\.0\.1:(\d+) ", self._said):
+                        self._local = found[1]
+                        self._open.set()
             self._closed.wait(0.2)
 
     def close(self) -> None:
-        """Close it for good."""
         self._closed.set()
         if self._process:
             self._process.terminate()

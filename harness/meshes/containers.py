@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,8 +26,8 @@ from harness.meshes.images import image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
-from harness.meshes.scene import Pod as RunningPod
+from harness.meshes.pods import EnvoyPod, whole, workload_of
+from harness.meshes.scene import Pod
 from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -56,10 +55,8 @@ class ContainerMesh(EnvoyMesh):
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)
         self.id = f"{LABEL}-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
-        self._status: dict[str, str] = {}
         try:
-            self._docker = DockerClient()
-            self.engine = self._docker.client
+            self.engine = DockerClient().client
             # A rootless engine may not be allowed to.
             self._limits_cpu = bool(self.engine.info().get("CpuCfsQuota"))
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
@@ -104,27 +101,26 @@ class ContainerMesh(EnvoyMesh):
             yield found.labels[f"{LABEL}.pod"], found.labels[f"{LABEL}.container"], found
 
     def running(self) -> dict[str, bool]:
-        found: dict[str, set[str]] = {}
-        for pod, name, container in self.containers():
-            found.setdefault(pod, set()).update([name] if container.status == "running" else [])
-        return {pod: is_whole(pod, found[pod]) for pod in found}
+        return whole((pod, name, found.status == "running") for pod, name, found in self.containers())
 
-    def start_pods(self, pods: list[Pod]) -> None:
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
         if not pods:
             return
         proxy_image = self._image("envoy")
         images = {p.name: self._image(p.deployment.container.image_name) for p in pods if p.deployment}
-        self._make_network()
+        labels = {f"{LABEL}.mesh": self.id}
+        if not self.engine.networks.list(names=[self.id]):
+            self.engine.networks.create(self.id, driver="bridge", labels=labels)
+            self.engine.volumes.create(self.id, labels=labels)
 
-        def start(pod: Pod) -> None:
+        def start(pod: EnvoyPod) -> None:
             self.progress(f"starting {pod.name}")
-            self._status.pop(pod.name, None)
-            proxy = self._start_proxy(pod, proxy_image)
-            self._wait_for(pod, proxy, "/stats?filter=server.live")
+            self._start_proxy(pod, proxy_image)
+            self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
             if pod.deployment:
-                app = self._start_app(pod, images[pod.name], proxy)
+                self._start_app(pod, images[pod.name])
                 if pod.deployment.container.readiness_path:
-                    self._wait_for(pod, app, READINESS)
+                    self.wait_for(pod.name, "app", partial(self.admin, pod.name, READINESS))
 
         # The gateway first: the harness writes everybody's configuration through it.
         for pod in pods:
@@ -133,13 +129,7 @@ class ContainerMesh(EnvoyMesh):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(start, [pod for pod in pods if pod.deployment]))
 
-    def _make_network(self) -> None:
-        labels = {f"{LABEL}.mesh": self.id}
-        if not self.engine.networks.list(names=[self.id]):
-            self.engine.networks.create(self.id, driver="bridge", labels=labels)
-            self.engine.volumes.create(self.id, labels=labels)
-
-    def _start_proxy(self, pod: Pod, image: str) -> Container:
+    def _start_proxy(self, pod: EnvoyPod, image: str) -> None:
         any_address = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)
         inbound, outbound = Address(any_address, INBOUND), Address(LOOPBACK, OUTBOUND)
         admin, status = Address(LOOPBACK, ADMIN), Address(any_address, STATUS)
@@ -154,7 +144,7 @@ class ContainerMesh(EnvoyMesh):
         else:
             listen = Address(any_address, INGRESS)
             bootstrap = gateway(pod.name, XDS, STDOUT, listen, admin, status)
-            published[f"{INGRESS}/tcp"] = (LOOPBACK, int((self.state / "port").read_text()))
+            published[f"{INGRESS}/tcp"] = (LOOPBACK, self.port)
         proxy = self._create(
             pod, "istio-proxy", image, command=["--config-yaml", json.dumps(bootstrap), *FLAGS],
             hostname=pod.name[:63], network=self.id, ports=published,
@@ -164,10 +154,9 @@ class ContainerMesh(EnvoyMesh):
         )  # fmt: skip
         if not pod.deployment:
             proxy.put_archive(XDS, _tar({p.name: p.read_bytes() for p in self.xds.glob("*.json")}))
-        self._docker.start(proxy)
-        return proxy
+        proxy.start()
 
-    def _start_app(self, pod: Pod, image: str, proxy: Container) -> Container:
+    def _start_app(self, pod: EnvoyPod, image: str) -> None:
         assert pod.deployment
         container = pod.deployment.container
         environment = {
@@ -177,36 +166,25 @@ class ContainerMesh(EnvoyMesh):
             "http_proxy": f"http://{LOOPBACK}:{OUTBOUND}",
         }
         limits = {name: quantity(str(amount)) for name, amount in container.resources.limits.items()}
-        app = self._create(
+        proxy = self._container(pod.name)
+        self._create(
             pod, "app", image, command=container.words or None, environment=environment,
             network_mode=f"container:{proxy.id}", tmpfs={m.mount_path: "" for m in container.volume_mounts},
             mem_limit=round(limits.get("memory", 0)), nano_cpus=round(limits.get("cpu", 0) * 1e9),
-        )  # fmt: skip
-        self._docker.start(app)
-        return app
+        ).start()  # fmt: skip
 
-    def _create(self, pod: Pod, name: str, image: str, **settings: Any) -> Container:
+    def _create(self, pod: EnvoyPod, name: str, image: str, **settings: Any) -> Container:
         """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
         labels = {f"{LABEL}.mesh": self.id, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name}
         if not self._limits_cpu:
             settings.pop("nano_cpus")
-        return self._docker.create(
+        return self.engine.containers.create(
             image, name=f"{self.id}-{pod.name}-{name}", labels=labels, detach=True,
             user=USER, read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges"], **settings,
         )  # fmt: skip
 
-    def _wait_for(self, pod: Pod, container: Container, path: str, deadline: float = 30) -> None:
-        end = time.monotonic() + deadline
-        while True:
-            with contextlib.suppress(OSError):
-                self.admin(pod.name, path)
-                return
-            container.reload()
-            ended = container.status != "running"
-            if ended or time.monotonic() > end:
-                name = container.labels[f"{LABEL}.container"]
-                raise not_ready(name, pod.name, ended, container.logs(tail=20).decode(errors="replace"))
-            time.sleep(0.05)
+    def has_ended(self, pod: str, container: str) -> bool:
+        return bool(self._container(pod, container).status != "running")
 
     def stop_pods(self, names: Iterable[str]) -> None:
         doomed = set(names)
@@ -228,72 +206,58 @@ class ContainerMesh(EnvoyMesh):
             with contextlib.suppress(docker.errors.NotFound):
                 kept.get(self.id).remove()
 
-    def _proxy(self, pod: str) -> Container:
-        """Return the container of a pod's proxy.
-
-        :raises OSError: there is none.
-        """
-        for name, container, found in self.containers():
-            if (name, container) == (pod, "istio-proxy"):
-                return found
-        raise ConnectionError(f"{pod} has no proxy")
+    def _container(self, pod: str, container: str = "istio-proxy") -> Container:
+        """Return a container of a pod; where there is none, the engine's NotFound is an OSError."""
+        return self.engine.containers.get(f"{self.id}-{pod}-{container}")
 
     def _published(self, pod: str, port: int) -> str:
         """Return the address on this machine at which a port of a pod is reached.
 
         :raises OSError: there is none.
         """
-        bindings = self._proxy(pod).ports.get(f"{port}/tcp")
+        bindings = self._container(pod).ports.get(f"{port}/tcp")
         if not bindings:
             raise ConnectionError(f"{pod} is not running")
         return f"{LOOPBACK}:{bindings[0]['HostPort']}"
 
     # --- what the control plane needs -----------------------------------------------------------------
 
-    def inbound_address(self, pod: Pod) -> Address:
-        networks = self._proxy(pod.name).attrs["NetworkSettings"]["Networks"]
+    def inbound_address(self, pod: EnvoyPod) -> Address:
+        networks = self._container(pod.name).attrs["NetworkSettings"]["Networks"]
         return Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
 
     def admin(self, pod: str, path: str) -> str:
-        if pod not in self._status:
-            self._status[pod] = self._published(pod, STATUS)
-        answer = get(f"http://{self._status[pod]}{path}")
+        answer = get(f"http://{self._published(pod, STATUS)}{path}")
         answer.raise_for_status()
         return answer.text
 
     def write(self, name: str, text: str) -> None:
         super().write(name, text)
-        with contextlib.suppress(ConnectionError):
-            gateway = self._proxy(GATEWAY)
+        with contextlib.suppress(docker.errors.NotFound):
+            gateway = self._container(GATEWAY)
             gateway.put_archive(XDS, _tar({f".{name}": text.encode()}))
             # Envoy watches for a rename, which is also what makes it read the whole file or none of it.
             code, output = gateway.exec_run(["mv", f"{XDS}/.{name}", f"{XDS}/{name}"])
             if code:
                 raise MeshError(f"the gateway did not take {name}: {output.decode(errors='replace')}")
 
-    def url(self) -> str:
-        self.must_run()
-        try:
-            return f"http://{self._published(GATEWAY, INGRESS)}/customer"
-        except OSError:
-            raise self.dead_gateway() from None
+    def gateway_address(self) -> str:
+        return self._published(GATEWAY, INGRESS)
 
     # --- logs -----------------------------------------------------------------------------------------
 
-    def proxy_log(self, pod: str) -> str:
-        return str(self._proxy(pod).logs().decode(errors="replace"))
+    def container_log(self, pod: str, container: str) -> str:
+        return str(self._container(pod, container).logs().decode(errors="replace"))
 
-    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
-        self.check_workload(workload)
+    def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
         for pod, name, container in sorted(self.containers(), key=lambda found: found[:2]):
             if workload_of(pod) == workload:
                 for line in container.logs().decode(errors="replace").splitlines():
                     yield name, line
 
-    def request_log(self, pod: RunningPod) -> Iterator[str]:
-        for name, kind, container in self.containers():
-            if (name, kind) == (pod.name, "istio-proxy"):
-                yield from container.logs(stderr=False).decode(errors="replace").splitlines()
+    def request_log(self, pod: Pod) -> Iterator[str]:
+        with contextlib.suppress(docker.errors.NotFound):
+            yield from self._container(pod.name).logs(stderr=False).decode(errors="replace").splitlines()
 
     def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
         def streams(new: bool) -> Iterator[Stream]:

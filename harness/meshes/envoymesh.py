@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,10 +31,9 @@ from harness.meshes.mesh import (
     check_port,
     quietly,
 )
-from harness.meshes.pods import Pod, pods_of, workload_of
-from harness.meshes.scene import Pod as RunningPod
-from harness.meshes.scene import Scene
-from harness.meshes.xds import Proxies, active, publish, replace_file, write_clusters, write_routes
+from harness.meshes.pods import EnvoyPod, pods_of, workload_of
+from harness.meshes.scene import Pod, Scene
+from harness.meshes.xds import Proxies, replace_file
 
 
 class EnvoyMesh(Mesh, Proxies):
@@ -60,12 +59,50 @@ class EnvoyMesh(Mesh, Proxies):
         """Return the pods of which anything runs: name → whether all of it does."""
 
     @abstractmethod
-    def start_pods(self, pods: list[Pod]) -> None:
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
         """Start pods and wait until they are ready."""
 
     @abstractmethod
     def stop_pods(self, names: Iterable[str]) -> None:
         """End all processes of pods, those of half-dead ones too, and wait until they are gone."""
+
+    @abstractmethod
+    def gateway_address(self) -> str:
+        """Return host and port at which this machine reaches the gateway.
+
+        :raises OSError: it does not run.
+        """
+
+    @abstractmethod
+    def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
+        """Yield (container, line) for all that a workload's pods logged."""
+
+    @abstractmethod
+    def has_ended(self, pod: str, container: str) -> bool:
+        """Say whether a container that was started runs no more."""
+
+    def wait_for(self, pod: str, container: str, ask: Callable[[], object]) -> None:
+        """Wait until a container is ready: until then ``ask`` raises an OSError, or a KeyError.
+
+        :raises MeshError: it has ended, or takes too long.
+        """
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError, KeyError):
+                ask()
+                return
+            ended = self.has_ended(pod, container)
+            if ended or time.monotonic() > end:
+                log = self.container_log(pod, container).splitlines()
+                said = [line.strip() for line in log if any(map(str.isalnum, line))] or ["(nothing)"]
+                what = "ended" if ended else "is not ready"
+                raise MeshError(f"{container} of {pod} {what}; its last words: {said[-1]}")
+            time.sleep(0.02)
+
+    @property
+    def port(self) -> int:
+        """The gateway's, on 127.0.0.1, since the mesh was started."""
+        return int((self.state / "port").read_text())
 
     # --- commands -------------------------------------------------------------------------------------
 
@@ -76,20 +113,19 @@ class EnvoyMesh(Mesh, Proxies):
                 stored = self.objects() if running else {}
             except MeshError:
                 stored = {}  # damaged: start afresh
-            port = self.state / "port"
-            if stored and port.exists():
-                if self._port not in (None, 0, number := int(port.read_text())):
+            if stored:
+                if self._port not in (None, 0, self.port):
                     again = f"leave out PORT={self._port}, or 'make down{self._suffix()}' first"
-                    raise MeshError(f"the {self.name} mesh runs on port {number}: {again}")
+                    raise MeshError(f"the {self.name} mesh runs on port {self.port}: {again}")
                 if GATEWAY not in running:
-                    _must_be_free(int(port.read_text()))
+                    _must_be_free(self.port)
                 self._reconcile(stored)
                 return
             self.remove_everything()
-            number = 8080 if self._port is None else self._port
-            _must_be_free(number)
+            port = 8080 if self._port is None else self._port
+            _must_be_free(port)
             try:
-                replace_file(port, str(number))
+                replace_file(self.state / "port", str(port))
                 self._reconcile(_first_state())
             except BaseException:
                 self.remove_everything()
@@ -129,9 +165,9 @@ class EnvoyMesh(Mesh, Proxies):
             for source, found in given:
                 if found.key not in stored:
                     raise MeshError(f"{source}: {found.key} is not applied")
-            keys = {found.key for _, found in given}
+            keys = dict.fromkeys(found.key for _, found in given)
             self._reconcile({k: v for k, v in stored.items() if k not in keys}, set())
-            return [f"{key} deleted" for key in dict.fromkeys(found.key for _, found in given)]
+            return [f"{key} deleted" for key in keys]
 
     def scale(self, workload: str, replicas: int) -> None:
         with lock(self.state):
@@ -142,18 +178,25 @@ class EnvoyMesh(Mesh, Proxies):
             self._reconcile({**stored, old.key: (stored[old.key][0], scaled)}, {workload})
 
     def pods(self) -> list[PodStatus]:
-        stored = self.must_run()
-        running = self.running()
-        statuses = []
-        for pod in pods_of(found for _, found in stored.values()):
-            address, state = None, f"Dead: run 'make up{self._suffix()}'"
-            if running.get(pod.name):
-                with contextlib.suppress(OSError):
-                    address, state = self.inbound_address(pod), "Running"
-            statuses.append(
-                PodStatus(pod.name, pod.workload, state, f"{address.ip}:{address.port}" if address else "-")
-            )
-        return statuses
+        how = {True: "Running", False: f"Dead: run 'make up{self._suffix()}'"}
+        return [
+            PodStatus(pod.name, pod.workload, how[pod.ready], pod.addresses[0] if pod.ready else "-")
+            for pod in self.scene(NAMESPACE).pods
+        ]
+
+    def url(self) -> str:
+        self.must_run()
+        try:
+            return f"http://{self.gateway_address()}/customer"
+        except OSError:
+            again = f"start it again with 'make up{self._suffix()}'"
+            raise MeshError(f"the ingress gateway is dead: {again}") from None
+
+    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
+        self.must_run()
+        if workload != GATEWAY:
+            self.workload(workload)
+        return self.logs_of(workload)
 
     def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
         if namespace != NAMESPACE:
@@ -162,30 +205,28 @@ class EnvoyMesh(Mesh, Proxies):
             )
         stored = [found for _, found in self.must_run().values()]
         objects = []
-        for entry in json.loads((self.state / "objects.json").read_text()):
-            found = entry["object"]
+        for entry in self._entries():
             added = {"namespace": NAMESPACE, **{k: entry[k] for k in ("generation", "creationTimestamp")}}
-            metadata = {**found["metadata"], **added}
-            objects.append({**found, "metadata": metadata})
+            metadata = {**entry["object"]["metadata"], **added}
+            objects.append({**entry["object"], "metadata": metadata})
         running = self.running()
         pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
         return Scene(NAMESPACE, tuple(objects), tuple(pods))
 
-    def _seen(self, pod: Pod, whole: bool) -> RunningPod:
+    def _seen(self, pod: EnvoyPod, whole: bool) -> Pod:
         """Return a pod as the proof knows it."""
         addresses: tuple[str, ...] = ()
         with contextlib.suppress(OSError):
             found = self.inbound_address(pod)
             addresses = (f"{found.ip}:{found.port}",)
-        return RunningPod(
+        return Pod(
             pod.name, NAMESPACE, pod.workload, pod.labels, addresses, ready=whole and bool(addresses),
             gateway=pod.deployment is None,
         )  # fmt: skip
 
     def objects(self) -> dict[str, tuple[str, Object]]:
         try:
-            entries = json.loads((self.state / "objects.json").read_text())
-            stored = [(e["source"], to_object(e["object"], e["source"])) for e in entries]
+            stored = [(e["source"], to_object(e["object"], e["source"])) for e in self._entries()]
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, ManifestError):
@@ -206,19 +247,6 @@ class EnvoyMesh(Mesh, Proxies):
         if not stored:
             raise MeshError(f"the {self.name} mesh is not running: start it with 'make up{self._suffix()}'")
         return stored
-
-    def check_workload(self, name: str) -> None:
-        """Check that something called ``name`` has logs.
-
-        :raises MeshError: neither a workload nor the gateway is called so, or the mesh is not running.
-        """
-        self.must_run()
-        if name != GATEWAY:
-            self.workload(name)
-
-    def dead_gateway(self) -> MeshError:
-        """Return what to raise when the gateway does not run."""
-        return MeshError(f"the ingress gateway is dead: start it again with 'make up{self._suffix()}'")
 
     def _suffix(self) -> str:
         return "" if self.name == "local" else f" MESH={self.name}"
@@ -250,12 +278,12 @@ class EnvoyMesh(Mesh, Proxies):
         files = {p.name: p.read_text() for p in self.xds.glob("*.json")}
         self.stop_pods(pod.name for pod in missing if pod.name in running)
         if not files:
-            write_clusters(self, [])
-            write_routes(self, objects)
+            self.write_clusters([])
+            self.write_routes(objects)
         try:
             self.start_pods(missing)
             alive = [pod for pod in wanted if running.get(pod.name) or pod in missing]
-            late = publish(self, objects, alive)
+            late = self.publish(objects, alive)
         except BaseException:
             self.stop_pods(pod.name for pod in missing)
             for name, text in files.items():
@@ -271,11 +299,9 @@ class EnvoyMesh(Mesh, Proxies):
 
     def _store(self, stored: dict[str, tuple[str, Object]]) -> None:
         """Write down what is applied; as in a cluster, ``generation`` tells what was applied anew."""
-        path, known = self.state / "objects.json", {}
-        if path.exists():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                known = {e["key"]: e for e in json.loads(path.read_text())}
-        entries = []
+        known, entries = {}, []
+        with contextlib.suppress(FileNotFoundError):
+            known = {e["key"]: e for e in self._entries()}
         for key, (source, found) in stored.items():
             entry: Json = {"key": key, "source": source, "object": to_document(found)}
             old = known.get(key, {})
@@ -283,7 +309,12 @@ class EnvoyMesh(Mesh, Proxies):
             entry["generation"] = old["generation"] if same else time.time_ns()
             created = old.get("creationTimestamp") or datetime.now(UTC).isoformat(timespec="microseconds")
             entries.append({**entry, "creationTimestamp": created})
-        replace_file(path, json.dumps(entries, indent=1))
+        replace_file(self.state / "objects.json", json.dumps(entries, indent=1))
+
+    def _entries(self) -> list[Json]:
+        """Return what ``_store`` wrote."""
+        found: list[Json] = json.loads((self.state / "objects.json").read_text())
+        return found
 
     def _drain(self, pods: list[str], objects: list[Object]) -> None:
         """Wait until pods that get no new requests have answered those they have, or their time is up."""
@@ -293,15 +324,15 @@ class EnvoyMesh(Mesh, Proxies):
         }
         start = time.monotonic()
         for pod in pods:
-            while active(self, pod) and time.monotonic() < start + grace.get(workload_of(pod), 30):
+            while self.active(pod) and time.monotonic() < start + grace.get(workload_of(pod), 30):
                 self.progress(f"{pod} answers what it has begun")
                 time.sleep(0.05)
 
-    def in_flight(self, pods: Iterable[RunningPod]) -> int:
+    def in_flight(self, pods: Iterable[Pod]) -> int:
         running = self.running()
-        return sum(active(self, pod.name) for pod in pods if pod.name in running)
+        return sum(self.active(pod.name) for pod in pods if pod.name in running)
 
-    def ask_proxy(self, pod: RunningPod, query: str) -> str | None:
+    def ask_proxy(self, pod: Pod, query: str) -> str | None:
         with contextlib.suppress(OSError):
             return self.admin(pod.name, f"/{query}")
         return None
@@ -313,19 +344,14 @@ def _must_be_free(port: int) -> None:
 
 
 def _must_have_code(given: Iterable[tuple[str, Object]]) -> None:
-    """Check that the images of workloads can be made.
-
-    :raises ManifestError: one is not this project's.
-    """
+    """Raise a ManifestError for an image that is not this project's, so that nobody can build it."""
     for source, workload in given:
         if isinstance(workload, Deployment):
             folder = ROOT / image(workload.container.image_name).folder
             if not (folder / "app.py").exists():
                 field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
-                problem = (
-                    f"no app.py in {_relative(folder)}/: only what is built from a folder here runs here"
-                )
-                raise ManifestError(f"{source}: {field}: {problem}")
+                only = "only what is built from a folder here runs here"
+                raise ManifestError(f"{source}: {field}: no app.py in {_relative(folder)}/: {only}")
 
 
 def _first_state() -> dict[str, tuple[str, Object]]:

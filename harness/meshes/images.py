@@ -11,13 +11,6 @@ from harness import settings
 from harness.meshes.mesh import ROOT
 
 
-def base_image() -> str:
-    """Return the image that all others are built on: BASE_IMAGE, or what the Dockerfile says."""
-    default = re.search(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert default
-    return settings.base_image(default[1])
-
-
 def version() -> str:
     """Return the project's version, which is the images' tag."""
     project: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -47,8 +40,9 @@ class Image:
         return f"{registry.rstrip('/')}/{self.tag}-{self.digest()}" if registry else self.tag
 
     def arguments(self) -> dict[str, str]:
-        """Return the build's arguments."""
-        return {"BASE": base_image(), "SERVICE": self.folder, "VERSION": version()}
+        """Return the build's arguments; the Dockerfile says what all images are built on by default."""
+        [base] = re.findall(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        return {"BASE": settings.base_image() or base, "SERVICE": self.folder, "VERSION": version()}
 
     def digest(self) -> str:
         """Return what tells one state of the image from another: a hash of all that it is built from."""

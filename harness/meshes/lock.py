@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from harness.meshes.mesh import MeshError
 
@@ -28,29 +27,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def must_be_ours(state: Path) -> None:
-    """Check that nobody else started a mesh: its processes can be neither seen nor ended.
-
-    :raises MeshError: somebody else did.
-    """
+    """Raise a MeshError if somebody else started a mesh: its processes can be neither seen nor ended."""
     if state.exists() and os.geteuid() not in (0, state.stat().st_uid):
         try:
             owner = state.owner()
         except KeyError:  # no user of this machine
             owner = f"user {state.stat().st_uid}"
         raise MeshError(f"{owner} started a mesh here: let {owner} stop it, or use a clone of your own")
-
-
-def _open(path: Path) -> TextIO:
-    """Open the file that is locked.
-
-    :raises MeshError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w")
-    except OSError as error:
-        why = (error.strerror or "").lower()
-        raise MeshError(f"the folder {path.parent} cannot be written: {why}") from None
 
 
 @contextlib.contextmanager
@@ -62,7 +45,13 @@ def lock(state: Path) -> Iterator[Path]:
     must_be_ours(state)
     path, current = state.with_suffix(".lock"), False
     while True:
-        with _open(path) as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            why = (error.strerror or "").lower()
+            raise MeshError(f"the folder {path.parent} cannot be written: {why}") from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever had it may have deleted it: then somebody else may hold a new one.
             with contextlib.suppress(FileNotFoundError):

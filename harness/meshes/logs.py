@@ -49,9 +49,8 @@ class StreamFollower(LogFollower):
     def _attach(self, *, new: bool) -> None:
         for stream in self._find(new):
             if stream.key not in self._open:
-                self._open[stream.key] = stream.open()
-                arguments = (stream.pod, self._open[stream.key])
-                thread = threading.Thread(target=self._read, args=arguments, daemon=True)
+                opened = self._open[stream.key] = stream.open()
+                thread = threading.Thread(target=self._read, args=(stream.pod, opened), daemon=True)
                 thread.start()
                 self._threads.append(thread)
 

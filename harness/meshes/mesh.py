@@ -1,6 +1,8 @@
 """What every mesh can do, wherever it runs."""
 
+import contextlib
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -42,10 +44,7 @@ def in_clone() -> bool:
 
 
 def must_be_clone(what: str) -> None:
-    """Check that the workshop's files are here.
-
-    :raises MeshError: they are not.
-    """
+    """Raise a MeshError unless the workshop's files are here."""
     if not in_clone():
         raise MeshError(f"{what} needs the workshop's files: clone its repository, and run it there by make")
 
@@ -172,11 +171,23 @@ class Mesh(ABC):
         return known[name]
 
 
-def check_port(host: str, port: int, remedy: str) -> None:
-    """Check that a server can listen on ``port``.
+def wait_until(condition: Callable[[], object], deadline: float, pause: float) -> bool:
+    """Say whether a condition comes true within ``deadline`` seconds, asking again after each ``pause``.
 
-    :raises MeshError: it cannot; ``remedy`` says what to do.
+    It is not true while it raises an OSError.
     """
+    end = time.monotonic() + deadline
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+
+
+def check_port(host: str, port: int, remedy: str) -> None:
+    """Raise a MeshError with its ``remedy`` unless a server can listen on ``port``."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

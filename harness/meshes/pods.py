@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
-from harness.meshes.mesh import GATEWAY, MeshError
+from harness.meshes.mesh import GATEWAY
 
 
 @dataclass(frozen=True)
-class Pod:
+class EnvoyPod:
     """One running copy of a workload: an application and its sidecar, or the ingress gateway alone."""
 
     name: str
@@ -24,13 +24,14 @@ class Pod:
         return self.deployment.labels if self.deployment else {"istio": "ingressgateway"}
 
 
-def pods_of(objects: Iterable[Object]) -> list[Pod]:
+def pods_of(objects: Iterable[Object]) -> list[EnvoyPod]:
     """Return the pods that objects ask for: the gateway, and the replicas of each workload."""
-    pods = [Pod(GATEWAY, GATEWAY)]
+    pods = [EnvoyPod(GATEWAY, GATEWAY)]
     for workload in of_kind(objects, Deployment):
         template = workload.spec.template.model_dump_json()
         name = f"{workload.metadata.name}-{hashlib.sha256(template.encode()).hexdigest()[:5]}"
-        pods += [Pod(f"{name}-{i}", workload.metadata.name, workload) for i in range(workload.spec.replicas)]
+        for number in range(workload.spec.replicas):
+            pods.append(EnvoyPod(f"{name}-{number}", workload.metadata.name, workload))
     return pods
 
 
@@ -39,13 +40,9 @@ def workload_of(pod: str) -> str:
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
 
 
-def is_whole(pod: str, containers: set[str]) -> bool:
-    """Say whether ``containers`` are all that a pod has."""
-    return containers == ({"istio-proxy"} if pod == GATEWAY else {"app", "istio-proxy"})
-
-
-def not_ready(container: str, pod: str, ended: bool, log: str) -> MeshError:
-    """Return what to raise when a container has ended, or takes too long to become ready."""
-    said = [line for line in log.splitlines() if any(map(str.isalnum, line))]
-    last = said[-1].strip() if said else "(nothing)"
-    return MeshError(f"{container} of {pod} {'ended' if ended else 'is not ready'}; its last words: {last}")
+def whole(containers: Iterable[tuple[str, str, bool]]) -> dict[str, bool]:
+    """Return for each pod whether all of it runs; ``containers`` are (pod, container, whether it runs)."""
+    running: dict[str, set[str]] = {}
+    for pod, container, runs in containers:
+        running.setdefault(pod, set()).update([container] if runs else [])
+    return {p: len(found) == (1 if p == GATEWAY else 2) for p, found in running.items()}
