@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from harness.manifests.base import Object, seconds
 from harness.manifests.check import check, warnings
-from harness.manifests.istio import VirtualService
 from harness.manifests.kubernetes import Deployment, Service
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import ManifestError, parse, read, to_document, to_object
+from harness.manifests.virtualservice import VirtualService
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 
 MIRROR = (ROOT / "istio" / "mirror.yaml").read_text()

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from harness.manifests.base import Object, covers
-from harness.manifests.istio import DestinationRule, Gateway, PolicySettings, VirtualService
+from harness.manifests.destinationrule import DestinationRule, PolicySettings
+from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Deployment, Service, ServiceAccount
 from harness.manifests.lookup import (
     DOMAIN,
@@ -18,6 +19,7 @@ from harness.manifests.lookup import (
     wanted_hosts,
 )
 from harness.manifests.read import ManifestError
+from harness.manifests.virtualservice import VirtualService
 
 
 def check(given: Iterable[tuple[str, Object]]) -> None:

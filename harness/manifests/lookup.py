@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from harness.manifests.base import Object, covers
-from harness.manifests.istio import DestinationRule, Gateway, Subset, TrafficPolicy, VirtualService
+from harness.manifests.destinationrule import DestinationRule, Subset, TrafficPolicy
+from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Deployment, Service
+from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
 NAMESPACE = namespace()

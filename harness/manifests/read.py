@@ -13,8 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from harness import HarnessError, Json
 from harness.manifests.base import NOT_HERE, Object
-from harness.manifests.istio import DestinationRule, Gateway, VirtualService
+from harness.manifests.destinationrule import DestinationRule
+from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Deployment, Service, ServiceAccount
+from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
 KINDS: dict[str, type[Object]] = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from harness import Json
 from harness.manifests.base import Object, seconds
-from harness.manifests.istio import (
+from harness.manifests.destinationrule import (
     ConnectionPool,
     HTTPSettings,
     LoadBalancer,

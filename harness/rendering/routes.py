@@ -6,18 +6,7 @@ from itertools import product
 
 from harness import Json
 from harness.manifests.base import Object, covers
-from harness.manifests.istio import (
-    Destination,
-    Gateway,
-    Headers,
-    HTTPMatchRequest,
-    HTTPRetry,
-    HTTPRoute,
-    HTTPRouteDestination,
-    StringMatch,
-    VirtualService,
-    is_authority,
-)
+from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Service, ServicePort
 from harness.manifests.lookup import (
     NAMESPACE,
@@ -31,6 +20,17 @@ from harness.manifests.lookup import (
     selects,
     virtual_service_for,
     wanted_hosts,
+)
+from harness.manifests.texts import is_authority
+from harness.manifests.virtualservice import (
+    Destination,
+    Headers,
+    HTTPMatchRequest,
+    HTTPRetry,
+    HTTPRoute,
+    HTTPRouteDestination,
+    StringMatch,
+    VirtualService,
 )
 from harness.rendering.clusters import cluster_name
 from harness.rendering.values import duration, type_url

@@ -1,0 +1,189 @@
+"""The DestinationRule: the subsets of a Service, and how proxies treat them.
+
+What Istio's own validation refuses is refused here, too.
+https://istio.io/latest/docs/reference/config/networking/destination-rule/
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.manifests.base import (
+    UINT32,
+    Count,
+    Duration,
+    IstioObject,
+    Labels,
+    Model,
+    NotHere,
+    Unused,
+    WholePercent,
+    one_of,
+)
+from harness.manifests.texts import (
+    ExportTo,
+    Host,
+    SubsetName,
+)
+from harness.manifests.virtualservice import PortSelector
+
+
+class Some(Model):
+    """What must say something."""
+
+    @model_validator(mode="after")
+    def _is_any(self) -> "Some":
+        if not any(getattr(self, field) for field in self.model_fields_set - {"port"}):
+            raise ValueError("says nothing: take it out")
+        return self
+
+
+class TCPKeepalive(Model):
+    """When to ask whether the other side of a connection is still there."""
+
+    probes: Count = 0
+    time: Duration | None = None
+    interval: Duration | None = None
+
+
+class TCPSettings(Model):
+    """Limits of connections."""
+
+    max_connections: Count = 0
+    connect_timeout: Duration | None = None
+    tcp_keepalive: TCPKeepalive | None = None
+    max_connection_duration: Duration | None = None
+    idle_timeout: Duration | None = None
+
+
+class HTTPSettings(Model):
+    """Limits of requests; 0 is none."""
+
+    http1_max_pending_requests: Annotated[Count, Field(alias="http1MaxPendingRequests")] = 0
+    http2_max_requests: Annotated[Count, Field(alias="http2MaxRequests")] = 0
+    max_requests_per_connection: Count = 0
+    max_retries: Count = 0
+    idle_timeout: Duration | None = None
+    h2_upgrade_policy: Annotated[
+        Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"], Field(alias="h2UpgradePolicy")
+    ] = "DEFAULT"
+    use_client_protocol: bool = False
+    max_concurrent_streams: Count = 0
+    http2_keep_alive: Annotated[NotHere, Field(alias="http2KeepAlive")] = None
+
+    @model_validator(mode="after")
+    def _chooses_a_protocol(self) -> "HTTPSettings":
+        if self.use_client_protocol and self.h2_upgrade_policy == "UPGRADE":
+            raise ValueError("useClientProtocol and h2UpgradePolicy: UPGRADE exclude each other")
+        return self
+
+
+class ConnectionPool(Model):
+    """A fuse: what goes beyond it fails at once."""
+
+    tcp: TCPSettings = TCPSettings()
+    http: HTTPSettings = HTTPSettings()
+
+
+class OutlierDetection(Model):
+    """When a pod that fails gets no requests for a while."""
+
+    consecutive_5xx_errors: Annotated[int | None, Field(ge=0, le=UINT32, alias="consecutive5xxErrors")] = None
+    consecutive_gateway_errors: Annotated[int | None, Field(ge=0, le=UINT32)] = None
+    consecutive_local_origin_failures: Annotated[int | None, Field(ge=0, le=UINT32)] = None
+    split_external_local_origin_errors: bool = False
+    interval: Duration | None = None
+    base_ejection_time: Duration | None = None
+    max_ejection_percent: WholePercent = 0
+    min_health_percent: WholePercent = 0
+    consecutive_errors: Unused = None
+    """Deprecated, and without effect in Istio."""
+
+    @model_validator(mode="after")
+    def _tells_errors_apart(self) -> "OutlierDetection":
+        if self.consecutive_local_origin_failures and not self.split_external_local_origin_errors:
+            raise ValueError("consecutiveLocalOriginFailures needs splitExternalLocalOriginErrors: true")
+        return self
+
+
+class LoadBalancer(Model):
+    """Which pod gets a request."""
+
+    simple: Annotated[str, one_of("LEAST_REQUEST", "ROUND_ROBIN", "RANDOM", "LEAST_CONN", "UNSPECIFIED")] = (
+        "UNSPECIFIED"
+    )
+    consistent_hash: NotHere = None
+    locality_lb_setting: NotHere = None
+    warmup_duration_secs: NotHere = None
+    warmup: NotHere = None
+
+
+class ClientTLS(Model):
+    """How callers' proxies encrypt: not at all, on one machine."""
+
+    mode: Annotated[str, one_of("ISTIO_MUTUAL", "DISABLE")] = "DISABLE"
+    client_certificate: Unused = None
+    private_key: Unused = None
+    ca_certificates: Unused = None
+    credential_name: Unused = None
+    subject_alt_names: Unused = None
+    sni: Unused = None
+    insecure_skip_verify: Unused = None
+
+
+class PolicySettings(Some):
+    """How a proxy treats the destination, or a port of it."""
+
+    connection_pool: ConnectionPool | None = None
+    outlier_detection: OutlierDetection | None = None
+    load_balancer: LoadBalancer | None = None
+    tls: ClientTLS | None = None
+
+
+class PortTrafficPolicy(PolicySettings):
+    """How a proxy treats one port of the destination."""
+
+    port: PortSelector
+
+
+class TrafficPolicy(PolicySettings):
+    """How a proxy treats the destination."""
+
+    port_level_settings: list[PortTrafficPolicy] = []
+    tunnel: NotHere = None
+    proxy_protocol: NotHere = None
+    retry_budget: NotHere = None
+
+
+class Subset(Model):
+    """A name for some pods of a Service."""
+
+    name: SubsetName
+    labels: Labels = {}
+    traffic_policy: TrafficPolicy | None = None
+
+
+class DestinationRuleSpec(Model):
+    """Subsets of a host."""
+
+    host: Host
+    subsets: list[Subset] = []
+    traffic_policy: TrafficPolicy | None = None
+    export_to: ExportTo = []
+    workload_selector: NotHere = None
+
+    @model_validator(mode="after")
+    def _tells_subsets_apart(self) -> "DestinationRuleSpec":
+        known: set[str] = set()
+        for subset in self.subsets:
+            if subset.name in known:
+                raise ValueError(f"the subset '{subset.name}' stands twice")
+            known.add(subset.name)
+        return self
+
+
+class DestinationRule(IstioObject):
+    """The subsets of a Service, and the policies that hold for them."""
+
+    kind: Literal["DestinationRule"]
+    spec: DestinationRuleSpec

@@ -1,0 +1,63 @@
+"""The Gateway: where callers outside come in.
+
+What Istio's own validation refuses is refused here, too.
+https://istio.io/latest/docs/reference/config/networking/gateway/
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from harness.manifests.base import (
+    HostMetadata,
+    IstioObject,
+    Labels,
+    Model,
+    NotHere,
+    Port,
+    Unused,
+    one_of,
+)
+from harness.manifests.texts import (
+    ServedHost,
+)
+
+
+class GatewayPort(Model):
+    """The port that callers use. The harness's gateway has but one, whatever its number here."""
+
+    number: Port
+    name: Annotated[str, Field(min_length=1)]
+    protocol: Annotated[str, AfterValidator(str.upper), one_of("HTTP", "HTTP2", "GRPC")]
+
+
+class GatewayServer(Model):
+    """One listener of the ingress gateway."""
+
+    port: GatewayPort
+    hosts: Annotated[list[ServedHost], Field(min_length=1)]
+    name: Unused = None
+    tls: NotHere = None
+    bind: NotHere = None
+    default_endpoint: NotHere = None
+
+
+class GatewaySpec(Model):
+    """What the ingress gateway serves."""
+
+    selector: Labels = {}
+    servers: Annotated[list[GatewayServer], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _tells_ports_apart(self) -> "GatewaySpec":
+        if len({server.port.name for server in self.servers}) < len(self.servers):
+            raise ValueError("several servers need a port.name each")
+        return self
+
+
+class Gateway(IstioObject):
+    """Where callers outside come in."""
+
+    kind: Literal["Gateway"]
+    metadata: HostMetadata
+    spec: GatewaySpec

@@ -1,0 +1,89 @@
+"""Texts in Istio's objects, checked as Istio's own validation checks them."""
+
+import re
+from http import HTTPStatus
+from typing import Annotated
+
+import re2
+from pydantic import AfterValidator, Field
+
+from harness.manifests.base import DNS
+
+_OPTIONS = re2.Options()
+_OPTIONS.log_errors = False
+
+
+def _regex(pattern: str) -> str:
+    if not 0 < len(pattern) <= 1024:
+        raise ValueError("a regular expression has 1 to 1024 characters")
+    try:
+        re2.compile(pattern, _OPTIONS)
+    except re2.error as error:
+        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
+        raise ValueError(f"'{pattern}' is not a regular expression of RE2: {reason}") from None
+    return pattern
+
+
+def _host(name: str) -> str:
+    if len(name) > 255 or not re.fullmatch(rf"(\*|(\*-?)?{DNS})(\.{DNS})*", name):
+        raise ValueError(f"'{name}' is not a host such as recommendation or *.example.com")
+    return name
+
+
+def _one_host(name: str) -> str:
+    if "*" in name:
+        raise ValueError(f"'{name}' stands for many hosts: name one")
+    return _host(name)
+
+
+def _served_host(text: str) -> str:
+    if not re.fullmatch(rf"(([.*]|{DNS})/)?(\*|(\*|{DNS})(\.{DNS})+)", text):
+        raise ValueError(f"'{text}' is not '*' or a whole host such as shop.example.com, or namespace/host")
+    return text
+
+
+def _exported(to: list[str]) -> list[str]:
+    known = all(re.fullmatch(rf"[.*]|{DNS}", name) for name in to)
+    if not known or len(set(to)) < len(to) or ("*" in to and len(to) > 1):
+        raise ValueError("is either '*', or '.' and names of namespaces, each once")
+    return to
+
+
+def _retry_on(conditions: str) -> str:
+    for word in conditions.split(",") if conditions else ():
+        if word not in _RETRIED and not (word.isdigit() and int(word) in set(HTTPStatus)):
+            raise ValueError(f"'{word}' is no condition of Envoy's such as 5xx or reset, and no status")
+    return conditions
+
+
+_RETRIED = {
+    "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "retriable-4xx",
+    "refused-stream", "retriable-status-codes", "retriable-headers", "envoy-ratelimited",
+    "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal", "resource-exhausted",
+    "unavailable",
+}  # fmt: skip
+
+
+def _header_value(value: str) -> str:
+    if re.sub(r"%%|%[^%(]+(\(.*?\)[^%]*)?%", "", value).count("%"):
+        raise ValueError("has a % that begins nothing: write %% for %")
+    return value
+
+
+Regex = Annotated[str, AfterValidator(_regex)]
+RegexOrAny = Annotated[str, AfterValidator(lambda text: text if text == "*" else _regex(text))]
+Host = Annotated[str, AfterValidator(_host)]
+OneHost = Annotated[str, AfterValidator(_one_host)]
+ServedHost = Annotated[str, AfterValidator(_served_host)]
+RetryOn = Annotated[str, AfterValidator(_retry_on)]
+GatewayName = Annotated[str, Field(pattern=rf"^({DNS}/)?{DNS}(\.{DNS})*$")]
+SubsetName = Annotated[str, Field(pattern=rf"^{DNS}$")]
+ExportTo = Annotated[list[str], AfterValidator(_exported)]
+HeaderName = Annotated[str, Field(pattern=r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")]
+HeaderOrAuthority = Annotated[str, Field(pattern=r"^(:authority|[-!#$%&'*+.^_`|~0-9A-Za-z]+)$")]
+HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$"), AfterValidator(_header_value)]
+
+
+def is_authority(header: str) -> bool:
+    """Say whether a header is the host of a request."""
+    return header.lower() in (":authority", "host")

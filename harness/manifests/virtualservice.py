@@ -1,0 +1,300 @@
+"""The VirtualService: how callers' requests are routed.
+
+What Istio's own validation refuses is refused here, too.
+https://istio.io/latest/docs/reference/config/networking/virtual-service/
+"""
+
+from itertools import product
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
+
+from harness.manifests.base import (
+    DNS,
+    UINT32,
+    Count,
+    Duration,
+    IstioObject,
+    Model,
+    NotHere,
+    Percent,
+    Port,
+    Unused,
+    WholePercent,
+    covers,
+)
+from harness.manifests.texts import (
+    ExportTo,
+    GatewayName,
+    HeaderName,
+    HeaderOrAuthority,
+    HeaderValue,
+    Host,
+    OneHost,
+    Regex,
+    RegexOrAny,
+    RetryOn,
+    is_authority,
+)
+
+
+class StringMatch(Model):
+    """How a text is compared: exact, prefix or regex (RE2, over the whole text); nothing: it is there."""
+
+    exact: str | None = None
+    prefix: Annotated[str | None, Field(min_length=1)] = None
+    regex: Regex | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "StringMatch":
+        if len(self.model_fields_set) > 1:
+            raise ValueError("exact, prefix and regex exclude each other")
+        return self
+
+
+class WithoutMatch(StringMatch):
+    """How a text is compared that must not be there."""
+
+    regex: RegexOrAny | None = None
+    """``*`` stands for any value."""
+
+
+class UriMatch(StringMatch):
+    """How a path is compared."""
+
+    prefix: str | None = None
+
+
+class HTTPMatchRequest(Model):
+    """Conditions that must all hold for a request."""
+
+    name: str | None = None
+    uri: UriMatch | None = None
+    ignore_uri_case: bool = False
+    method: StringMatch | None = None
+    authority: StringMatch | None = None
+    scheme: StringMatch | None = None
+    headers: dict[HeaderName, StringMatch] = {}
+    without_headers: dict[HeaderName, WithoutMatch] = {}
+    query_params: dict[str, StringMatch] = {}
+    port: Port | None = None
+    """The port that the caller asked for."""
+    gateways: list[GatewayName] = []
+    stat_prefix: Unused = None
+    source_labels: NotHere = None
+    source_namespace: NotHere = None
+
+
+class PortSelector(Model):
+    """A port by number."""
+
+    number: Port
+
+
+class Destination(Model):
+    """A Service, or a subset of its pods."""
+
+    host: OneHost
+    subset: Annotated[str, Field(pattern=rf"^({DNS})?$")] | None = None
+    port: PortSelector | None = None
+
+
+class HeaderOperations(Model):
+    """What is done to the headers of a request, or of a reply."""
+
+    set: dict[HeaderOrAuthority, HeaderValue] = {}
+    add: dict[HeaderOrAuthority, HeaderValue] = {}
+    remove: list[HeaderName] = []
+
+
+class Headers(Model):
+    """What is done to headers."""
+
+    request: HeaderOperations = HeaderOperations()
+    response: HeaderOperations = HeaderOperations()
+
+    @model_validator(mode="after")
+    def _keeps_the_host(self) -> "Headers":
+        changed = [*self.request.remove, *self.response.set, *self.response.add, *self.response.remove]
+        if any(map(is_authority, changed)):
+            raise ValueError("the host of a request can be set, and nothing else: take it out")
+        return self
+
+    @property
+    def authorities(self) -> list[str]:
+        """What is set in place of the caller's host."""
+        entries = [*self.request.set.items(), *self.request.add.items()]
+        return [value for key, value in entries if is_authority(key)]
+
+
+class HTTPRouteDestination(Model):
+    """A destination and its share of the traffic."""
+
+    destination: Destination
+    weight: Annotated[int, Field(ge=0, le=UINT32 // 1000)] = 0
+    headers: Headers = Headers()
+
+
+class PercentValue(Model):
+    """A percentage, in the form in which Istio nests it."""
+
+    value: Percent = 0.0
+
+
+class HTTPMirrorPolicy(Model):
+    """One of several mirrors."""
+
+    destination: Destination
+    percentage: PercentValue | None = None
+
+
+class RegexRewrite(Model):
+    """What replaces the parts of a path that match."""
+
+    match: Regex
+    rewrite: Annotated[str, Field(min_length=1)]
+
+
+class HTTPRewrite(Model):
+    """What replaces the matched part of the path, and the host."""
+
+    uri: str = ""
+    authority: str = ""
+    uri_regex_rewrite: RegexRewrite | None = None
+
+    @model_validator(mode="after")
+    def _is_any(self) -> "HTTPRewrite":
+        if bool(self.uri) + bool(self.uri_regex_rewrite) > 1 or not (
+            self.uri or self.uri_regex_rewrite or self.authority
+        ):
+            raise ValueError("needs authority, or one of uri and uriRegexRewrite")
+        return self
+
+
+class HTTPRetry(Model):
+    """When to try again: ``attempts`` counts the retries, 0 turns them off."""
+
+    attempts: Count = 0
+    per_try_timeout: Duration | None = None
+    retry_on: RetryOn | None = None
+    backoff: Duration | None = None
+    retry_ignore_previous_hosts: bool = True
+    retry_remote_localities: Unused = None
+
+    @model_validator(mode="after")
+    def _tries_again(self) -> "HTTPRetry":
+        if not self.attempts and self.model_fields_set & {"per_try_timeout", "retry_on"}:
+            raise ValueError("needs attempts, since 0 turns retries off")
+        return self
+
+
+class FaultDelay(Model):
+    """A pause before a request is passed on; without a percentage no request is delayed."""
+
+    fixed_delay: Duration
+    percentage: PercentValue = PercentValue()
+    percent: WholePercent = 0
+    """Deprecated; it counts where there is no percentage."""
+    exponential_delay: NotHere = None
+
+
+class FaultAbort(Model):
+    """A failure instead of passing a request on; without a percentage no request fails."""
+
+    http_status: Annotated[int, Field(ge=200, le=599)]
+    percentage: PercentValue = PercentValue()
+    grpc_status: NotHere = None
+    http2_error: Annotated[NotHere, Field(alias="http2Error")] = None
+
+
+class HTTPFaultInjection(Model):
+    """Faults to inject."""
+
+    delay: FaultDelay | None = None
+    abort: FaultAbort | None = None
+
+    @model_validator(mode="after")
+    def _is_any(self) -> "HTTPFaultInjection":
+        if not (self.delay or self.abort):
+            raise ValueError("needs delay or abort")
+        return self
+
+
+class HTTPRoute(Model):
+    """What happens to the requests that match."""
+
+    name: str | None = None
+    match: list[HTTPMatchRequest] = []
+    redirect: NotHere = None
+    direct_response: NotHere = None
+    delegate: NotHere = None
+    cors_policy: NotHere = None
+    route: Annotated[list[HTTPRouteDestination], Field(min_length=1)]
+    rewrite: HTTPRewrite | None = None
+    headers: Headers = Headers()
+    mirror: Destination | None = None
+    mirrors: list[HTTPMirrorPolicy] = []
+    mirror_percentage: PercentValue | None = None
+    mirror_percent: Annotated[
+        WholePercent | None,
+        Field(validation_alias=AliasChoices("mirrorPercent", "mirror_percent")),
+    ] = None
+    """Deprecated; it counts where there is no mirrorPercentage."""
+    timeout: Duration | None = None
+    retries: HTTPRetry | None = None
+    fault: HTTPFaultInjection | None = None
+
+    @model_validator(mode="after")
+    def _as_istio_validates(self) -> "HTTPRoute":
+        if self.mirror and self.mirrors:
+            raise ValueError("mirror and mirrors exclude each other")
+        rewritten = [self.rewrite.authority] if self.rewrite and self.rewrite.authority else []
+        for several in (rewritten + self.headers.authorities, *(r.headers.authorities for r in self.route)):
+            if len(several) > 1:
+                raise ValueError(f"the host of a request is set to {' and to '.join(several)}: choose one")
+        if len(self.route) > 1 and not sum(r.weight for r in self.route):
+            raise ValueError("no destination of several has a weight, so nothing would be sent: weigh them")
+        return self
+
+    @property
+    def destinations(self) -> list[Destination]:
+        """All that it names, mirrors too."""
+        mirrors = [self.mirror] if self.mirror else [mirror.destination for mirror in self.mirrors]
+        return [*(route.destination for route in self.route), *mirrors]
+
+    def copies(self) -> list[tuple[Destination, float]]:
+        """Return each mirror that gets traffic, with its percentage: absent is 100, 0 is no mirror."""
+        old = None if self.mirror_percent is None else PercentValue(value=self.mirror_percent)
+        single = [(self.mirror, self.mirror_percentage or old)] if self.mirror else []
+        mirrors = single + [(m.destination, m.percentage) for m in self.mirrors]
+        percentages = [(destination, p.value if p else 100.0) for destination, p in mirrors]
+        return [(destination, percent) for destination, percent in percentages if percent > 0]
+
+
+class VirtualServiceSpec(Model):
+    """Routes for hosts."""
+
+    hosts: Annotated[list[Host], Field(min_length=1)]
+    gateways: Annotated[list[GatewayName], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
+    tcp: NotHere = None
+    tls: NotHere = None
+    http: Annotated[list[HTTPRoute], Field(min_length=1)]
+    export_to: ExportTo = []
+
+    @model_validator(mode="after")
+    def _as_istio_validates(self) -> "VirtualServiceSpec":
+        if "*" in self.hosts and "mesh" in self.gateways:
+            raise ValueError("the host '*' is for gateways only: name the Service's host")
+        if len(set(self.hosts)) < len(self.hosts):
+            raise ValueError("a host stands twice")
+        for wide, host in product((host for host in self.hosts if host.startswith("*")), self.hosts):
+            if wide != host and covers(wide, host):
+                raise ValueError(f"the host '{wide}' stands for '{host}', too: take one out")
+        return self
+
+
+class VirtualService(IstioObject):
+    """How callers' requests are routed."""
+
+    kind: Literal["VirtualService"]
+    spec: VirtualServiceSpec
