@@ -7,23 +7,19 @@ from dataclasses import dataclass, field
 from harness import HarnessError, Json, settings
 from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.mesh import TARGET
-from harness.meshes.scene import Pod, Scene, named
+from harness.meshes.scene import Pod, Scene
 from harness.proof.expectation import (
     DOMAIN,
     GATEWAY,
     MESH,
+    Applied,
     Destination,
     Expectation,
     RouteRule,
     full_name,
-    hosts_of,
-    namespace_of,
-    rules_of,
-    ruling,
     serves_gateways,
     serves_mesh,
     short_name,
-    virtual_services,
 )
 from harness.rendering.accesslog import Hop
 
@@ -77,17 +73,16 @@ class Routing:
 
         :raises HarnessError: there is no such Service, or no such caller.
         """
-        self.scene, self.target = scene, target
+        self.scene, self.target, self.applied = scene, target, Applied(scene)
         self.host = full_name(target.service, target.namespace)
-        self.services = {
-            full_name(s["metadata"]["name"], namespace_of(s, scene)): s for s in scene.of_kind("Service")
-        }
+        homes = [(service, self.applied.namespace_of(service)) for service in scene.of_kind("Service")]
+        self.services = {full_name(service["metadata"]["name"], home): service for service, home in homes}
         """All Services, by host."""
         if self.host not in self.services:
             missing = f"there is no Service '{target.service}' in namespace {target.namespace}"
             there = sorted(s["metadata"]["name"] for s in self.services.values())
             raise HarnessError(f"{missing} (there are: {', '.join(there) or 'none'})")
-        self._workloads = dict(_workloads(scene))
+        self._workloads = dict(_workloads(self.applied))
         known = [*self._workloads, *((pod.namespace, pod.workload) for pod in scene.pods)]
         for caller in sorted(set(target.callers).difference(*(_as_caller(*who) for who in known))):
             workloads = ", ".join(sorted({name for _, name in known}))
@@ -132,7 +127,7 @@ class Routing:
         for host in {destination.host for destination in self._found}:
             if host in self.services:
                 yield self.services[host]
-            yield from destination_rules(self.scene, host)
+            yield from self.applied.destination_rules(host)
 
     # --- who is who -------------------------------------------------------------------------------------
 
@@ -159,7 +154,7 @@ class Routing:
         """
         spec = self.services[self.host].get("spec", {})
         names = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
-        hosts = [host for f in self._sources if serves_mesh(f) for host in hosts_of(f, self.scene)]
+        hosts = [host for f in self._sources if serves_mesh(f) for host in self.applied.hosts_of(f)]
         for host in (self.host, *hosts):
             names.add(host)
             short = host.removesuffix(f".{DOMAIN}")
@@ -242,13 +237,13 @@ class Routing:
 
     def _written(self) -> list[RouteRule]:
         """Return the rules that sidecars take, and those of gateways that lead to the target or a version."""
-        found = ruling(self.scene, self.host, self.target.namespace)
+        found = self.applied.ruling(self.host, self.target.namespace)
         self._sources = [f for f in found if f["kind"] == "HTTPRoute"] or found[:1]
-        rules = [rule for f in self._sources for rule in rules_of(self.scene, f, MESH)]
+        rules = [rule for f in self._sources for rule in self.applied.rules_of(f, MESH)]
         related = {self.host, *(d.host for rule in rules for d, _ in rule.answers)}
-        routes = [*virtual_services(self.scene), *self.scene.of_kind("HTTPRoute")]
+        routes = [*self.applied.virtual_services(), *self.scene.of_kind("HTTPRoute")]
         for route in filter(serves_gateways, routes):
-            written = rules_of(self.scene, route, GATEWAY)
+            written = self.applied.rules_of(route, GATEWAY)
             leading = [rule for rule in written if any(d.host in related for d, _ in rule.answers)]
             self._sources += [route] if leading else []
             rules += leading
@@ -275,11 +270,11 @@ class Routing:
         if not wanted:
             return nobody("labels", f"Service '{shown}' has no selector", unreadable=True)
         if to.subset:
-            subsets = subsets_of(self.scene, to.host)
+            subsets = self.applied.subsets_of(to.host)
             if to.subset not in subsets:
                 return nobody("subset", f"no DestinationRule has a subset '{to.subset}' of {shown}")
             wanted = wanted | (subsets[to.subset][1].get("labels") or {})
-        home = namespace_of(service, self.scene)
+        home = self.applied.namespace_of(service)
         found = [
             Version(name, name, namespace)
             for (namespace, name), labels in self._workloads.items()
@@ -322,33 +317,18 @@ class Routing:
         return Rule(written, Expectation(shares), (self.not_http,) if self.not_http else ())
 
 
-def destination_rules(scene: Scene, host: str) -> list[Json]:
-    """Return the DestinationRules for a host."""
-    rules = [(rule, rule["spec"].get("host", "")) for rule in scene.of_kind("DestinationRule")]
-    return [rule for rule, name in rules if full_name(name, namespace_of(rule, scene)) == host]
-
-
-def subsets_of(scene: Scene, host: str) -> dict[str, tuple[str, Json]]:
-    """Return the subsets that DestinationRules define for a host, by name, each behind where it stands."""
-    return {
-        subset["name"]: (f"{named(rule)} spec.subsets[{i}]", subset)
-        for rule in destination_rules(scene, host)
-        for i, subset in enumerate(rule["spec"].get("subsets") or [])
-    }
-
-
 def _as_caller(namespace: str, workload: str) -> set[str]:
     """Return how a target may name a caller."""
     return {workload, f"{namespace}/{workload}", f"{namespace}/*"}
 
 
-def _workloads(scene: Scene) -> Iterator[tuple[Workload, Mapping[str, str]]]:
+def _workloads(applied: Applied) -> Iterator[tuple[Workload, Mapping[str, str]]]:
     """Yield each workload, those without a pod included, and the labels of its pods."""
-    for found in scene.objects:
+    for found in applied.scene.objects:
         if found.get("kind") in WORKLOADS:
             labels = found["spec"]["template"]["metadata"].get("labels") or {}
-            yield (namespace_of(found, scene), found["metadata"]["name"]), labels
-    for pod in scene.pods:
+            yield (applied.namespace_of(found), found["metadata"]["name"]), labels
+    for pod in applied.scene.pods:
         if not pod.gateway:
             yield (pod.namespace, pod.workload), pod.labels
 
