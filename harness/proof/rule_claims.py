@@ -234,10 +234,9 @@ def p99_ratio(stream: Stream) -> Iterator[Claim]:
     bound, times = stream.evidence.bounds.max_p99_ratio, stream.evidence.times
     if bound is None:
         return
-    v1 = [times[v].quantile(0.99) or 0 for v, _ in stream.rule.expectation.answers if v in times]
+    theirs = max((times[v].quantile(0.99) or 0 for v, _ in stream.rule.expectation.answers), default=0)
     for version in stream.dark():
-        ours, theirs = times[version].quantile(0.99) if version in times else None, max(v1, default=0)
-        if ours is not None:
+        if (ours := times[version].quantile(0.99)) is not None:
             statement = f"{version}'s 99th percentile is at most {bound:g} times the callers' version's"
             fails = ours > bound * max(theirs, 1)
             detail = f"{ours:g} ms / {theirs:g} ms"

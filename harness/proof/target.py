@@ -97,6 +97,7 @@ class Routing:
         """The hosts that answer callers."""
         others = [d for r in written for d, _ in (*r.answers, *r.mirrors)]
         self._found = {d: self.behind(d) for d in (Destination(self.host), *others)}
+        self._hosts = {destination.host for destination in self._found}
         everybody = [version for versions in self._found.values() for version in versions]
         self._names = _names(everybody, self._workloads)
         self.versions = {self._names[v]: v for v in everybody}
@@ -111,20 +112,22 @@ class Routing:
                 self.called.setdefault((rule.written.scope, name), []).append(place)
         self.pods = {pod.name: pod for pod in scene.pods}
         by_workload = {(v.namespace, v.workload): name for name, v in self.versions.items() if v.workload}
-        self._version_of_pod: dict[str, str] = {}
+        ports = [port for host in self._hosts for port in self._ports_of(host)]
+        inbound = [str(port.get("targetPort") or port["port"]) for port in ports]
+        self.version_of_pod: dict[str, str] = {}
         self._version_at: dict[str, str] = {}
         self._inbound: dict[str, set[str]] = {}
         """Pod → its ports that are the target's; none: it is not known which it has."""
         for pod in scene.pods:
             if version := by_workload.get((pod.namespace, pod.workload)):
-                self._version_of_pod[pod.name] = version
+                self.version_of_pod[pod.name] = version
                 self._version_at |= dict.fromkeys(pod.addresses, version)
-                self._inbound[pod.name] = set(self._ports_at(pod))
+                self._inbound[pod.name] = {str(pod.ports.get(p, p)) for p in inbound if pod.ports}
 
     def objects(self) -> Iterator[Json]:
         """Yield the objects on which it depends where requests go, but for workloads."""
         yield from self._sources
-        for host in {destination.host for destination in self._found}:
+        for host in self._hosts:
             if host in self.services:
                 yield self.services[host]
             yield from self.applied.destination_rules(host)
@@ -132,11 +135,7 @@ class Routing:
     # --- who is who -------------------------------------------------------------------------------------
 
     def pods_of(self, version: str) -> list[Pod]:
-        return [self.pods[pod] for pod, name in self._version_of_pod.items() if name == version]
-
-    def version_of_pod(self, pod: str) -> str | None:
-        """Return the version that a pod is of; None if it is none of the target's."""
-        return self._version_of_pod.get(pod)
+        return [self.pods[pod] for pod, name in self.version_of_pod.items() if name == version]
 
     def version_at(self, upstream: str) -> str | None:
         """Return the version whose pod has an address (``10.0.0.1:8080``); None if it is not known."""
@@ -206,12 +205,6 @@ class Routing:
         """Say whether a version's cluster ``inbound|8080||`` is for a port of the target's."""
         ports = self._inbound[pod]
         return not ports or cluster.split("|", 2)[1] in ports
-
-    def _ports_at(self, pod: Pod) -> Iterator[str]:
-        for host in {destination.host for destination in self._found} if pod.ports else ():
-            for port in self._ports_of(host):
-                wanted = str(port.get("targetPort") or port["port"])
-                yield str(pod.ports.get(wanted, wanted))
 
     def _ports_of(self, host: str) -> list[Json]:
         return self.services.get(host, {}).get("spec", {}).get("ports") or []

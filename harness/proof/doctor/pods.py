@@ -92,8 +92,7 @@ def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
     return (where, nothing, remedy) if facts.mesh.logs_requests(pod) is False else None
 
 
-# --- what proxies say ---------------------------------------------------------------------------------------
-
+# --- what proxies say -------------------------------------------------------------------------------------
 
 _LIMITS = (
     ("max_connections", "rq_active", "tcp.maxConnections"),
@@ -178,7 +177,7 @@ def leads_back(facts: Facts) -> Iterator[Finding]:
     """Find a mirror whose copies were seen to lead back to the target."""
     routing = facts.routing
     pods = [pod for pod in facts.scene.pods if not pod.gateway]
-    pods.sort(key=lambda pod: routing.version_of_pod(pod.name) is None)
+    pods.sort(key=lambda pod: pod.name not in routing.version_of_pod)
     edges = [(p.workload, hop.cluster.rpartition("|")[2]) for p in pods[:READ] for hop in facts.log(p).sent]
     for way in dict.fromkeys([*loops(routing, edges), *facts.loops]):
         for mirror in facts.mirrors:
