@@ -59,7 +59,6 @@ class RouteRule:
     source: str
     """The object, as in ``virtualservice/recommendation``."""
     scope: str
-    """Whose proxies take it: ``mesh`` (sidecars) or ``gateway``."""
     place: str
     """Its field, as in ``spec.http[0]``."""
     title: str

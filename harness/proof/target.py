@@ -226,6 +226,28 @@ class Routing:
         """Say whether no rule leads to a version."""
         return version not in self._answering and version not in self._copied
 
+    def loops(self, edges: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+        """Return the ways on which copies lead back to the target: ``v2 -> customer -> recommendation``.
+
+        :param edges: which workload was seen to call which host.
+        """
+        called: dict[str, list[str]] = {}
+        for caller, host in edges:
+            called.setdefault(caller, []).append(host)
+
+        def way_back(way: tuple[str, ...]) -> tuple[str, ...]:
+            for host in called.get(way[-1], ()):
+                if host in self.hosts:
+                    return (*way, self.target.service)
+                for callee in self.workloads_behind(Destination(host)):
+                    if callee not in way and (found := way_back((*way, callee))):
+                        return found
+            return ()
+
+        copied = dict.fromkeys(v for rule in self.rules for v, _ in rule.expectation.copies)
+        ways = [way_back((self.versions[version].workload,)) for version in copied]
+        return tuple(" -> ".join(way) for way in ways if way)
+
     # --- resolving --------------------------------------------------------------------------------------
 
     def _written(self) -> list[RouteRule]:

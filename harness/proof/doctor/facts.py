@@ -148,7 +148,6 @@ class Facts:
         return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)
 
     def log(self, pod: Pod) -> Log:
-        """Return what a pod's proxy has logged."""
         if pod.name not in self._logs:
             hops = [*hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), LINES))]
             got = [hop for hop in hops if hop.cluster.startswith("inbound|")]
