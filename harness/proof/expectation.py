@@ -92,9 +92,14 @@ class Expectation:
     copies: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     @cached_property
-    def allowed(self) -> frozenset[str]:
+    def allowed(self) -> list[str]:
         """The versions that may answer callers."""
-        return frozenset(version for version, _ in self.answers)
+        return [version for version, _ in self.answers]
+
+    @cached_property
+    def copied(self) -> list[str]:
+        """The versions that get copies."""
+        return [version for version, _ in self.copies]
 
     @cached_property
     def always(self) -> list[str]:
@@ -107,7 +112,7 @@ class Expectation:
         def call(version: str) -> str:
             return f"{version} (no pod)" if version in gone else version
 
-        names = [call(version) for version, _ in self.answers]
+        names = [call(version) for version in self.allowed]
         if not names:
             words = "to nobody"
         elif len(names) == 1:

@@ -103,8 +103,8 @@ class Routing:
         self.versions = {self._names[v]: v for v in everybody}
         """All versions by name: those behind the Service, and those behind every destination and mirror."""
         self.rules = tuple(map(self._promise, written)) or (self._without_route(),)
-        self._answering = {v for rule in self.rules for v, _ in rule.expectation.answers}
-        self._copied = {v for rule in self.rules for v, _ in rule.expectation.copies}
+        self._answering = {version for rule in self.rules for version in rule.expectation.allowed}
+        self.copied = dict.fromkeys(version for rule in self.rules for version in rule.expectation.copied)
         self.called: dict[tuple[str, str], list[int]] = {}
         """Scope and what proxies log as the route's name ("": none) → the places of the rules."""
         for place, rule in enumerate(self.rules):
@@ -224,7 +224,7 @@ class Routing:
 
     def must_be_silent(self, version: str) -> bool:
         """Say whether no rule leads to a version."""
-        return version not in self._answering and version not in self._copied
+        return version not in self._answering and version not in self.copied
 
     def loops(self, edges: Iterable[tuple[str, str]]) -> tuple[str, ...]:
         """Return the ways on which copies lead back to the target: ``v2 -> customer -> recommendation``.
@@ -244,8 +244,7 @@ class Routing:
                         return found
             return ()
 
-        copied = dict.fromkeys(v for rule in self.rules for v, _ in rule.expectation.copies)
-        ways = [way_back((self.versions[version].workload,)) for version in copied]
+        ways = [way_back((self.versions[version].workload,)) for version in self.copied]
         return tuple(" -> ".join(way) for way in ways if way)
 
     # --- resolving --------------------------------------------------------------------------------------

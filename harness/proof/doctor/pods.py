@@ -158,7 +158,7 @@ def is_ejected(facts: Facts) -> Iterator[Finding]:
 
 def was_refused(facts: Facts) -> Iterator[Finding]:
     """Find a version that gets copies, and whose sidecar refused the last of them by a policy."""
-    for version in dict.fromkeys(v for rule in facts.routing.rules for v, _ in rule.expectation.copies):
+    for version in facts.routing.copied:
         for pod in facts.routing.pods_of(version):
             got = facts.log(pod).got
             refused = [hop for hop in got if hop.details.startswith("rbac_access_denied")]
