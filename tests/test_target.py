@@ -274,8 +274,8 @@ def test_pods_of_rollouts_and_bare_pods_are_versions() -> None:
         "bare": Pod("bare", "tutorial", "bare", {"app": "recommendation"}, ("10.0.4.1",)),
     }
     found = routing(pods=pods)
-    assert found.version_of_pod("bare") == "bare"
-    assert found.version_of_pod("v2") == "recommendation-7d9f"  # two workloads bear the label version: v2
+    assert found.version_of_pod["bare"] == "bare"
+    assert found.version_of_pod["v2"] == "recommendation-7d9f"  # two workloads bear the label version: v2
 
 
 def test_a_service_that_is_not_there_is_named_with_those_that_are() -> None:

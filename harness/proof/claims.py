@@ -81,7 +81,7 @@ def silence_of(evidence: Evidence, version: str, shapes: Mapping[Shape, Tally]) 
     """Return the claim that a version received nothing in stories."""
     found, stories = Sum(received=0), 0
     for shape, tally in shapes.items():
-        arrived = sum(a.version == version for a in shape.arrivals)
+        arrived = len(shape.at(version))
         found.add(tally, breaks=arrived > 0, received=arrived)
         stories += tally.count * bool(shape.calls)
     detail = f"{found['received']:,} of {stories:,}"
@@ -149,7 +149,7 @@ def understood(evidence: Evidence) -> Iterator[Claim]:
 
 def no_loop(evidence: Evidence) -> Iterator[Claim]:
     """Claim that no copy leads back to the target; only made where there are copies."""
-    if evidence.loops or any(rule.expectation.copies for rule in evidence.routing.rules):
+    if evidence.loops or any(rule.expectation.copied for rule in evidence.routing.rules):
         statement = f"no copy leads back to {evidence.routing.target.service}"
         detail = "; ".join(evidence.loops) or "none seen"
         yield Sum().claim("no-loop", statement, detail, fails=bool(evidence.loops))

@@ -31,7 +31,6 @@ class Counts:
         self._kinds: dict[Shape, Kind] = {}
 
     def kind_of(self, story: Story) -> Kind:
-        """Return what a story is to be counted as."""
         shape = shape_of(story)
         kind = self._kinds.get(shape)
         if kind is None:

@@ -84,7 +84,7 @@ class Stream(NamedTuple):
     def dark(self) -> list[str]:
         """Return the versions that get copies and do not answer callers."""
         expected = self.rule.expectation
-        return [version for version, _ in expected.copies if version not in expected.allowed]
+        return [version for version in expected.copied if version not in expected.allowed]
 
 
 class Sum:

@@ -59,7 +59,6 @@ class RouteRule:
     source: str
     """The object, as in ``virtualservice/recommendation``."""
     scope: str
-    """Whose proxies take it: ``mesh`` (sidecars) or ``gateway``."""
     place: str
     """Its field, as in ``spec.http[0]``."""
     title: str
@@ -93,9 +92,14 @@ class Expectation:
     copies: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     @cached_property
-    def allowed(self) -> frozenset[str]:
+    def allowed(self) -> list[str]:
         """The versions that may answer callers."""
-        return frozenset(version for version, _ in self.answers)
+        return [version for version, _ in self.answers]
+
+    @cached_property
+    def copied(self) -> list[str]:
+        """The versions that get copies."""
+        return [version for version, _ in self.copies]
 
     @cached_property
     def always(self) -> list[str]:
@@ -108,7 +112,7 @@ class Expectation:
         def call(version: str) -> str:
             return f"{version} (no pod)" if version in gone else version
 
-        names = [call(version) for version, _ in self.answers]
+        names = [call(version) for version in self.allowed]
         if not names:
             words = "to nobody"
         elif len(names) == 1:
@@ -132,30 +136,6 @@ def short_name(host: str, namespace: str) -> str:
     return host.removesuffix(f".{namespace}.{DOMAIN}")
 
 
-def namespace_of(found: Json, scene: Scene) -> str:
-    """Return the namespace of an object."""
-    return str(found["metadata"].get("namespace") or scene.namespace)
-
-
-# --- VirtualServices --------------------------------------------------------------------------------------
-
-
-def hosts_of(found: Json, scene: Scene) -> list[str]:
-    """Return the hosts of a VirtualService as Istio's registry has them."""
-    return [full_name(host, namespace_of(found, scene)) for host in found["spec"].get("hosts") or []]
-
-
-def virtual_services(scene: Scene) -> list[Json]:
-    """Return the VirtualServices, the oldest first: of two for one host, Istio's sidecars take the older.
-
-    https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
-    """
-    return sorted(
-        scene.of_kind("VirtualService"),
-        key=lambda v: (str(v["metadata"].get("creationTimestamp") or ""), v["metadata"]["name"]),
-    )
-
-
 def serves_mesh(found: Json) -> bool:
     """Say whether sidecars take a VirtualService; they may take any HTTPRoute."""
     return "mesh" in (found["spec"].get("gateways") or ["mesh"])
@@ -168,35 +148,79 @@ def serves_gateways(found: Json) -> bool:
     return any(gateway != "mesh" for gateway in found["spec"].get("gateways") or [])
 
 
-def is_visible(found: Json, scene: Scene, namespace: str) -> bool:
-    """Say whether proxies of a namespace are told of an object: its ``exportTo``."""
-    exported = found["spec"].get("exportTo") or ["*"]
-    here = {"*", namespace} | ({"."} if namespace_of(found, scene) == namespace else set())
-    return not here.isdisjoint(exported)
+class Applied:
+    """What a scene's objects say of routes; its functions are Istio's rules of who takes which."""
 
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.of_kind = scene, scene.of_kind
 
-def ruling(scene: Scene, host: str, namespace: str) -> list[Json]:
-    """Return what routes a host for the sidecars of a namespace, the one that counts first.
+    def namespace_of(self, found: Json) -> str:
+        return str(found["metadata"].get("namespace") or self.scene.namespace)
 
-    An HTTPRoute of the Service overrules VirtualServices; an exact host overrules a wildcard.
-    """
-    exact, wild = [], []
-    for found in virtual_services(scene):
-        if serves_mesh(found) and is_visible(found, scene, namespace):
-            hosts = hosts_of(found, scene)
-            if host in hosts:
-                exact.append(found)
-            elif wider := [len(h) for h in hosts if h.startswith("*") and host.endswith(h[1:])]:
-                wild.append((max(wider), found))
-    wild.sort(key=lambda each: -each[0])  # the longest first; the oldest of these
-    return [*http_routes(scene, host), *exact, *(found for _, found in wild)]
+    def hosts_of(self, found: Json) -> list[str]:
+        """Return the hosts of a VirtualService as Istio's registry has them."""
+        return [full_name(host, self.namespace_of(found)) for host in found["spec"].get("hosts") or []]
 
+    def virtual_services(self) -> list[Json]:
+        """Return the VirtualServices, the oldest first: of two for one host, Istio's sidecars take the older.
 
-def rules_of(scene: Scene, found: Json, scope: str) -> list[RouteRule]:
-    """Return the rules of a VirtualService or an HTTPRoute, in order."""
-    read, field = (_http_route_rule, "rules") if found["kind"] == "HTTPRoute" else (_rule, "http")
-    rules = enumerate(found["spec"].get(field) or [])
-    return [read(scene, found, i, rule, scope) for i, rule in rules if _is_for(rule, scope)]
+        https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
+        """
+
+        def age(found: Json) -> tuple[str, str]:
+            return str(found["metadata"].get("creationTimestamp") or ""), found["metadata"]["name"]
+
+        return sorted(self.of_kind("VirtualService"), key=age)
+
+    def is_visible(self, found: Json, namespace: str) -> bool:
+        """Say whether proxies of a namespace are told of an object: its ``exportTo``."""
+        exported = found["spec"].get("exportTo") or ["*"]
+        here = {"*", namespace} | ({"."} if self.namespace_of(found) == namespace else set())
+        return not here.isdisjoint(exported)
+
+    def ruling(self, host: str, namespace: str) -> list[Json]:
+        """Return what routes a host for the sidecars of a namespace, the one that counts first.
+
+        An HTTPRoute of the Service overrules VirtualServices; an exact host overrules a wildcard.
+        """
+        of_service, exact, wild = [], [], []
+        for found in self.of_kind("HTTPRoute"):
+            for parent in found["spec"].get("parentRefs") or []:
+                where = parent.get("namespace") or self.namespace_of(found)
+                if parent.get("kind") == "Service" and full_name(parent["name"], where) == host:
+                    of_service.append(found)
+        for found in self.virtual_services():
+            if serves_mesh(found) and self.is_visible(found, namespace):
+                hosts = self.hosts_of(found)
+                if host in hosts:
+                    exact.append(found)
+                elif wider := [len(h) for h in hosts if h.startswith("*") and host.endswith(h[1:])]:
+                    wild.append((max(wider), found))
+        wild.sort(key=lambda each: -each[0])  # the longest first; the oldest of these
+        return [*of_service, *exact, *(found for _, found in wild)]
+
+    def rules_of(self, found: Json, scope: str = "") -> list[RouteRule]:
+        """Return the rules of a VirtualService or an HTTPRoute, in order.
+
+        :param scope: whose proxies take them; sidecars, or else gateways, if it is not named.
+        """
+        scope = scope or (MESH if serves_mesh(found) else GATEWAY)
+        read, field = (_http_route_rule, "rules") if found["kind"] == "HTTPRoute" else (_rule, "http")
+        rules, namespace = enumerate(found["spec"].get(field) or []), self.namespace_of(found)
+        return [read(namespace, found, i, rule, scope) for i, rule in rules if _is_for(rule, scope)]
+
+    def destination_rules(self, host: str) -> list[Json]:
+        """Return the DestinationRules for a host."""
+        rules = [(rule, rule["spec"].get("host", "")) for rule in self.of_kind("DestinationRule")]
+        return [rule for rule, name in rules if full_name(name, self.namespace_of(rule)) == host]
+
+    def subsets_of(self, host: str) -> dict[str, tuple[str, Json]]:
+        """Return the subsets that DestinationRules give a host, by name, each behind where it stands."""
+        return {
+            subset["name"]: (f"{named(rule)} spec.subsets[{i}]", subset)
+            for rule in self.destination_rules(host)
+            for i, subset in enumerate(rule["spec"].get("subsets") or [])
+        }
 
 
 def _is_for(http: Json, scope: str) -> bool:
@@ -205,8 +229,8 @@ def _is_for(http: Json, scope: str) -> bool:
     return any(not gateways or any((g == "mesh") == (scope == MESH) for g in gateways) for gateways in named)
 
 
-def _rule(scene: Scene, found: Json, number: int, http: Json, scope: str) -> RouteRule:
-    source, place, namespace = named(found), f"spec.http[{number}]", namespace_of(found, scene)
+def _rule(namespace: str, found: Json, number: int, http: Json, scope: str) -> RouteRule:
+    source, place = named(found), f"spec.http[{number}]"
     where = f"{source} {place}"
 
     def refer(field: str, to: Json, *percentage: Any) -> Reference:
@@ -243,22 +267,8 @@ def _percentage(written: Json, where: str, key: str) -> tuple[float, str]:
     return 100.0, f"{where}.{key}"
 
 
-# --- the Gateway API --------------------------------------------------------------------------------------
-
-
-def http_routes(scene: Scene, host: str) -> list[Json]:
-    """Return the HTTPRoutes whose parent is the Service ``host``."""
-    return [
-        found
-        for found in scene.of_kind("HTTPRoute")
-        for parent in found["spec"].get("parentRefs") or []
-        if parent.get("kind") == "Service"
-        and full_name(parent["name"], parent.get("namespace") or namespace_of(found, scene)) == host
-    ]
-
-
-def _http_route_rule(scene: Scene, found: Json, number: int, rule: Json, scope: str) -> RouteRule:
-    source, place, namespace = named(found), f"spec.rules[{number}]", namespace_of(found, scene)
+def _http_route_rule(namespace: str, found: Json, number: int, rule: Json, scope: str) -> RouteRule:
+    source, place = named(found), f"spec.rules[{number}]"
     where = f"{source} {place}"
 
     def refer(field: str, to: Json, *percentage: Any) -> Reference:

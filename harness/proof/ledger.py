@@ -63,7 +63,7 @@ class Ledger:
         self.hops += 1
         call = version = None
         if hop.cluster.startswith("inbound|"):
-            version = self.routing.version_of_pod(pod)
+            version = self.routing.version_of_pod.get(pod)
             if version is None or not self.routing.serves(pod, hop.cluster):
                 return
         else:

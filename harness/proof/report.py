@@ -55,8 +55,7 @@ def table(verdict: Verdict, style: Callable[[str, State], str] = lambda word, st
         lines.append(_row(side, seen[side.version], broad))
     held = sum(claim.holds for claim in verdict.claims)
     result: State = ("holds", "fails", "unproven")[verdict.exit_code]
-    word = {"holds": "PASS", "fails": "FAIL", "unproven": "UNPROVEN"}[result]
-    lines += ["", f"{style(word, result)}  {held} of {len(verdict.claims)} claims hold"]
+    lines += ["", f"{style(verdict.word, result)}  {held} of {len(verdict.claims)} claims hold"]
     if verdict.unjudged:
         lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
     examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)

@@ -17,7 +17,7 @@ FALSE_ALARM = 1e-6
 
 def answered_by(stream: Stream) -> Iterator[Claim]:
     """Claim that only the versions that may answer callers did."""
-    allowed = [version for version, _ in stream.rule.expectation.answers]
+    allowed = stream.rule.expectation.allowed
     found, seen = Sum(leaks=0), Counter[str]()
     for shape, tally in stream.shapes.items():
         leaks = sum(call.version is not None and call.version not in allowed for call in shape.own)
@@ -71,7 +71,7 @@ def _too_few(total: int, shares: list[float]) -> str:
 def _copies(stream: Stream, version: str, shape: Shape, percentages: tuple[float, ...]) -> dict[str, int]:
     """Return how the copies of a shape's stories at a version stand, in figures."""
     always = sum(percent == 100 for percent in percentages)
-    got = [a for a in shape.arrivals if a.version == version]
+    got = shape.at(version)
     extra = max(len(got) - sum(call.version == version for call in shape.calls), 0)
     requests = sum(call.routed for call in shape.own)
     most = len(percentages) * sum(call.copied for call in shape.own)
@@ -94,7 +94,7 @@ def received(stream: Stream) -> Iterator[Claim]:
             counted = _copies(stream, version, shape, percentages)
             found.add(tally, breaks=any(counted[name] for name in _WRONG), **counted)
         for shape, tally in _without_call(stream, version):
-            found.add(tally, breaks=True, phantoms=sum(a.version == version for a in shape.arrivals))
+            found.add(tally, breaks=True, phantoms=len(shape.at(version)))
         sampled = [percent / 100 for percent in percentages if percent < 100]
         always = len(percentages) - len(sampled)
         wrong = ", ".join(f"{found[name]:,} {word}" for name, word in _WRONG.items())
@@ -136,18 +136,18 @@ def _sampled(found: Sum, version: str, always: int, sampled: list[float], wrong:
 def _without_call(stream: Stream, version: str) -> Iterator[tuple[Shape, Tally]]:
     """Yield what a version got for no request to the target; the first rule that mirrors there is charged."""
     rules = stream.evidence.routing.rules
-    if stream.place != next(i for i, r in enumerate(rules) if version in dict(r.expectation.copies)):
+    if stream.place != next(i for i, r in enumerate(rules) if version in r.expectation.copied):
         return
     for shape, tally in stream.evidence.shapes.items():
         beside = shape.calls and all(call.rule == BESIDE for call in shape.calls)
         alone = not shape.calls and is_phantom(stream.evidence, shape)
-        if (beside or alone) and any(a.version == version for a in shape.arrivals):
+        if (beside or alone) and shape.at(version):
             yield shape, tally
 
 
 def unheard(stream: Stream) -> Iterator[Claim]:
     """Claim of each version that gets copies by another rule that it got none by this one."""
-    mine = {v for v, _ in (*stream.rule.expectation.answers, *stream.rule.expectation.copies)}
+    mine = [*stream.rule.expectation.allowed, *stream.rule.expectation.copied]
     for version in stream.evidence.routing.versions:
         if version not in mine and not stream.evidence.routing.must_be_silent(version):
             yield silence_of(stream.evidence, version, stream.shapes)
@@ -155,14 +155,14 @@ def unheard(stream: Stream) -> Iterator[Claim]:
 
 def unshared(stream: Stream) -> Iterator[Claim]:
     """Claim that one version alone got each request, once; of a single version, only made where it fails."""
-    if stream.rule.expectation.copies:
+    allowed = stream.rule.expectation.allowed
+    if stream.rule.expectation.copied:
         return
     found = Sum(shared=0)
     for shape, tally in stream.shapes.items():
-        counted = [_copies(stream, v, shape, ()) for v, _ in stream.rule.expectation.answers]
-        shared = sum(each["phantoms"] for each in counted)
+        shared = sum(_copies(stream, version, shape, ())["phantoms"] for version in allowed)
         found.add(tally, breaks=shared > 0, shared=shared)
-    if found["shared"] or len(stream.rule.expectation.answers) > 1:
+    if found["shared"] or len(allowed) > 1:
         statement = "each request reached only the version that answered it"
         detail = f"{found['shared']:,} reached another, or the same once more"
         yield found.claim("unshared", statement, detail, fails=found["shared"] > 0)
@@ -176,7 +176,7 @@ def delivered(stream: Stream) -> Iterator[Claim]:
     for version in stream.dark():
         found, troubles = Sum(arrived=0, answered=0, refused=0, unanswered=0), Counter[str]()
         for shape, tally in stream.shapes.items():
-            got = [a.trouble for a in shape.arrivals if a.version == version]
+            got = [arrival.trouble for arrival in shape.at(version)]
             kinds = Counter(trouble.partition(":")[0] or "answered" for trouble in got)
             found.add(tally, breaks=any(got), arrived=len(got), **kinds)
             for trouble in filter(None, got):
@@ -194,7 +194,7 @@ def same_status(stream: Stream) -> Iterator[Claim]:
         found, different = Sum(compared=0, different=0), Counter[tuple[int, int]]()
         for shape, tally in stream.shapes.items():
             theirs = sorted(call.status for call in shape.own if call.routed)
-            ours = sorted(a.status for a in shape.arrivals if a.version == version and not a.trouble)
+            ours = sorted(arrival.status for arrival in shape.at(version) if not arrival.trouble)
             pairs = list(zip(theirs, ours, strict=False))
             unlike = [(a, b) for a, b in pairs if a != b]
             found.add(tally, breaks=bool(unlike), compared=len(pairs), different=len(unlike))
@@ -234,10 +234,9 @@ def p99_ratio(stream: Stream) -> Iterator[Claim]:
     bound, times = stream.evidence.bounds.max_p99_ratio, stream.evidence.times
     if bound is None:
         return
-    v1 = [times[v].quantile(0.99) or 0 for v, _ in stream.rule.expectation.answers if v in times]
+    theirs = max((times[v].quantile(0.99) or 0 for v in stream.rule.expectation.allowed), default=0)
     for version in stream.dark():
-        ours, theirs = times[version].quantile(0.99) if version in times else None, max(v1, default=0)
-        if ours is not None:
+        if (ours := times[version].quantile(0.99)) is not None:
             statement = f"{version}'s 99th percentile is at most {bound:g} times the callers' version's"
             fails = ours > bound * max(theirs, 1)
             detail = f"{ours:g} ms / {theirs:g} ms"

@@ -3,18 +3,8 @@
 from collections.abc import Iterator
 
 from harness.meshes.mesh import Mesh
-from harness.meshes.scene import Scene, key, named
-from harness.proof.expectation import (
-    GATEWAY,
-    MESH,
-    Destination,
-    Expectation,
-    RouteRule,
-    namespace_of,
-    rules_of,
-    serves_mesh,
-    short_name,
-)
+from harness.meshes.scene import key, named
+from harness.proof.expectation import Applied, Destination, Expectation, RouteRule, short_name
 from harness.proof.report import WIDTH
 from harness.proof.target import Routing, Target
 
@@ -33,7 +23,7 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
         states = [(pod, "Running" if pod.ready else "not ready") for pod in scene.pods]
         rows += [(pod.name, state, ", ".join(pod.addresses) or "-") for pod, state in states]
     for found in scene.of_kind("Deployment"):
-        if found["spec"].get("replicas") == 0 and namespace_of(found, scene) == scene.namespace:
+        if found["spec"].get("replicas") == 0 and Applied(scene).namespace_of(found) == scene.namespace:
             name, where = found["metadata"]["name"], "" if mesh.name == "local" else f" MESH={mesh.name}"
             rows.append((name, f"Stopped: run 'make start W={name}{where}'" if workshop else "Stopped", "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -46,20 +36,21 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     if workshop:
         yield mesh.way_in()
     sources = {name: f" ({source})" for name, (source, _) in mesh.objects().items()} if workshop else {}
-    yield from _routes(scene, Routing(scene, target), sources)
+    yield from _routes(Routing(scene, target), sources)
 
 
-def _routes(scene: Scene, routing: Routing, sources: dict[str, str]) -> Iterator[str]:
+def _routes(routing: Routing, sources: dict[str, str]) -> Iterator[str]:
     """Yield a line for each object that routes here or to the target, this in the names of its versions."""
+    namespace, applied = routing.scene.namespace, routing.applied
     judged: dict[str, list[str]] = {}
     for rule in routing.rules:
         judged.setdefault(rule.written.source, []).append(rule.expectation.describe(routing.gone))
     judging = {key(found) for found in routing.objects()}
-    for found in (*scene.of_kind("VirtualService"), *scene.of_kind("HTTPRoute")):
-        if key(found) in judging or namespace_of(found, scene) == scene.namespace:
-            name, scope = named(found), MESH if serves_mesh(found) else GATEWAY
+    for found in (*applied.of_kind("VirtualService"), *applied.of_kind("HTTPRoute")):
+        if key(found) in judging or applied.namespace_of(found) == namespace:
+            name = named(found)
             words = judged.get(name, []) if key(found) in judging else []
-            words = words or [_words(rule, scene.namespace) for rule in rules_of(scene, found, scope)]
+            words = words or [_words(rule, namespace) for rule in applied.rules_of(found)]
             yield f"{name}: {' | '.join(words)}{sources.get(name, '')}"
     if routing.not_http:
         yield routing.not_http

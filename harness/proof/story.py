@@ -61,6 +61,10 @@ class Shape(NamedTuple):
     reply_resized: tuple[str, ...] = ()
     """The versions whose answer had another size than the one that the caller got."""
 
+    def at(self, version: str) -> list[Arrival]:
+        """Return what arrived at a version."""
+        return [arrival for arrival in self.arrivals if arrival.version == version]
+
     @property
     def own(self) -> tuple[Call, ...]:
         """The calls that are judged: neither those beside the target nor those that do not count."""

@@ -7,23 +7,19 @@ from dataclasses import dataclass, field
 from harness import HarnessError, Json, settings
 from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.mesh import TARGET
-from harness.meshes.scene import Pod, Scene, named
+from harness.meshes.scene import Pod, Scene
 from harness.proof.expectation import (
     DOMAIN,
     GATEWAY,
     MESH,
+    Applied,
     Destination,
     Expectation,
     RouteRule,
     full_name,
-    hosts_of,
-    namespace_of,
-    rules_of,
-    ruling,
     serves_gateways,
     serves_mesh,
     short_name,
-    virtual_services,
 )
 from harness.rendering.accesslog import Hop
 
@@ -77,17 +73,16 @@ class Routing:
 
         :raises HarnessError: there is no such Service, or no such caller.
         """
-        self.scene, self.target = scene, target
+        self.scene, self.target, self.applied = scene, target, Applied(scene)
         self.host = full_name(target.service, target.namespace)
-        self.services = {
-            full_name(s["metadata"]["name"], namespace_of(s, scene)): s for s in scene.of_kind("Service")
-        }
+        homes = [(service, self.applied.namespace_of(service)) for service in scene.of_kind("Service")]
+        self.services = {full_name(service["metadata"]["name"], home): service for service, home in homes}
         """All Services, by host."""
         if self.host not in self.services:
             missing = f"there is no Service '{target.service}' in namespace {target.namespace}"
             there = sorted(s["metadata"]["name"] for s in self.services.values())
             raise HarnessError(f"{missing} (there are: {', '.join(there) or 'none'})")
-        self._workloads = dict(_workloads(scene))
+        self._workloads = dict(_workloads(self.applied))
         known = [*self._workloads, *((pod.namespace, pod.workload) for pod in scene.pods)]
         for caller in sorted(set(target.callers).difference(*(_as_caller(*who) for who in known))):
             workloads = ", ".join(sorted({name for _, name in known}))
@@ -102,13 +97,14 @@ class Routing:
         """The hosts that answer callers."""
         others = [d for r in written for d, _ in (*r.answers, *r.mirrors)]
         self._found = {d: self.behind(d) for d in (Destination(self.host), *others)}
+        self._hosts = {destination.host for destination in self._found}
         everybody = [version for versions in self._found.values() for version in versions]
         self._names = _names(everybody, self._workloads)
         self.versions = {self._names[v]: v for v in everybody}
         """All versions by name: those behind the Service, and those behind every destination and mirror."""
         self.rules = tuple(map(self._promise, written)) or (self._without_route(),)
-        self._answering = {v for rule in self.rules for v, _ in rule.expectation.answers}
-        self._copied = {v for rule in self.rules for v, _ in rule.expectation.copies}
+        self._answering = {version for rule in self.rules for version in rule.expectation.allowed}
+        self.copied = dict.fromkeys(version for rule in self.rules for version in rule.expectation.copied)
         self.called: dict[tuple[str, str], list[int]] = {}
         """Scope and what proxies log as the route's name ("": none) → the places of the rules."""
         for place, rule in enumerate(self.rules):
@@ -116,32 +112,30 @@ class Routing:
                 self.called.setdefault((rule.written.scope, name), []).append(place)
         self.pods = {pod.name: pod for pod in scene.pods}
         by_workload = {(v.namespace, v.workload): name for name, v in self.versions.items() if v.workload}
-        self._version_of_pod: dict[str, str] = {}
+        ports = [port for host in self._hosts for port in self._ports_of(host)]
+        inbound = [str(port.get("targetPort") or port["port"]) for port in ports]
+        self.version_of_pod: dict[str, str] = {}
         self._version_at: dict[str, str] = {}
         self._inbound: dict[str, set[str]] = {}
         """Pod → its ports that are the target's; none: it is not known which it has."""
         for pod in scene.pods:
             if version := by_workload.get((pod.namespace, pod.workload)):
-                self._version_of_pod[pod.name] = version
+                self.version_of_pod[pod.name] = version
                 self._version_at |= dict.fromkeys(pod.addresses, version)
-                self._inbound[pod.name] = set(self._ports_at(pod))
+                self._inbound[pod.name] = {str(pod.ports.get(p, p)) for p in inbound if pod.ports}
 
     def objects(self) -> Iterator[Json]:
         """Yield the objects on which it depends where requests go, but for workloads."""
         yield from self._sources
-        for host in {destination.host for destination in self._found}:
+        for host in self._hosts:
             if host in self.services:
                 yield self.services[host]
-            yield from destination_rules(self.scene, host)
+            yield from self.applied.destination_rules(host)
 
     # --- who is who -------------------------------------------------------------------------------------
 
     def pods_of(self, version: str) -> list[Pod]:
-        return [self.pods[pod] for pod, name in self._version_of_pod.items() if name == version]
-
-    def version_of_pod(self, pod: str) -> str | None:
-        """Return the version that a pod is of; None if it is none of the target's."""
-        return self._version_of_pod.get(pod)
+        return [self.pods[pod] for pod, name in self.version_of_pod.items() if name == version]
 
     def version_at(self, upstream: str) -> str | None:
         """Return the version whose pod has an address (``10.0.0.1:8080``); None if it is not known."""
@@ -159,7 +153,7 @@ class Routing:
         """
         spec = self.services[self.host].get("spec", {})
         names = {*(spec.get("clusterIPs") or []), spec.get("clusterIP") or ""} - {"", "None"}
-        hosts = [host for f in self._sources if serves_mesh(f) for host in hosts_of(f, self.scene)]
+        hosts = [host for f in self._sources if serves_mesh(f) for host in self.applied.hosts_of(f)]
         for host in (self.host, *hosts):
             names.add(host)
             short = host.removesuffix(f".{DOMAIN}")
@@ -212,12 +206,6 @@ class Routing:
         ports = self._inbound[pod]
         return not ports or cluster.split("|", 2)[1] in ports
 
-    def _ports_at(self, pod: Pod) -> Iterator[str]:
-        for host in {destination.host for destination in self._found} if pod.ports else ():
-            for port in self._ports_of(host):
-                wanted = str(port.get("targetPort") or port["port"])
-                yield str(pod.ports.get(wanted, wanted))
-
     def _ports_of(self, host: str) -> list[Json]:
         return self.services.get(host, {}).get("spec", {}).get("ports") or []
 
@@ -236,19 +224,40 @@ class Routing:
 
     def must_be_silent(self, version: str) -> bool:
         """Say whether no rule leads to a version."""
-        return version not in self._answering and version not in self._copied
+        return version not in self._answering and version not in self.copied
+
+    def loops(self, edges: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+        """Return the ways on which copies lead back to the target: ``v2 -> customer -> recommendation``.
+
+        :param edges: which workload was seen to call which host.
+        """
+        called: dict[str, list[str]] = {}
+        for caller, host in edges:
+            called.setdefault(caller, []).append(host)
+
+        def way_back(way: tuple[str, ...]) -> tuple[str, ...]:
+            for host in called.get(way[-1], ()):
+                if host in self.hosts:
+                    return (*way, self.target.service)
+                for callee in self.workloads_behind(Destination(host)):
+                    if callee not in way and (found := way_back((*way, callee))):
+                        return found
+            return ()
+
+        ways = [way_back((self.versions[version].workload,)) for version in self.copied]
+        return tuple(" -> ".join(way) for way in ways if way)
 
     # --- resolving --------------------------------------------------------------------------------------
 
     def _written(self) -> list[RouteRule]:
         """Return the rules that sidecars take, and those of gateways that lead to the target or a version."""
-        found = ruling(self.scene, self.host, self.target.namespace)
+        found = self.applied.ruling(self.host, self.target.namespace)
         self._sources = [f for f in found if f["kind"] == "HTTPRoute"] or found[:1]
-        rules = [rule for f in self._sources for rule in rules_of(self.scene, f, MESH)]
+        rules = [rule for f in self._sources for rule in self.applied.rules_of(f, MESH)]
         related = {self.host, *(d.host for rule in rules for d, _ in rule.answers)}
-        routes = [*virtual_services(self.scene), *self.scene.of_kind("HTTPRoute")]
+        routes = [*self.applied.virtual_services(), *self.scene.of_kind("HTTPRoute")]
         for route in filter(serves_gateways, routes):
-            written = rules_of(self.scene, route, GATEWAY)
+            written = self.applied.rules_of(route, GATEWAY)
             leading = [rule for rule in written if any(d.host in related for d, _ in rule.answers)]
             self._sources += [route] if leading else []
             rules += leading
@@ -275,11 +284,11 @@ class Routing:
         if not wanted:
             return nobody("labels", f"Service '{shown}' has no selector", unreadable=True)
         if to.subset:
-            subsets = subsets_of(self.scene, to.host)
+            subsets = self.applied.subsets_of(to.host)
             if to.subset not in subsets:
                 return nobody("subset", f"no DestinationRule has a subset '{to.subset}' of {shown}")
             wanted = wanted | (subsets[to.subset][1].get("labels") or {})
-        home = namespace_of(service, self.scene)
+        home = self.applied.namespace_of(service)
         found = [
             Version(name, name, namespace)
             for (namespace, name), labels in self._workloads.items()
@@ -322,33 +331,18 @@ class Routing:
         return Rule(written, Expectation(shares), (self.not_http,) if self.not_http else ())
 
 
-def destination_rules(scene: Scene, host: str) -> list[Json]:
-    """Return the DestinationRules for a host."""
-    rules = [(rule, rule["spec"].get("host", "")) for rule in scene.of_kind("DestinationRule")]
-    return [rule for rule, name in rules if full_name(name, namespace_of(rule, scene)) == host]
-
-
-def subsets_of(scene: Scene, host: str) -> dict[str, tuple[str, Json]]:
-    """Return the subsets that DestinationRules define for a host, by name, each behind where it stands."""
-    return {
-        subset["name"]: (f"{named(rule)} spec.subsets[{i}]", subset)
-        for rule in destination_rules(scene, host)
-        for i, subset in enumerate(rule["spec"].get("subsets") or [])
-    }
-
-
 def _as_caller(namespace: str, workload: str) -> set[str]:
     """Return how a target may name a caller."""
     return {workload, f"{namespace}/{workload}", f"{namespace}/*"}
 
 
-def _workloads(scene: Scene) -> Iterator[tuple[Workload, Mapping[str, str]]]:
+def _workloads(applied: Applied) -> Iterator[tuple[Workload, Mapping[str, str]]]:
     """Yield each workload, those without a pod included, and the labels of its pods."""
-    for found in scene.objects:
+    for found in applied.scene.objects:
         if found.get("kind") in WORKLOADS:
             labels = found["spec"]["template"]["metadata"].get("labels") or {}
-            yield (namespace_of(found, scene), found["metadata"]["name"]), labels
-    for pod in scene.pods:
+            yield (applied.namespace_of(found), found["metadata"]["name"]), labels
+    for pod in applied.scene.pods:
         if not pod.gateway:
             yield (pod.namespace, pod.workload), pod.labels
 

@@ -102,16 +102,14 @@ class Traffic:
         """
         for thread in self._callers:
             thread.start()
-        answered = sent = 0
+        answered = 0
         last_answer = shown = time.monotonic()
         try:
             while True:
                 alive = [i for i, thread in enumerate(self._callers) if thread.is_alive()]
                 with contextlib.suppress(queue.Empty):
-                    while True:
-                        sight = self._seen.get_nowait()
+                    while sight := self._seen.get_nowait():
                         saw(*sight)
-                        sent += 1
                         if sight[1]:
                             answered, last_answer = answered + 1, time.monotonic()
                 now = time.monotonic()

@@ -52,6 +52,10 @@ class Verdict:
         """0: every claim holds. 1: one fails. 2: none fails, but one is unproven."""
         return 0 if self.passed else 1 if self.failed() else 2
 
+    @property
+    def word(self) -> str:
+        return {0: "PASS", 1: "FAIL", 2: "UNPROVEN"}[self.exit_code]
+
     def failed(self) -> list[str]:
         return self._ids("fails")
 
@@ -71,8 +75,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in the types of JSON."""
-        word = {0: "PASS", 1: "FAIL", 2: "UNPROVEN"}[self.exit_code]
-        return {"schema": SCHEMA, "verdict": word, "passed": self.passed, **asdict(self)}
+        return {"schema": SCHEMA, "verdict": self.word, "passed": self.passed, **asdict(self)}
 
 
 def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:

@@ -15,7 +15,6 @@ from harness.proof.counting import Counts
 from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Sightings
 from harness.proof.ledger import CROWD, Ledger
-from harness.proof.loops import loops
 from harness.proof.story import Story
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
@@ -111,7 +110,7 @@ class Watch:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""
         self._read_lines()
         self.sweep(time.monotonic())
-        return bool(loops(self.routing, self.ledger.edges))
+        return bool(self.routing.loops(self.ledger.edges))
 
     def read_first_broken(self) -> None:
         """Read on until the first story that breaks a claim has the line of each version that answered."""
@@ -269,7 +268,7 @@ class Watch:
         if self.changes and self._sightings:
             nothing = "during the run, so nothing can be said of it: run it again"
             raise HarnessError(f"{self.changes[-1]}, {nothing}")
-        self.evidence.loops = loops(self.routing, self.ledger.edges)
+        self.evidence.loops = self.routing.loops(self.ledger.edges)
         self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
         # A log is late by that much at most: what has waited longer lacks a hop.

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
-from harness.proof.expectation import Destination, namespace_of
+from harness.proof.expectation import Destination
 from harness.proof.story import hops_in
-from harness.proof.target import WORKLOADS, Routing, destination_rules, subsets_of
+from harness.proof.target import WORKLOADS, Routing
 from harness.rendering.accesslog import Hop
 
 READ = 20
@@ -73,7 +73,7 @@ class Facts:
     def __init__(self, mesh: Mesh, routing: Routing, loops: tuple[str, ...] = ()) -> None:
         """Gather facts; ``loops`` are the ways on which copies were seen to lead back."""
         self.mesh, self.routing, self.loops = mesh, routing, loops
-        self.scene, self.target = routing.scene, routing.target
+        self.scene, self.target, self.applied = routing.scene, routing.target, routing.applied
         self.service, self.namespace = self.target.service, self.target.namespace
         self.rules = [rule.written for rule in routing.rules]
         self.references = [reference for rule in self.rules for reference in rule.references]
@@ -99,8 +99,8 @@ class Facts:
 
     def traffic_policy(self, to: Destination, name: str) -> tuple[str, Json] | None:
         """Return where a DestinationRule sets something for a destination, and the value; None: nowhere."""
-        holders = [(f"{named(rule)} spec", rule["spec"]) for rule in destination_rules(self.scene, to.host)]
-        if own := subsets_of(self.scene, to.host).get(to.subset):
+        holders = [(f"{named(rule)} spec", rule["spec"]) for rule in self.applied.destination_rules(to.host)]
+        if own := self.applied.subsets_of(to.host).get(to.subset):
             holders.insert(0, own)
         for where, holder in holders:
             if value := at(holder, "trafficPolicy", name):
@@ -111,7 +111,7 @@ class Facts:
         """Return the policies that hold for a pod: its own first, then its namespace's, then the mesh's."""
         ranked = []
         for found in self.scene.of_kind(kind):
-            home, spec = namespace_of(found, self.scene), found.get("spec")
+            home, spec = self.applied.namespace_of(found), found.get("spec")
             chosen = at(spec, "selector", "matchLabels") or at(spec, "workloadSelector", "labels") or {}
             elsewhere = home not in (pod.namespace, ROOT) or at(spec, "targetRefs") or at(spec, "targetRef")
             if not elsewhere and chosen.items() <= pod.labels.items():
@@ -148,7 +148,6 @@ class Facts:
         return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)
 
     def log(self, pod: Pod) -> Log:
-        """Return what a pod's proxy has logged."""
         if pod.name not in self._logs:
             hops = [*hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), LINES))]
             got = [hop for hop in hops if hop.cluster.startswith("inbound|")]

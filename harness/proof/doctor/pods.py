@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from harness.meshes.scene import Pod, named
 from harness.proof.doctor.facts import READ, Facts, Finding, at, items, text
 from harness.proof.expectation import GATEWAY, Destination
-from harness.proof.loops import loops
 
 INJECT = "sidecar.istio.io/inject"
 
@@ -92,8 +91,7 @@ def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
     return (where, nothing, remedy) if facts.mesh.logs_requests(pod) is False else None
 
 
-# --- what proxies say ---------------------------------------------------------------------------------------
-
+# --- what proxies say -------------------------------------------------------------------------------------
 
 _LIMITS = (
     ("max_connections", "rq_active", "tcp.maxConnections"),
@@ -160,7 +158,7 @@ def is_ejected(facts: Facts) -> Iterator[Finding]:
 
 def was_refused(facts: Facts) -> Iterator[Finding]:
     """Find a version that gets copies, and whose sidecar refused the last of them by a policy."""
-    for version in dict.fromkeys(v for rule in facts.routing.rules for v, _ in rule.expectation.copies):
+    for version in facts.routing.copied:
         for pod in facts.routing.pods_of(version):
             got = facts.log(pod).got
             refused = [hop for hop in got if hop.details.startswith("rbac_access_denied")]
@@ -178,9 +176,9 @@ def leads_back(facts: Facts) -> Iterator[Finding]:
     """Find a mirror whose copies were seen to lead back to the target."""
     routing = facts.routing
     pods = [pod for pod in facts.scene.pods if not pod.gateway]
-    pods.sort(key=lambda pod: routing.version_of_pod(pod.name) is None)
+    pods.sort(key=lambda pod: pod.name not in routing.version_of_pod)
     edges = [(p.workload, hop.cluster.rpartition("|")[2]) for p in pods[:READ] for hop in facts.log(p).sent]
-    for way in dict.fromkeys([*loops(routing, edges), *facts.loops]):
+    for way in dict.fromkeys([*routing.loops(edges), *facts.loops]):
         for mirror in facts.mirrors:
             if way.partition(" -> ")[0] in routing.workloads_behind(mirror.destination):
                 problem = f"a copy leads back to the target, in a loop: {way}"

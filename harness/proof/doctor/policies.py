@@ -1,5 +1,6 @@
 """Findings in Istio's security policies: a copy bears its caller's identity, and v2 may refuse it."""
 
+import itertools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
@@ -11,11 +12,10 @@ from harness.proof.doctor.facts import Facts, Finding, at, items, text
 def _pairs(facts: Facts) -> Iterator[tuple[str, Pod, str, Pod]]:
     """Yield (version that answers, a pod of it, version that gets its copies, a pod of it)."""
     for rule in facts.routing.rules:
-        for v1, _ in rule.expectation.answers:
-            for v2, _ in rule.expectation.copies:
-                mine, other = facts.routing.pods_of(v1), facts.routing.pods_of(v2)
-                if v1 != v2 and mine and other:
-                    yield v1, mine[0], v2, other[0]
+        for v1, v2 in itertools.product(rule.expectation.allowed, rule.expectation.copied):
+            mine, other = facts.routing.pods_of(v1), facts.routing.pods_of(v2)
+            if v1 != v2 and mine and other:
+                yield v1, mine[0], v2, other[0]
 
 
 def _policies(facts: Facts, pod: Pod, action: str) -> list[Json]:

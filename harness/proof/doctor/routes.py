@@ -7,19 +7,8 @@ from harness import Json
 from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.scene import named
 from harness.proof.doctor.facts import Facts, Finding, at, items, text
-from harness.proof.expectation import (
-    GATEWAY,
-    MESH,
-    Destination,
-    Reference,
-    hosts_of,
-    is_visible,
-    namespace_of,
-    ruling,
-    serves_mesh,
-    short_name,
-)
-from harness.proof.target import Version, destination_rules, subsets_of
+from harness.proof.expectation import GATEWAY, MESH, Destination, Reference, serves_mesh, short_name
+from harness.proof.target import Version
 
 EXPORT = "networking.istio.io/exportTo"
 
@@ -37,7 +26,7 @@ def leads_nowhere(facts: Facts) -> Iterator[Finding]:
 def _cause(facts: Facts, reference: Reference, version: Version) -> tuple[str, str]:
     """Return where it stands that no workload is behind a destination, and what to do."""
     to, where = reference.destination, f"{reference.where}.{version.missing}"
-    service, subsets = facts.services.get(to.host), subsets_of(facts.scene, to.host)
+    service, subsets = facts.services.get(to.host), facts.applied.subsets_of(to.host)
     if service is None:
         there = ", ".join(sorted(s["metadata"]["name"] for s in facts.scene.of_kind("Service")))
         known = f"name one of {there}, or create it"
@@ -47,7 +36,7 @@ def _cause(facts: Facts, reference: Reference, version: Version) -> tuple[str, s
         return where, f"write one that it has: {numbers}"
     if version.missing == "subset":
         remedy = "apply a DestinationRule with such a subset"
-        for rule in destination_rules(facts.scene, to.host)[:1]:
+        for rule in facts.applied.destination_rules(to.host)[:1]:
             remedy = f"add it to {named(rule)} spec.subsets"
         return where, remedy + (f", or name one of {', '.join(subsets)}" if subsets else "")
     where = f"{subsets[to.subset][0]}.labels" if to.subset in subsets else f"{named(service)} spec.selector"
@@ -139,12 +128,12 @@ def port_is_not_http(facts: Facts) -> Iterator[Finding]:
 def _for_target(facts: Facts) -> list[Json]:
     """Return the VirtualServices whose hosts name the target."""
     found = facts.scene.of_kind("VirtualService")
-    return [v for v in found if facts.routing.host in hosts_of(v, facts.scene)]
+    return [v for v in found if facts.routing.host in facts.applied.hosts_of(v)]
 
 
 def is_overruled(facts: Facts) -> Iterator[Finding]:
     """Find a VirtualService for the target that sidecars do not take, since another route counts."""
-    routes, those = ruling(facts.scene, facts.routing.host, facts.namespace), _for_target(facts)
+    routes, those = facts.applied.ruling(facts.routing.host, facts.namespace), _for_target(facts)
     for found in [route for route in routes[1:] if route in those]:
         first = named(routes[0])
         why = "is for this host too, and is older" if routes[0] in those else "overrules it"
@@ -178,7 +167,7 @@ def _is_meant_for_mesh(facts: Facts, source: str) -> bool:
 def is_not_exported(facts: Facts) -> Iterator[Finding]:
     """Find a route, a DestinationRule or a Service that callers' proxies are not told of."""
     objects = [v for v in _for_target(facts) if serves_mesh(v)]
-    objects += [rule for host in facts.hosts for rule in destination_rules(facts.scene, host)]
+    objects += [rule for host in facts.hosts for rule in facts.applied.destination_rules(host)]
     exports = [(f"{named(found)} spec.exportTo", found, "it") for found in objects]
     for service in facts.services.values():
         written = text(service, "metadata", "annotations", EXPORT).replace(" ", "")
@@ -187,7 +176,7 @@ def is_not_exported(facts: Facts) -> Iterator[Finding]:
     for namespace in {pod.namespace: pod for pod in facts.callers} or [facts.namespace]:
         who = f"the sidecars of namespace {namespace}, where callers are,"
         for where, found, what in exports:
-            if not is_visible(found, facts.scene, namespace):
+            if not facts.applied.is_visible(found, namespace):
                 yield Finding(where, f"{who} are not told of {what}", f"add '{namespace}' or '*' there")
 
 
@@ -198,7 +187,7 @@ def sidecar_hides_it(facts: Facts) -> Iterator[Finding]:
             egress = items(sidecar, "spec", "egress")
             shown = [entry for _, listener in egress for entry in at(listener, "hosts") or []]
             for host, service in facts.services.items() if egress else ():
-                home = namespace_of(service, facts.scene)
+                home = facts.applied.namespace_of(service)
                 if not any(_covers(entry, pod.namespace, home, host) for entry in shown):
                     nobody = f"so the sidecar of {pod.workload} knows no route to it"
                     problem = f"they leave {short_name(host, facts.namespace)} out, {nobody}"
