@@ -68,8 +68,8 @@ def test_an_application_has_the_limits_of_its_manifest(own: ContainerMesh) -> No
     own.up()
     [app] = [c for pod, name, c in own.containers() if (name, pod[:8]) == ("app", "customer")]
     limits = own.workload("customer").container.resources.limits
-    assert app.attrs["HostConfig"]["Memory"] == quantity(limits.memory) == 192 * 1024 * 1024
-    assert app.attrs["HostConfig"]["NanoCpus"] == quantity(limits.cpu) * 1e9 == 500_000_000
+    assert app.attrs["HostConfig"]["Memory"] == quantity(str(limits["memory"])) == 192 * 1024 * 1024
+    assert app.attrs["HostConfig"]["NanoCpus"] == quantity(str(limits["cpu"])) * 1e9 == 500_000_000
 
 
 def test_images_name_what_they_are_and_whom_they_run_as(own: ContainerMesh) -> None:
