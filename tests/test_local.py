@@ -348,8 +348,9 @@ def test_the_demo_prints_each_command_above_its_output(own: LocalMesh) -> None:
         "virtualservice/recommendation: all to v1; mirrored 100 % to v2 (no pod) (istio/mirror.yaml)"
         in stopped
     )
-    [line] = [line for line in stopped if line.startswith("recommendation-v2")]
-    assert line.split(maxsplit=1)[1] == "Stopped: run 'make start W=recommendation-v2'  -"
+    told = [" ".join(line.split()) for line in stopped if line.startswith("recommendation-v2")]
+    remedy = "start it with 'make start W=recommendation-v2'"
+    assert told == ["recommendation-v2 Stopped -", f"recommendation-v2 is stopped: {remedy}"]
 
 
 @contextlib.contextmanager

@@ -94,13 +94,18 @@ def test_a_subset_whose_labels_no_pod_bears_is_not_the_version_of_its_name() -> 
     ("mirror", "problem"),
     [
         ({"host": "nowhere"}, "there is no Service 'nowhere'"),
+        ({"host": "Recommendation"}, "there is no Service 'Recommendation'"),
+        (
+            {"host": "customer", "port": {"number": 9}},
+            "Service 'customer' has no port 9",
+        ),
         (
             {"host": "recommendation", "subset": "v9"},
             "no DestinationRule has a subset 'v9' of recommendation",
         ),
     ],
 )
-def test_a_mirror_that_leads_nowhere_is_a_version_without_a_pod(mirror: dict[str, str], problem: str) -> None:
+def test_a_mirror_that_leads_nowhere_is_a_version_without_a_pod(mirror: dict[str, Any], problem: str) -> None:
     found = routing(virtual_service({"route": [to()], "mirror": mirror}))
     name = mirror.get("subset", mirror["host"])
     assert found.rules[0].expectation.describe(found.gone) == f"all to v1; mirrored 100 % to {name} (no pod)"
@@ -138,6 +143,29 @@ def test_hosts_are_read_as_istio_reads_them() -> None:
         assert found.rules[0].expectation.describe() == "all to v1", host
     other = routing(virtual_service({"route": [to()]}, hosts=["recommendation.other.svc.cluster.local"]))
     assert other.rules[0].written.source == "no route"
+
+
+def test_a_rule_for_gateways_is_none_of_the_meshs() -> None:
+    match = [{"gateways": ["ingress"], "uri": {"prefix": "/"}}]
+    outside = {"match": match, "route": [to("v2")], "mirror": MIRROR_V2}
+    found = routing(virtual_service(outside, {"route": [to()]}))
+    assert [rule.expectation.describe() for rule in found.rules] == ["all to v1"]
+
+
+def test_of_two_wildcards_the_longer_counts() -> None:
+    wide = virtual_service({"route": [to("v2")]}, hosts=["*.cluster.local"])
+    narrow = virtual_service({"route": [to()]}, hosts=["*.tutorial.svc.cluster.local"])
+    narrow["metadata"] = {"name": "narrow"}
+    assert routing(wide, narrow).rules[0].written.source == "virtualservice/narrow"
+
+
+def test_on_a_port_that_is_not_http_no_rule_counts() -> None:
+    found = scene()
+    [service] = [o for o in found.of_kind("Service") if o["metadata"]["name"] == "recommendation"]
+    service["spec"]["ports"][0] |= {"name": "tcp-data"}
+    [rule] = Routing(found, Target()).rules
+    assert rule.expectation.describe() == "to v1 and v2"
+    assert "Istio takes the port of service/recommendation for tcp" in rule.problems[0]
 
 
 def test_of_two_virtual_services_the_oldest_counts() -> None:

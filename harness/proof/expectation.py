@@ -126,8 +126,11 @@ class Expectation:
 
 
 def full_name(host: str, namespace: str) -> str:
-    """Return a host as Istio's registry has it: a name without a dot belongs to the object's namespace."""
-    host = host.lower().rstrip(".")
+    """Return a host as Istio's registry has it: a name without a dot belongs to the object's namespace.
+
+    Only hosts of VirtualServices may be in another case: a destination in one leads nowhere.
+    """
+    host = host.rstrip(".")
     return host if "." in host else f"{host}.{namespace}.{DOMAIN}"
 
 
@@ -159,7 +162,7 @@ class Applied:
 
     def hosts_of(self, found: Json) -> list[str]:
         """Return the hosts of a VirtualService as Istio's registry has them."""
-        return [full_name(host, self.namespace_of(found)) for host in found["spec"].get("hosts") or []]
+        return [full_name(host.lower(), self.namespace_of(found)) for host in found["spec"].get("hosts") or []]
 
     def virtual_services(self) -> list[Json]:
         """Return the VirtualServices, the oldest first: of two for one host, Istio's sidecars take the older.

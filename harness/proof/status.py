@@ -22,10 +22,12 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     else:
         states = [(pod, "Running" if pod.ready else "not ready") for pod in scene.pods]
         rows += [(pod.name, state, ", ".join(pod.addresses) or "-") for pod, state in states]
+    stopped = []
     for found in scene.of_kind("Deployment"):
         if found["spec"].get("replicas") == 0 and Applied(scene).namespace_of(found) == scene.namespace:
             name, where = found["metadata"]["name"], "" if mesh.name == "local" else f" MESH={mesh.name}"
-            rows.append((name, f"Stopped: run 'make start W={name}{where}'" if workshop else "Stopped", "-"))
+            rows.append((name, "Stopped", "-"))
+            stopped += [f"{name} is stopped: start it with 'make start W={name}{where}'"] if workshop else []
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     between = "  "
     if sum(widths) + 4 > WIDTH:
@@ -33,6 +35,7 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     for name, state, address in rows:
         yield f"{name:<{widths[0]}}{between}{state:<{widths[1]}}  {address}"
     yield ""
+    yield from stopped
     if workshop:
         yield mesh.way_in()
     sources = {name: f" ({source})" for name, (source, _) in mesh.objects().items()} if workshop else {}
