@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from harness.rendering.accesslog import VIA_UPSTREAM, Hop, Unreadable, parse_line
@@ -103,22 +102,21 @@ class Story:
         self.start = ""
 
 
-@lru_cache(maxsize=1000)
-def _arrival(version: str, status: int, flags: str, details: str) -> Arrival:
+def _arrival(version: str, hop: Hop) -> Arrival:
     """Return what became of a request at a version's proxy."""
     # DC with a status: who sent it went away when it had the answer, before its own body was read.
-    if status > 0 and (details == VIA_UPSTREAM or details == "downstream_remote_disconnect"):
-        return Arrival(version, status, "")
-    reason = f"{status} {details}" if details != "-" else f"{status} {flags}"
+    if hop.status > 0 and hop.details in (VIA_UPSTREAM, "downstream_remote_disconnect"):
+        return Arrival(version, hop.status, "")
+    reason = f"{hop.status} {hop.details if hop.details != '-' else hop.flags}"
     # UF: the proxy could not reach the application; UC, UR: it was cut off; DC: who sent it went away.
-    silent = {"UC", "UR", "UT", "DC", "SI", "DPE"} & set(flags.split(",")) or status == 0
-    return Arrival(version, status, f"{'unanswered' if silent else 'refused'}: {reason}"[:120])
+    silent = {"UC", "UR", "UT", "DC", "SI", "DPE"} & set(hop.flags.split(",")) or hop.status == 0
+    return Arrival(version, hop.status, f"{'unanswered' if silent else 'refused'}: {reason}"[:120])
 
 
 def shape_of(story: Story) -> Shape:
     """Return what a story amounts to: as what it was counted, and the hops that it has got since."""
     calls = [call for call, _ in story.calls]
-    arrivals = [_arrival(version, hop.status, hop.flags, hop.details) for version, hop in story.arrivals]
+    arrivals = [_arrival(version, hop) for version, hop in story.arrivals]
     resized: set[str] = set()
     reply_resized: set[str] = set()
     if before := story.shape:
