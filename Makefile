@@ -13,7 +13,7 @@ WORKLOAD := "$${DARK_LAUNCH_W:-recommendation-v2}"
 # What `make lint` checks and `make format` formats.
 SOURCES := common customer preference recommendation harness loadtest tests
 CALLING := --users "$${DARK_LAUNCH_USERS:-50}" --spawn-rate "$${DARK_LAUNCH_RATE:-10}"
-LOCUST  := MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
+LOCUST  := env MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
   $(CALLING) $(if $(PROCESSES),--processes "$$DARK_LAUNCH_PROCESSES" --master-bind-host 127.0.0.1)
 # Before Locust complains about an option that nobody typed.
 define numbers
@@ -121,7 +121,7 @@ soak: $(VENV)/dev ## load the local mesh for long: do memory and open files stay
 	$(numbers)
 	@$(VENV)/bin/python -m loadtest.soak --users "$${DARK_LAUNCH_USERS:-50}" --run-time "$${DARK_LAUNCH_TIME:-30m}"
 
-bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost; takes some ten minutes
+bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost, in ten minutes
 	@$(VENV)/bin/python -m loadtest.bench
 
 ##@ The workshop itself

@@ -24,7 +24,7 @@ from harness.meshes.mesh import ROOT, TARGET, MeshError
 from harness.proof.target import Target
 from harness.terminal import echo, progress, render, seconds_of
 from harness.terminal import run as run_command
-from loadtest.run import SEEN, Run, check_time
+from loadtest.run import SEEN, Run, check_time, where
 
 MANIFEST = ROOT / "loadtest" / "kubernetes.yaml"
 LABEL = f"app=loadtest,{OURS}={PROJECT}"
@@ -132,10 +132,11 @@ class Job:
         self._mesh.kubectl.run("delete", *words, timeout=120)
 
 
-def follow(job: Job, run: Run, report: Path) -> None:
-    """Enter what callers saw and proxies logged, until Locust ends; print the rest, and keep the report.
+def follow(job: Job, run: Run, report: Path) -> bool:
+    """Enter what callers saw and proxies logged, until Locust ends; print the rest.
 
-    There is none if a copy leads back to the target: then nobody waits for the end.
+    Return whether Locust left its ``report``: not if a copy leads back to the target, since nobody
+    waits for the end then.
 
     :raises MeshError: Locust did not end as it should, or cannot be asked.
     """
@@ -151,7 +152,7 @@ def follow(job: Job, run: Run, report: Path) -> None:
         elif line:
             echo(line, err=True)
         if run.watch.read():
-            return
+            return False
     job.must_have_ended_well()
     report.mkdir(exist_ok=True)
     try:
@@ -160,7 +161,9 @@ def follow(job: Job, run: Run, report: Path) -> None:
                 if content := archive.extractfile(member):
                     (report / Path(member.name).name).write_bytes(content.read())
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
-        echo(f"Locust's report did not arrive whole, which does not change the verdict: {error}", err=True)
+        echo(f"Locust's report did not arrive whole, but the verdict stands: {error}", err=True)
+        return False
+    return True
 
 
 @click.command(epilog="\b\nExample:\n  make load MESH=cluster USERS=100 WORKERS=4 TIME=5m")
@@ -214,7 +217,7 @@ def load(
         }
         run.watch.follow()
         job.start(environment, workers, seconds_of(run_time))
-        follow(job, run, ROOT / ".load")
+        reported = follow(job, run, ROOT / ".load")
         verdict = run.end()
     finally:
         mesh.progress("removing Locust from the cluster")
@@ -225,6 +228,8 @@ def load(
             command = f"{mesh.kubectl.program} delete {KINDS} --selector={LABEL} -n {mesh.namespace}"
             echo(f"Locust may still be in the cluster: {command} ({error})", err=True)
     echo("\n" + render(verdict))
+    if reported:
+        echo(where(Path(".load/report.html")))
     context.exit(verdict.exit_code)
 
 

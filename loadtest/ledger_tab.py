@@ -42,8 +42,9 @@ def add_tab(web_ui: WebUI, current: Callable[[], Watch | None]) -> None:
 
     def add_figures(response: Response) -> Response:
         watch = current()
-        if request.path.endswith("/stats/requests") and watch and response.is_json:
-            row = {name.lower(): f"{figure:,}" for name, figure in figures(watch).items()}
+        if request.path.endswith("/stats/requests") and response.is_json:
+            now = figures(watch) if watch else dict.fromkeys(COLUMNS, 0)
+            row = {name.lower(): f"{figure:,}" for name, figure in now.items()}
             extended = [{"key": "ledger", "data": [row]}]
             response.set_data(json.dumps({**response.get_json(), "extended_stats": extended}))
         return response

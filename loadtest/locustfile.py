@@ -4,23 +4,30 @@ The master, or the only process, follows the proxies' logs and judges. Workers s
 together with Locust's own statistics. Inside a cluster the master prints that, and job.py judges.
 """
 
+import contextlib
 import itertools
 import json
-import logging
+import os
 import random
 import signal
+import socket
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import click
 import gevent
+import psutil
 from locust import FastHttpUser, between, events, poisson, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import MasterRunner, WorkerRunner
+from locust.rpc import Message
+from locust.runners import STATE_INIT, STATE_MISSING, MasterRunner, WorkerNode, WorkerRunner
+from locust.stats import StatsCSVFileWriter
 
 from harness import HarnessError, settings
 from harness.choice import MESHES, make_mesh
@@ -30,10 +37,24 @@ from harness.proof.target import Target
 from harness.proof.traffic import HEADERS, TIMEOUT, Ticket, probe, version_in
 from harness.terminal import collect_rarely, render
 from loadtest.ledger_tab import add_tab
-from loadtest.run import LIMIT, SEEN, Run
+from loadtest.run import LIMIT, SEEN, Run, where
 
 # Longer than a caller waits: no caller may be cut off, since what it would have seen could not be judged.
 STOP_TIMEOUT = TIMEOUT + 5
+
+GRACE = 1.0
+"""Seconds that a worker that is told to end waits for its master's word: it may be told as well."""
+
+_write_figures = StatsCSVFileWriter.stats_writer
+
+
+def write_figures(writer: StatsCSVFileWriter) -> None:
+    """Write Locust's figures until the end. Locust closes the files a moment before it ends."""
+    with contextlib.suppress(ValueError):
+        _write_figures(writer)
+
+
+StatsCSVFileWriter.stats_writer = write_figures  # type: ignore[assignment, method-assign]
 
 Sight = tuple[int, int, str | None, float]
 """What a caller saw: its ticket's number, status, the version that answered, seconds."""
@@ -43,12 +64,10 @@ class Callers:
     """What a process knows that plays callers."""
 
     def __init__(self, environment: Environment) -> None:
-        """Take over what the master says among the options: the run's name, and who may answer."""
+        """Count tickets, and take over what the master says among the options."""
         runner, options = environment.runner, environment.parsed_options
         assert options
-        self.run: str = options.run
         self.service: str = options.service
-        self.allowed = frozenset(options.allowed.split(","))
         index, workers = 0, 1
         if isinstance(runner, WorkerRunner):
             index, workers = runner.worker_index, options.expect_workers
@@ -57,8 +76,16 @@ class Callers:
             method: itertools.count(2 * index + odd, 2 * workers)
             for odd, method in enumerate(("GET", "POST"))
         }
+        self.hear(environment)
+
+    def hear(self, environment: Environment) -> None:
+        """Take over the run's name, and who may answer."""
+        options = environment.parsed_options
+        assert options
+        self.run: str = options.run
+        self.allowed = frozenset(options.allowed.split(","))
         self.unreported: list[Sight] = []
-        """What callers of this worker saw since its last report."""
+        """What callers of this worker saw of the run since its last report."""
 
 
 class State:
@@ -67,10 +94,23 @@ class State:
     inside = False
     """Whether this is the master of a load test inside a cluster, which is judged outside."""
     run: Run | None = None
-    reader: gevent.Greenlet
-    reading = False
+    workers: dict[str, WorkerNode]
+    """Who plays the run's callers, as the master knows them."""
+    follower: gevent.Greenlet | None = None
+    following = False
+    renewing = False
+    """Whether the run is to begin anew."""
     callers: Callers | None = None
+    lost = False
+    """Whether a worker leaves."""
+    stopping = False
+    """Whether callers are told to stop."""
+    ending: gevent.Greenlet | None = None
+    """What ends the run and judges it, once."""
+    interrupted = False
     verdict: str = ""
+    report: Path | None = None
+    """What Locust is to write when it ends."""
 
 
 def ratio(text: str) -> float:
@@ -83,6 +123,10 @@ def ratio(text: str) -> float:
 @events.init_command_line_parser.add_listener
 def options(parser: LocustArgumentParser) -> None:
     """Add mesh, target and thresholds; leaks and missing mirrors are never forgiven."""
+    if "--processes" in sys.argv:
+        with socket.create_server((LOOPBACK, 0)) as probe:  # if its usual port is busy, Locust fails
+            port = probe.getsockname()[1]
+        parser.set_defaults(master_bind_port=port, master_port=port)
     hidden: dict[str, Any] = {"include_in_web_ui": False}
     parser.add_argument(
         "--mesh", choices=MESHES, default="local", env_var="MESH", help="where to run", **hidden
@@ -120,9 +164,12 @@ def prepare(environment: Environment, **_: Any) -> None:
     assert options
     State.inside = bool(options.run)
     collect_rarely()
+    heed_signals(environment)
     if isinstance(environment.runner, WorkerRunner):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, who tells workers
+        environment.runner.register_message("renewed", hear)
         return
+    if isinstance(environment.runner, MasterRunner):
+        environment.runner.register_message("leaving", lose)
     try:
         if environment.web_ui:
             check_port(options.web_host or LOOPBACK, options.web_port, "set LOCUST_WEB_PORT")
@@ -133,10 +180,78 @@ def prepare(environment: Environment, **_: Any) -> None:
         if not State.inside:
             new_run(environment).close()
     except HarnessError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(error)
     if environment.web_ui:
         add_tab(environment.web_ui, lambda: State.run.watch if State.run else None)
+
+
+def leave(error: HarnessError) -> NoReturn:
+    """End before anything was sent, at once. Locust would leave workers behind."""
+    on_signals(lambda *_: None)
+    click.echo(f"Error: {error}", err=True)
+    for worker in psutil.Process().children():
+        worker.kill()
+    os._exit(2)
+
+
+def on_signals(handler: Callable[[int, Any], object]) -> None:
+    """Call ``handler`` for each signal that is to end the load."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, handler)
+
+
+def leave_early(*_: Any) -> None:
+    """End before Locust is ready. A worker would look for its master for minutes."""
+    if os.getpid() != STARTED:
+        os._exit(2)
+    leave(HarnessError("interrupted before anything was sent"))
+
+
+STARTED = os.getpid()
+"""The process that starts workers."""
+on_signals(leave_early)
+
+
+def heed_signals(environment: Environment) -> None:
+    """Have signals end the load in order. Left to Locust, they cut callers and the judge off."""
+    gevent.signal_handler = lambda *_: None  # Locust's own for SIGTERM, which fails if that comes twice
+    on_signals(lambda number, _: gevent.spawn(interrupt, environment, number))
+
+
+def interrupt(environment: Environment, number: int) -> None:
+    """End the load: what was sent until then is judged. Ctrl-C again ends it without a verdict."""
+    runner = environment.runner
+    assert runner
+    if isinstance(runner, WorkerRunner):
+        gevent.sleep(GRACE)
+        if State.callers and not State.stopping:
+            runner.send_message("leaving")
+            gevent.sleep(GRACE)
+        while State.stopping:
+            gevent.sleep(0.05)
+        runner.quit()
+        return
+    again, State.interrupted = State.interrupted, True
+    if again:
+        if number == signal.SIGINT:  # others come twice, since make passes them on
+            abandon(environment)
+    elif runner.state == STATE_INIT and not environment.web_ui:
+        leave_early()
+    else:
+        stop(environment)
+        if environment.web_ui:
+            runner.quit()
+            environment.web_ui.stop()  # type: ignore[no-untyped-call]
+
+
+def abandon(environment: Environment) -> None:
+    """Give a run up that is not judged yet."""
+    if not State.run or State.verdict or (State.ending and State.ending.ready()):
+        return
+    give_up(environment, HarnessError("interrupted before the proxies' logs were complete"))
+    if State.ending and not State.following:
+        State.ending.kill()
 
 
 def new_run(environment: Environment) -> Run:
@@ -150,53 +265,139 @@ def new_run(environment: Environment) -> Run:
         raise HarnessError(f"URL={options.url} is not an address such as http://127.0.0.1:8080/")
     mesh = make_mesh(options.mesh, namespace=options.namespace)
     if isinstance(mesh, ClusterMesh) and not options.url and not mesh.reachable_address():
-        raise HarnessError("only a port-forward leads there, too narrow for a load: make load MESH=cluster")
+        raise HarnessError("a port-forward is too narrow for a load: make load MESH=cluster")
     run = Run(mesh, Target(options.service, options.namespace), options.max_failures, options.max_p95)
     environment.host = options.url or mesh.url()
-    options.run, options.allowed = run.watch.run, run.allowed
+    tell(environment, run)
     return run
+
+
+def tell(environment: Environment, run: Run) -> None:
+    """Set the options that tell callers of a run."""
+    assert environment.parsed_options
+    environment.parsed_options.run, environment.parsed_options.allowed = run.watch.run, run.allowed
 
 
 @events.test_start.add_listener
 def begin(environment: Environment, **_: Any) -> None:
     """Open a run; the process that judges it follows the logs."""
-    State.run, State.callers, State.verdict = None, None, ""
+    runner, options = environment.runner, environment.parsed_options
+    assert options
+    State.run, State.workers, State.callers, State.verdict = None, {}, None, ""
+    State.lost = State.stopping = State.renewing = False
+    State.ending = None
+    if isinstance(runner, WorkerRunner):
+        State.callers = Callers(environment)
+        return
+    environment.stop_timeout = STOP_TIMEOUT
+    if options.html_file and not State.inside:
+        State.report = Path(options.html_file)
+        State.report.unlink(missing_ok=True)
+    run = None
     try:
-        if not isinstance(environment.runner, WorkerRunner):
-            environment.stop_timeout = STOP_TIMEOUT
-            if not State.inside:
-                State.run = new_run(environment)
-                State.run.watch.follow()
-                State.reading, State.reader = True, gevent.spawn(read, environment, State.run)
-        if not isinstance(environment.runner, MasterRunner):
-            State.callers = Callers(environment)
+        if not State.inside:
+            run = new_run(environment)
+            run.watch.follow()
     except HarnessError as error:
         give_up(environment, error)
+        gevent.spawn(stop, environment)
+        return
+    if isinstance(runner, MasterRunner):
+        State.workers = {name: w for name, w in runner.clients.items() if w.state != STATE_MISSING}
+    else:
+        State.callers = Callers(environment)
+    State.run, State.following, State.follower = run, True, gevent.spawn(follow, environment, run)
 
 
-def read(environment: Environment, run: Run) -> None:
-    """Enter what the proxies log, and end the load when a copy leads back to the target."""
+def follow(environment: Environment, run: Run | None) -> None:
+    """Enter what the proxies log; end the load when a copy leads back to the target, or a worker is lost."""
+    runner = environment.runner
     try:
-        while State.reading:
-            if run.watch.read() and environment.runner:
-                gevent.spawn(environment.runner.stop if environment.web_ui else environment.runner.quit)
-                return
+        while State.following:
+            if isinstance(runner, MasterRunner) and not State.stopping and lacks_workers(runner):
+                raise WorkerLost
+            if run and State.renewing:
+                run.renew()
+                gevent.spawn_later(run.mesh.quiet, announce, environment, run)
+                State.renewing = False
+            if run and run.watch.read():
+                break
             gevent.sleep(0.1)
+        else:
+            return
     except HarnessError as error:
         give_up(environment, error)
+    gevent.spawn(stop, environment)
+
+
+def lacks_workers(runner: MasterRunner) -> bool:
+    """Say whether a worker leaves, has left, or is silent."""
+    there = [name for name, worker in runner.clients.items() if worker.state != STATE_MISSING]
+    return State.lost or bool(State.workers.keys() - there)
+
+
+def lose(**_: Any) -> None:
+    """Hear from a worker that it leaves."""
+    State.lost = True
+
+
+def stop(environment: Environment) -> None:
+    """End the load; without a web page that ends Locust as well."""
+    assert environment.runner
+    if environment.web_ui:
+        assert environment.web_ui.app
+        environment.web_ui.app.test_client().post("/stop")  # ends what starts callers, too
+    else:
+        environment.runner.quit()
+
+
+class WorkerLost(HarnessError):
+    """A worker ended or died, and with it what its callers saw."""
+
+    def __str__(self) -> str:
+        return "a worker was lost, so nothing can be said of this run"
 
 
 def give_up(environment: Environment, error: HarnessError) -> None:
     """Say that nothing can be said."""
-    logging.error("%s", error)
     State.verdict = f"Error: {error}"
     environment.process_exit_code = 2
+
+
+@events.reset_stats.add_listener
+def reset(**_: Any) -> None:
+    """Let a run begin anew, and forget one that has ended."""
+    if State.following:
+        State.renewing = True
+    else:
+        State.run = None
+    while State.renewing and State.following:
+        gevent.sleep(0.02)
+
+
+def announce(environment: Environment, run: Run) -> None:
+    """Tell callers the name of a run that began anew: what they saw under the old one does not count."""
+    if State.run is not run or not State.following:
+        return
+    tell(environment, run)
+    if isinstance(environment.runner, MasterRunner):
+        environment.runner.send_message("renewed", {"run": run.watch.run, "allowed": run.allowed})
+    elif State.callers:
+        State.callers.hear(environment)
+
+
+def hear(environment: Environment, msg: Message) -> None:
+    """Hear from the master that the run began anew."""
+    vars(environment.parsed_options).update(msg.data)
+    if State.callers:
+        State.callers.hear(environment)
 
 
 @events.report_to_master.add_listener
 def report(data: dict[str, Any], **_: Any) -> None:
     """Send what callers saw along with a worker's statistics."""
     if State.callers:
+        data["run"] = State.callers.run
         data["seen"], State.callers.unreported = State.callers.unreported, []
 
 
@@ -207,65 +408,92 @@ def receive(data: dict[str, Any], **_: Any) -> None:
     if State.inside:
         for start in range(0, len(seen), 300):  # container engines split lines of more than 16 KiB
             print(SEEN + json.dumps(seen[start : start + 300]), flush=True)
-    elif State.run:
+    elif seen:
+        enter(data["run"], seen)
+
+
+def enter(run: str, seen: Iterable[Sight]) -> None:
+    """Enter what callers saw of a run, if it is the one that is judged."""
+    if State.run and State.run.watch.run == run:
         for sight in seen:
             State.run.sightings.saw(*sight)
 
 
 @events.test_stopping.add_listener
-def await_workers(environment: Environment, **_: Any) -> None:
-    """Let workers end and report. Of itself a headless master would end before they do."""
-    runner = environment.runner
-    if isinstance(runner, MasterRunner) and not environment.web_ui:
-        runner.send_message("quit")
-        deadline = time.monotonic() + STOP_TIMEOUT
-        while runner.clients and time.monotonic() < deadline:
-            gevent.sleep(0.05)
-        for worker in runner.clients:
-            logging.error("worker %s did not report what its last callers saw", worker)
+def note(**_: Any) -> None:
+    """Note that callers are told to stop."""
+    State.stopping = True
 
 
 @events.test_stop.add_listener
 def end(environment: Environment, **_: Any) -> None:
     """Judge the run: verdict and thresholds decide the exit code."""
-    if isinstance(environment.runner, WorkerRunner):
+    runner = environment.runner
+    if isinstance(runner, WorkerRunner):
+        runner._send_stats()  # of itself it may report only after it has said that it stopped
         environment.stop_timeout = 0  # all have ended; a worker would sleep so long before it can start anew
+        State.callers, State.stopping = None, False
         return
-    assert environment.runner
-    run = State.run
-    if State.inside and environment.runner.exceptions:
+    State.ending = State.ending or gevent.spawn(judge, environment)
+    State.ending.join()
+
+
+def judge(environment: Environment) -> None:
+    """Let the run end, and judge it."""
+    runner, run = environment.runner, State.run
+    assert runner
+    if isinstance(runner, MasterRunner) and not await_workers(runner, told=bool(environment.web_ui)):
+        give_up(environment, WorkerLost())
+    State.following = False
+    if State.follower:
+        State.follower.join()  # a line that it has in hand must be entered
+    if run and State.verdict:
+        run.close()
+    elif run:
+        try:
+            verdict = run.end()
+        except HarnessError as error:
+            give_up(environment, error)
+        else:
+            environment.process_exit_code = verdict.exit_code or int(bool(runner.exceptions))
+            State.verdict = render(verdict)
+    elif State.inside and runner.exceptions and not State.verdict:
         environment.process_exit_code = 1
-    if not run or State.verdict:
-        return
-    State.reading = False
-    State.reader.join()  # a line that it has in hand must be entered
-    if State.verdict:
-        return
-    try:
-        verdict = run.end()
-    except HarnessError as error:
-        give_up(environment, error)
-    except KeyboardInterrupt:
-        give_up(environment, HarnessError("interrupted before the proxies' logs were complete"))
-    else:
-        environment.process_exit_code = verdict.exit_code or int(bool(environment.runner.exceptions))
-        State.verdict = render(verdict)
     if environment.web_ui:
         show()
 
 
+def await_workers(runner: MasterRunner, told: bool) -> bool:
+    """Let workers end and report; return whether all did. Of itself a headless master would not wait."""
+
+    def playing() -> list[WorkerNode]:
+        return [w for name, w in State.workers.items() if runner.clients.get(name) is w]
+
+    if not told:
+        runner.send_message("quit")
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while any(w.state != STATE_MISSING for w in playing()) and time.monotonic() < deadline:
+        gevent.sleep(0.05)
+    return not playing()
+
+
 @events.quitting.add_listener
-def stop(environment: Environment, **_: Any) -> None:
-    """End a run that was interrupted, while the exit code can still be set."""
-    if (State.run or State.inside) and environment.runner:
+def finish(environment: Environment, **_: Any) -> None:
+    """End a run that goes on, while the exit code can still be set."""
+    if State.following and environment.runner:
         environment.runner.stop()
+    if State.ending:
+        State.ending.join()
 
 
 @events.quit.add_listener
 def show(**_: Any) -> None:
-    """Print the verdict below Locust's summary."""
+    """Print the verdict below Locust's summary, and where its report is."""
     if State.verdict:
         click.echo("\n" + State.verdict)
+        State.verdict = ""
+    if State.report and State.report.exists():
+        click.echo(where(State.report))
 
 
 class Leak(Exception):
@@ -295,7 +523,7 @@ class Caller(FastHttpUser):
 
     def _ask(self, callers: Callers, number: int) -> None:
         """Enter what the reply was; one from a version that no route allows is a leak."""
-        request = probe(number)
+        request, run = probe(number), callers.run
         status, version, start = 0, None, time.perf_counter()
         try:
             with self.client.request(
@@ -303,7 +531,7 @@ class Caller(FastHttpUser):
                 f"{self.host}{'&' if '?' in (self.host or '') else '?'}{request.query}",
                 name=urlsplit(self.host or "").path or "/",
                 data=request.body.decode(),
-                headers={"user-agent": str(Ticket(callers.run, number)), **HEADERS},
+                headers={"user-agent": str(Ticket(run, number)), **HEADERS},
                 catch_response=True,
             ) as reply:
                 status, version = reply.status_code, version_in(reply.text or "", callers.service)
@@ -312,8 +540,8 @@ class Caller(FastHttpUser):
         finally:
             sight = number, status, version, time.perf_counter() - start
             if State.run:
-                State.run.sightings.saw(*sight)
-            else:
+                enter(run, [sight])
+            elif run == callers.run:
                 callers.unreported.append(sight)
 
 

@@ -1,6 +1,7 @@
 """A load test as whoever judges it sees it, and the verdict on it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -40,6 +41,14 @@ class Run:
         rules = self.watch.routing.rules
         return ",".join(dict.fromkeys(v for rule in rules for v, _ in rule.expectation.answers))
 
+    def renew(self) -> None:
+        """Begin anew: what callers have sent until now is not judged.
+
+        :raises HarnessError: the mesh does not answer.
+        """
+        self.sightings = Sightings()
+        self.watch.renew(self.sightings)
+
     def end(self) -> Verdict:
         """Return the verdict, with a claim for each threshold; then let go of the mesh.
 
@@ -77,6 +86,11 @@ class Run:
             return Claim("p95", statement, "unproven", "nobody was answered")
         state: State = "holds" if p95 <= self.max_p95 else "fails"
         return Claim("p95", statement, state, f"{p95:.0f} ms", {"p95": round(p95)})
+
+
+def where(report: Path) -> str:
+    """Say where Locust's report is, with the figures beside it."""
+    return f"report: {report}, figures: {report.parent}/*.csv"
 
 
 def check_time(context: click.Context, parameter: click.Parameter, value: str) -> str:

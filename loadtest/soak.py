@@ -66,7 +66,7 @@ def report(samples: dict[str, list[Sample]]) -> str:
         rows.append(["ok" if good[name] else "FAIL", name, *memory, *files])
     width = max(len(name) for _, name, *_ in rows)
     return "\n".join(
-        f"  {mark:<4}  {name:<{width}}" + "".join(f"{cell:>7}" for cell in cells)
+        f"  {mark:<4} {name:<{width}}" + "".join(f"{cell:>7}" for cell in cells)
         for mark, name, *cells in rows
     )
 
@@ -99,6 +99,7 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
                     locust.wait(seconds_of(run_time) / SAMPLES)
         except BaseException:
             locust.terminate()
+            locust.wait()
             raise
     if locust.returncode == 2:  # it has said why
         context.exit(2)

@@ -63,6 +63,7 @@ def test_a_load_inside_a_cluster_is_judged_request_by_request(
     assert "seen: " not in ran.stderr
     assert "<html" in (checkout / ".load" / "report.html").read_text()
     assert "Aggregated" in (checkout / ".load" / "requests_stats.csv").read_text()
+    assert ran.stdout.endswith("\nreport: .load/report.html, figures: .load/*.csv\n")
     assert f"image build --tag loadtest:{version()}" in minikube.read_text()
     assert not list(underneath.state.glob("job-*"))
 
@@ -114,6 +115,27 @@ def test_a_master_that_dies_is_an_error_and_no_verdict(
     assert not list(underneath.state.glob("job-*"))
 
 
+def test_a_worker_that_is_told_to_end_is_an_error_and_no_verdict(
+    load: Load, underneath: LocalMesh, checkout: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadtest.job", "--users", "4", "--run-time", "10m", "--workers", "2"],
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        assert job.stderr
+        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load", 90)
+        os.killpg(int((underneath.state / "job-1" / "pid").read_text()), signal.SIGTERM)
+        output, complaint = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert "\nError: a worker was lost, so nothing can be said of this run\n" in complaint
+    assert "Error: Locust did not end well in the cluster" in complaint
+    assert "Traceback" not in complaint
+    assert "claims hold" not in output
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1m30s", 90), ("2h", 7200)])
 def test_a_time_is_read_as_locust_reads_it(text: str, seconds: int) -> None:
     assert seconds_of(text) == seconds
@@ -143,8 +165,8 @@ def test_a_damaged_report_does_not_change_the_verdict(
     }[damage]
     job = SimpleNamespace(lines=lambda: iter([REPORT, report]), must_have_ended_well=lambda: None)
     kept = SimpleNamespace(watch=SimpleNamespace(read=lambda: False))
-    follow(cast(Job, job), cast(Run, kept), tmp_path / "report")
-    assert "report did not arrive whole, which does not change the verdict: " in capsys.readouterr().err
+    assert not follow(cast(Job, job), cast(Run, kept), tmp_path / "report")
+    assert "report did not arrive whole, but the verdict stands: " in capsys.readouterr().err
 
 
 def test_a_time_that_is_none_is_refused_before_anything_starts(load: Load, minikube: Path) -> None:
@@ -176,6 +198,4 @@ def test_an_image_that_the_cluster_cannot_pull_is_an_error(
 def test_the_web_page_does_not_load_a_cluster_through_a_port_forward(load: Load, checkout: Path) -> None:
     ran = run(checkout, "make", "load-ui", "MESH=cluster", VENV=sys.prefix)
     assert ran.returncode != 0
-    assert (
-        "Error: only a port-forward leads there, too narrow for a load: make load MESH=cluster" in ran.stderr
-    )
+    assert "Error: a port-forward is too narrow for a load: make load MESH=cluster" in ran.stderr

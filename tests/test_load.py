@@ -10,17 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 import requests
 from helpers import claims, free_port, kill, run, shadow, wait_for
 
 from harness.meshes.local import LocalMesh
 from loadtest.bench import verifying
-from loadtest.soak import MIB, Sample, is_flat, steady
+from loadtest.soak import MIB, Sample, is_flat, report, steady
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,12 +41,8 @@ def load(checkout: Path, own: LocalMesh) -> Load:
     """Return a function that runs a short ``make load`` on the mesh."""
 
     def make(**settings: str) -> subprocess.CompletedProcess[str]:
-        port = str(free_port())
         environment = {"VENV": sys.prefix, "USERS": "8", "RATE": "8", "TIME": "3s", **settings}
-        return run(
-            checkout, "make", "load",
-            LOCUST_MASTER_BIND_PORT=port, LOCUST_MASTER_NODE_PORT=port, **environment,
-        )  # fmt: skip
+        return run(checkout, "make", "load", **environment)
 
     return make
 
@@ -54,13 +51,12 @@ def load(checkout: Path, own: LocalMesh) -> Load:
 def making(
     checkout: Path, target: str, end: signal.Signals, **settings: str
 ) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    """Run a target of make; yield its process and its output. Fail unless ``end`` ends it afterwards."""
-    master = str(free_port())
+    """Run a target of make; yield its process and its output. Then end all of it, unless it has ended."""
     environment = {
         **{k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")},
         "VENV": sys.prefix,
-        "LOCUST_MASTER_BIND_PORT": master, "LOCUST_MASTER_NODE_PORT": master, **settings,
-    }  # fmt: skip
+        **settings,
+    }
     log = checkout / "locust.log"
     with log.open("w") as output, subprocess.Popen(
         ["make", target], cwd=checkout, env=environment, stdout=output, stderr=output,
@@ -72,8 +68,20 @@ def making(
             print(log.read_text())
             raise
         finally:
-            os.killpg(make.pid, end)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(make.pid, end)
             make.wait(timeout=20)
+            wait_for(lambda: not in_group(make.pid), "the end of what make started", 5)
+
+
+def in_group(group: int) -> list[str]:
+    """Return the processes of a process group that run."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 @contextlib.contextmanager
@@ -122,6 +130,7 @@ def test_a_load_is_judged_request_by_request(load: Load, checkout: Path) -> None
     # Locust writes the file once a second: what came last may not stand in it.
     assert 0 < int(total["Request Count"]) <= int(judged[1])
     assert "<html" in (checkout / ".load" / "report.html").read_text()
+    assert ran.stdout.endswith("\nreport: .load/report.html, figures: .load/*.csv\n")
 
 
 def test_workers_share_no_ticket_and_report_every_one(load: Load) -> None:
@@ -176,22 +185,90 @@ def test_a_share_is_judged_only_with_enough_requests(load: Load, own: LocalMesh,
 
 
 @pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("processes", ["", "2"])
-def test_a_load_that_is_interrupted_is_judged_as_far_as_it_got(checkout: Path, processes: str) -> None:
+def test_a_load_that_is_interrupted_is_judged_as_far_as_it_got(
+    checkout: Path, processes: str, end: signal.Signals
+) -> None:
     settings = {"USERS": "8", "RATE": "8", "TIME": "5m", "PROCESSES": processes}
-    with making(checkout, "load", signal.SIGINT, **settings) as (_, log):
-        wait_for(lambda: re.search(r"Aggregated +[1-9]", log.read_text()), "requests", 60)
-    assert re.search(r"^PASS  9 of 9 claims hold$", log.read_text(), re.MULTILINE), log.read_text()
+    with making(checkout, "load", end, **settings) as (_, log):
+        wait_for(lambda: is_asking(log), "requests", 60)
+    printed = log.read_text()
+    assert "\nPASS  9 of 9 claims hold\nreport: .load/report.html, " in printed, printed
+    assert not re.search("Traceback|KeyboardInterrupt|^Error", printed, re.MULTILINE), printed
+    assert "<html" in (checkout / ".load" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("nothing", ["USERS=0", "USERS=-1", "TIME=0"])
-def test_a_load_without_callers_or_time_is_an_error(load: Load, nothing: str) -> None:
+def is_asking(log: Path) -> bool:
+    """Say whether Locust prints that it has sent requests."""
+    return bool(re.search(r"Aggregated +[1-9]", log.read_text()))
+
+
+@pytest.mark.usefixtures("own")
+def test_a_load_ends_with_make(checkout: Path) -> None:
+    settings = {"USERS": "8", "RATE": "8", "TIME": "5m", "PROCESSES": "2"}
+    with making(checkout, "load", signal.SIGTERM, **settings) as (make, log):
+        wait_for(lambda: is_asking(log), "requests", 60)
+        make.terminate()
+        make.wait(timeout=20)
+        assert "\nPASS  9 of 9 claims hold\n" in log.read_text()
+
+
+@pytest.mark.usefixtures("own")
+def test_a_load_that_is_interrupted_twice_has_no_verdict(checkout: Path) -> None:
+    settings = {"USERS": "8", "RATE": "8", "TIME": "5m"}
+    with making(checkout, "load", signal.SIGINT, **settings) as (make, log):
+        wait_for(lambda: is_asking(log), "requests", 60)
+        os.killpg(make.pid, signal.SIGINT)
+        time.sleep(0.2)
+    printed = log.read_text()
+    assert "\nError: interrupted before the proxies' logs were complete\n" in printed, printed
+    assert "Error 2" in printed
+    assert not re.search("Traceback|KeyboardInterrupt|claims hold", printed), printed
+
+
+@pytest.mark.usefixtures("own")
+def test_a_load_that_is_interrupted_before_it_begins_is_an_error(checkout: Path) -> None:
+    alone = f"8 --master --master-bind-port {free_port()} --expect-workers 1"  # a worker that never comes
+    with making(checkout, "load", signal.SIGINT, RATE=alone) as (_, log):
+        wait_for(lambda: "Waiting for workers" in log.read_text(), "Locust", 60)
+    printed = log.read_text()
+    assert "\nError: interrupted before anything was sent\n" in printed, printed
+    assert not re.search("Traceback|KeyboardInterrupt|claims hold|report:", printed), printed
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_said_of_a_load_that_lost_a_worker(checkout: Path, end: signal.Signals) -> None:
+    settings = {"USERS": "8", "RATE": "8", "TIME": "8s", "PROCESSES": "2"}
+    with making(checkout, "load", signal.SIGTERM, **settings) as (make, log):
+        wait_for(lambda: is_asking(log), "requests", 60)
+        worker = next(p for p in psutil.Process(make.pid).children(recursive=True) if not p.children())
+        worker.send_signal(end)
+        wait_for(lambda: make.poll() is not None, "the end", 60)
+    assert make.returncode != 0
+    printed = log.read_text()
+    assert "\nError: a worker was lost, so nothing can be said of this run\n" in printed, printed
+    assert not re.search("Traceback|claims hold", printed), printed
+
+
+@pytest.mark.timeout(40)  # workers that are left over end after a minute
+@pytest.mark.parametrize(
+    ("nothing", "processes"), [("USERS=0", ""), ("USERS=-1", ""), ("TIME=0", ""), ("USERS=0", "2")]
+)
+def test_a_load_without_callers_or_time_is_an_error(load: Load, nothing: str, processes: str) -> None:
     name, _, value = nothing.partition("=")
-    ran = load(**{name: value})
+    ran = load(PROCESSES=processes, **{name: value})
     assert ran.returncode != 0
     assert "Error: a load needs " in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stdout == ""
+
+
+def test_another_locust_is_not_in_the_way_of_workers(load: Load) -> None:
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 5557)):
+        ran = load(PROCESSES="2")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 @pytest.mark.usefixtures("own")
@@ -234,25 +311,87 @@ def browser(tmp_path: Path) -> Callable[[str], str]:
     return show
 
 
+def start_from_page(url: str, processes: str) -> None:
+    """Press START on Locust's page, when the workers are there."""
+
+    def workers() -> int:
+        return len(requests.get(f"{url}/stats/requests", timeout=5).json().get("workers", ()))
+
+    swarm = {"user_count": "4", "spawn_rate": "4"}
+    wait_for(lambda: workers() == int(processes or 0), "the workers")
+    wait_for(lambda: requests.post(f"{url}/swarm", data=swarm, timeout=30).json()["success"], "the start")
+
+
+def ledger(url: str) -> dict[str, int]:
+    """Return the figures of the tab Ledger."""
+    page = requests.get(f"{url}/stats/requests", timeout=5).json()
+    [[figures]] = [table["data"] for table in page["extended_stats"]]
+    return {name: int(figure) for name, figure in figures.items()}
+
+
+@pytest.mark.parametrize("processes", ["", "2"])
+def test_a_reset_begins_the_ledger_anew(own: LocalMesh, checkout: Path, processes: str) -> None:
+    log = checkout / "locust.log"
+    nothing = {"requests": 0, "mirrored": 0, "missing": 0, "leaks": 0}
+    with web_page(checkout, PROCESSES=processes) as url:
+        assert ledger(url) == nothing
+        own.scale("recommendation-v2", 0)
+        start_from_page(url, processes)
+        wait_for(lambda: ledger(url)["missing"] > 5, "missing requests", 60)
+        own.scale("recommendation-v2", 1)
+        seen = ledger(url)["requests"]
+        requests.post(f"{url}/stats/reset", timeout=30)
+        assert ledger(url)["requests"] < seen
+        wait_for(lambda: ledger(url)["mirrored"] > 20, "mirrored requests", 60)
+        assert ledger(url)["missing"] < 3  # on their way
+        requests.post(f"{url}/stop", timeout=90)
+        [first] = verdicts(log)
+        assert re.search("^PASS  9 of 9 claims hold$", first, re.MULTILINE), first
+        stopped = ledger(url)
+        assert stopped["missing"] == 0
+        assert answered(first) <= stopped["requests"] == stopped["mirrored"]
+        own.scale("recommendation-v2", 0)
+        start_from_page(url, processes)
+        wait_for(lambda: ledger(url)["missing"] > 5, "missing requests", 60)
+        requests.post(f"{url}/stop", timeout=90)
+        _, second = verdicts(log)
+        stopped = ledger(url)
+        assert "FAIL  v2 received every request exactly once" in second
+        assert answered(second) == stopped["requests"] == stopped["missing"]
+        requests.post(f"{url}/stats/reset", timeout=30)
+        assert ledger(url) == nothing
+        own.scale("recommendation-v2", 1)
+        start_from_page(url, processes)
+        wait_for(lambda: ledger(url)["mirrored"] > 20, "mirrored requests", 60)
+        requests.post(f"{url}/stop", timeout=90)
+        *_, third = verdicts(log)
+        stopped = ledger(url)
+        assert answered(third) == stopped["requests"] == stopped["mirrored"]
+    assert len(verdicts(log)) == 3
+    assert "Traceback" not in log.read_text()
+
+
+def verdicts(log: Path) -> list[str]:
+    """Return the verdicts that were printed."""
+    return re.findall(r"^routes    .*?claims hold$", log.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def answered(verdict: str) -> int:
+    """Return how many answers callers say that they had; none may be lacking."""
+    found = re.search(r"every caller was answered +(\d+) of \1$", verdict, re.MULTILINE)
+    assert found, verdict
+    return int(found[1])
+
+
 @pytest.mark.parametrize("processes", ["", "2"])
 def test_the_web_page_shows_the_ledger_live(
     own: LocalMesh, checkout: Path, browser: Callable[[str], str], processes: str
 ) -> None:
     with web_page(checkout, PROCESSES=processes) as url:
-
-        def page() -> Any:
-            return requests.get(f"{url}/stats/requests", timeout=5).json()
-
-        def ledger() -> dict[str, str]:
-            [extended] = page().get("extended_stats", [{}])
-            return dict(*extended.get("data", []))
-
-        swarm = {"user_count": "4", "spawn_rate": "4"}
-        wait_for(lambda: len(page().get("workers", ())) == int(processes or 0), "the workers")
-        wait_for(lambda: requests.post(f"{url}/swarm", data=swarm, timeout=30).json()["success"], "the start")
-        wait_for(lambda: int(ledger().get("mirrored", "0")) > 5, "a mirrored request", 60)
+        start_from_page(url, processes)
+        wait_for(lambda: ledger(url)["mirrored"] > 5, "a mirrored request", 60)
         kill(own, "recommendation-v2")
-        wait_for(lambda: int(ledger()["missing"]) > 0, "a missing request", 60)
+        wait_for(lambda: ledger(url)["missing"] > 0, "a missing request", 60)
         table = r"\|Requests\|Mirrored\|Missing\|Leaks\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|"
         shown = re.search(table, browser(f"{url}/?tab=ledger"))
         assert shown
@@ -272,7 +411,7 @@ def test_a_minute_of_load_leaves_every_process_as_it_was(checkout: Path) -> None
     ran = run(checkout, "make", "soak", "TIME=1m", VENV=sys.prefix)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "0 missing, 0 duplicate, 0 phantom" in ran.stdout
-    judged = re.findall(r"^  ok    (\S+) (istio-proxy|app) \d+ ", ran.stdout, re.MULTILINE)
+    judged = re.findall(r"^  ok   (\S+) (istio-proxy|app) \d+ .*", ran.stdout, re.MULTILINE)
     assert len(judged) == 5 + 4 * 2  # an application is gunicorn's arbiter and its worker
 
 
@@ -282,6 +421,11 @@ def test_what_grows_is_not_flat() -> None:
     assert is_flat([Sample(10 * MIB, 10)] * 25 + flat[25:])  # warm only after a while
     assert not is_flat([Sample((50 + i) * MIB, 100) for i in range(100)])
     assert not is_flat([Sample(50 * MIB, 100 + i) for i in range(100)])
+
+
+def test_the_soak_tests_table_fits_80_columns() -> None:
+    name = "recommendation-v1-a0ac3-0 istio-proxy 4194304"
+    assert max(map(len, report({name: [Sample(999 * MIB, 99_999)] * 4}).splitlines())) <= 80
 
 
 def test_a_process_that_died_meanwhile_is_not_steady() -> None:

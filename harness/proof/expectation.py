@@ -162,7 +162,9 @@ class Applied:
 
     def hosts_of(self, found: Json) -> list[str]:
         """Return the hosts of a VirtualService as Istio's registry has them."""
-        return [full_name(host.lower(), self.namespace_of(found)) for host in found["spec"].get("hosts") or []]
+        return [
+            full_name(host.lower(), self.namespace_of(found)) for host in found["spec"].get("hosts") or []
+        ]
 
     def virtual_services(self) -> list[Json]:
         """Return the VirtualServices, the oldest first: of two for one host, Istio's sidecars take the older.

@@ -186,11 +186,27 @@ class Watch:
         behind = f"what stands behind {self.target.service}'s routes changed"
         self.changes.append(f"what is applied changed: {objects}" if changed else behind)
         self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
+        self._start_again(routing)
+        return True
+
+    def _start_again(self, routing: Routing) -> None:
+        """Judge by what is applied now, and nothing that began before."""
         self._suspects.clear()
         # Proxies take what is new a moment later; what begins before is judged by neither.
         self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
         self._start(routing)
-        return True
+
+    def renew(self, sightings: Sightings) -> None:
+        """Begin anew, under another name; what begins in the next ``mesh.quiet`` seconds is not judged.
+
+        :param sightings: what callers see from now on.
+        :raises MeshError: the mesh does not answer.
+        """
+        routing = Routing(self._ask(), self.target)
+        self.run, self._sightings = new_run(), sightings
+        self.changes.clear()
+        self.unjudged = 0
+        self._start_again(routing)
 
     def unjudged_stories(self) -> list[Story]:
         return [*self.ledger.open.values(), *self._suspects]
