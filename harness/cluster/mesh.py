@@ -218,7 +218,7 @@ class ClusterMesh(Mesh):
         return lines.splitlines()
 
     def scale(self, workload: str, replicas: int) -> None:
-        chosen = pods.selector(self.workload(workload))
+        chosen = pods.selector(self.workload(workload).labels)
         self.kubectl.run("scale", f"deployment/{workload}", f"--replicas={replicas}")
         if replicas:
             readiness.wait_for_rollout(self.kubectl, workload, self.progress)
@@ -249,9 +249,11 @@ class ClusterMesh(Mesh):
         files = [
             (str(path.relative_to(ROOT)), o) for path in (ROOT / "istio").glob("*.yaml") for o in read(path)
         ]
-        for item in self.kubectl.items(deploy.ISTIO_KINDS):
+        for item in self.kubectl.items(f"{deploy.ISTIO_KINDS},services"):
             where = f"{item['kind']} in namespace {self.namespace}"
             live = _known(item, where)
+            if live.kind == "Service" and live.key in stored:
+                continue
             stored[live.key] = (next((source for source, o in files if o == live), where), live)
         return stored
 
@@ -380,7 +382,7 @@ def _read(paths: Iterable[Path]) -> list[Json]:
 def _known(item: Json, where: str) -> Object:
     """Return an object; only its kind and name where it has fields that the harness does not know."""
     document = {
-        "apiVersion": "networking.istio.io/v1",
+        "apiVersion": item["apiVersion"],
         "kind": item["kind"],
         "metadata": {"name": item["metadata"]["name"]},
     }

@@ -1,6 +1,7 @@
 """Pods in a cluster: how they are, and what they say."""
 
 import contextlib
+from collections.abc import Mapping
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl
@@ -25,14 +26,15 @@ def has_sidecar(pod: Json) -> bool:
 
 def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     """Return the pods of a workload that are not about to end."""
-    [deployment] = [d for d in of_kind(read(*WORKLOADS), Deployment) if d.metadata.name == workload]
-    pods = kubectl.items("pods", selector(deployment))
+    known = {d.metadata.name: d.labels for d in of_kind(read(*WORKLOADS), Deployment)}
+    labels = known.get(workload) or kubectl.get("deployment", workload)["spec"]["selector"]["matchLabels"]
+    pods = kubectl.items("pods", selector(labels))
     return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
 
-def selector(workload: Deployment) -> str:
-    """Return the option by which kubectl chooses the pods of a workload."""
-    return "--selector=" + ",".join(f"{name}={value}" for name, value in workload.labels.items())
+def selector(labels: Mapping[str, str]) -> str:
+    """Return the option by which kubectl chooses the pods that bear labels."""
+    return "--selector=" + ",".join(f"{name}={value}" for name, value in labels.items())
 
 
 def of_gateway(kubectl: Kubectl) -> list[Json]:

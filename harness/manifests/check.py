@@ -52,7 +52,7 @@ def warnings(objects: Iterable[Object]) -> Iterator[str]:
     Where routes lead is not looked at: the proof's doctor does that.
     """
     objects = list(objects)
-    services = [host_of(service) for service in of_kind(objects, Service)]
+    services = [full_host(found.metadata.name) for found in objects if found.kind == "Service"]
     for found in objects:
         if isinstance(found, Service):
             yield from _of_service(objects, found)
