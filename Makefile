@@ -13,7 +13,7 @@ WORKLOAD := "$${DARK_LAUNCH_W:-recommendation-v2}"
 # What `make lint` checks and `make format` formats.
 SOURCES := common customer preference recommendation harness loadtest tests
 CALLING := --users "$${DARK_LAUNCH_USERS:-50}" --spawn-rate "$${DARK_LAUNCH_RATE:-10}"
-LOCUST  := env MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
+LOCUST  := exec env MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
   $(CALLING) $(if $(PROCESSES),--processes "$$DARK_LAUNCH_PROCESSES" --master-bind-host 127.0.0.1)
 # Before Locust complains about an option that nobody typed.
 define numbers

@@ -26,7 +26,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.rpc import Message
-from locust.runners import STATE_INIT, STATE_MISSING, MasterRunner, WorkerNode, WorkerRunner
+from locust.runners import STATE_CLEANUP, STATE_INIT, STATE_MISSING, MasterRunner, WorkerNode, WorkerRunner
 from locust.stats import StatsCSVFileWriter
 
 from harness import HarnessError, settings
@@ -241,13 +241,20 @@ def interrupt(environment: Environment, number: int) -> None:
     else:
         stop(environment)
         if environment.web_ui:
+            while State.stopping and not is_judged():  # STOP was pressed
+                gevent.sleep(0.05)
             runner.quit()
             environment.web_ui.stop()  # type: ignore[no-untyped-call]
 
 
+def is_judged() -> bool:
+    """Say whether the last run has ended, and all is said of it."""
+    return State.ending is not None and State.ending.ready()
+
+
 def abandon(environment: Environment) -> None:
     """Give a run up that is not judged yet."""
-    if not State.run or State.verdict or (State.ending and State.ending.ready()):
+    if not State.run or State.verdict or is_judged():
         return
     give_up(environment, HarnessError("interrupted before the proxies' logs were complete"))
     if State.ending and not State.following:
@@ -420,9 +427,26 @@ def enter(run: str, seen: Iterable[Sight]) -> None:
 
 
 @events.test_stopping.add_listener
-def note(**_: Any) -> None:
-    """Note that callers are told to stop."""
+def gather(environment: Environment, **_: Any) -> None:
+    """Let workers end and report. Of itself a headless master would end before they do."""
     State.stopping = True
+    runner = environment.runner
+    if isinstance(runner, MasterRunner) and not environment.web_ui:
+        runner.update_state(STATE_CLEANUP)  # while it runs, others take the place of callers that end
+        runner.send_message("quit")
+        have_stopped(runner, STOP_TIMEOUT)
+
+
+def have_stopped(runner: MasterRunner, patience: float) -> bool:
+    """Wait until workers have stopped; return whether all did."""
+
+    def playing() -> list[WorkerNode]:
+        return [w for name, w in State.workers.items() if runner.clients.get(name) is w]
+
+    deadline = time.monotonic() + patience
+    while any(w.state != STATE_MISSING for w in playing()) and time.monotonic() < deadline:
+        gevent.sleep(0.05)
+    return not playing()
 
 
 @events.test_stop.add_listener
@@ -442,7 +466,9 @@ def judge(environment: Environment) -> None:
     """Let the run end, and judge it."""
     runner, run = environment.runner, State.run
     assert runner
-    if isinstance(runner, MasterRunner) and not await_workers(runner, told=bool(environment.web_ui)):
+    if isinstance(runner, MasterRunner) and not have_stopped(
+        runner, STOP_TIMEOUT if environment.web_ui else 0
+    ):
         give_up(environment, WorkerLost())
     State.following = False
     if State.follower:
@@ -461,20 +487,6 @@ def judge(environment: Environment) -> None:
         environment.process_exit_code = 1
     if environment.web_ui:
         show()
-
-
-def await_workers(runner: MasterRunner, told: bool) -> bool:
-    """Let workers end and report; return whether all did. Of itself a headless master would not wait."""
-
-    def playing() -> list[WorkerNode]:
-        return [w for name, w in State.workers.items() if runner.clients.get(name) is w]
-
-    if not told:
-        runner.send_message("quit")
-    deadline = time.monotonic() + STOP_TIMEOUT
-    while any(w.state != STATE_MISSING for w in playing()) and time.monotonic() < deadline:
-        gevent.sleep(0.05)
-    return not playing()
 
 
 @events.quitting.add_listener

@@ -229,8 +229,13 @@ def test_a_load_that_is_interrupted_twice_has_no_verdict(checkout: Path) -> None
 
 @pytest.mark.usefixtures("own")
 def test_a_load_that_is_interrupted_before_it_begins_is_an_error(checkout: Path) -> None:
-    alone = f"8 --master --master-bind-port {free_port()} --expect-workers 1"  # a worker that never comes
-    with making(checkout, "load", signal.SIGINT, RATE=alone) as (_, log):
+    # A worker that never comes.
+    alone = {
+        "LOCUST_MODE_MASTER": "1",
+        "LOCUST_MASTER_BIND_PORT": str(free_port()),
+        "LOCUST_EXPECT_WORKERS": "1",
+    }
+    with making(checkout, "load", signal.SIGINT, **alone) as (_, log):
         wait_for(lambda: "Waiting for workers" in log.read_text(), "Locust", 60)
     printed = log.read_text()
     assert "\nError: interrupted before anything was sent\n" in printed, printed
