@@ -93,7 +93,7 @@ def cluster(underneath: LocalMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kubectl.chmod(0o755)
     monkeypatch.setenv("KUBECTL", str(kubectl))
     monkeypatch.setenv("MESH_STATE", str(underneath.state))
-    monkeypatch.setattr(ClusterMesh, "quiet", 1.0)
+    monkeypatch.setattr(ClusterMesh, "quiet", 2.0)
     mesh = ClusterMesh()
     yield mesh
     mesh.close()

@@ -68,9 +68,9 @@ def making(
             print(log.read_text())
             raise
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            if make.poll() is None:
                 os.killpg(make.pid, end)
-            make.wait(timeout=20)
+                make.wait(timeout=20)
             wait_for(lambda: not in_group(make.pid), "the end of what make started", 5)
 
 
