@@ -1,6 +1,7 @@
 """Locust as a Job inside a cluster. A double stands in for kubectl; Locust, proxies and logs are real."""
 
 import base64
+import contextlib
 import gzip
 import io
 import json
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -77,19 +78,24 @@ def test_a_missing_copy_fails_the_load(load: Load, underneath: LocalMesh) -> Non
     ]
 
 
+@contextlib.contextmanager
+def loading(checkout: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """Yield a load inside the cluster whose callers have begun to ask."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadtest.job", "--users", "4", "--run-time", "10m", *words],
+        cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as job:  # fmt: skip
+        assert job.stderr
+        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load", 90)
+        yield job
+
+
 def test_an_interrupted_load_leaves_nothing_in_the_cluster(
     load: Load, underneath: LocalMesh, checkout: Path
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.job", "--users", "4", "--run-time", "10m"],
-        cwd=checkout,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as job:
-        assert job.stderr
-        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load", 90)
+    with loading(checkout) as job:
         job.send_signal(signal.SIGINT)
-        job.stderr.read()
+        job.communicate()
     assert job.returncode == 130
     assert not list(underneath.state.glob("job-*"))
 
@@ -97,15 +103,7 @@ def test_an_interrupted_load_leaves_nothing_in_the_cluster(
 def test_a_master_that_dies_is_an_error_and_no_verdict(
     load: Load, underneath: LocalMesh, checkout: Path
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.job", "--users", "4", "--run-time", "10m"],
-        cwd=checkout,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as job:
-        assert job.stderr
-        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load", 90)
+    with loading(checkout) as job:
         os.killpg(int((underneath.state / "job-0" / "pid").read_text()), signal.SIGKILL)
         output, complaint = job.communicate(timeout=60)
     assert job.returncode == 2
@@ -118,15 +116,7 @@ def test_a_master_that_dies_is_an_error_and_no_verdict(
 def test_a_worker_that_is_told_to_end_is_an_error_and_no_verdict(
     load: Load, underneath: LocalMesh, checkout: Path
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "loadtest.job", "--users", "4", "--run-time", "10m", "--workers", "2"],
-        cwd=checkout,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as job:
-        assert job.stderr
-        wait_for(lambda: "users spawned" in job.stderr.readline(), "the load", 90)
+    with loading(checkout, "--workers", "2") as job:
         os.killpg(int((underneath.state / "job-1" / "pid").read_text()), signal.SIGTERM)
         output, complaint = job.communicate(timeout=60)
     assert job.returncode == 2
