@@ -69,8 +69,7 @@ def warnings(objects: Iterable[Object]) -> Iterator[str]:
 def _of_service(objects: list[Object], service: Service) -> Iterator[str]:
     for i, port in enumerate(service.spec.ports):
         for workload in of_kind(objects, Deployment):
-            behind = service.spec.selector.items() <= workload.labels.items()
-            if behind and not workload.container.serves(port.target):
+            if service.selects(workload.labels) and not workload.container.serves(port.target):
                 field = f"{service.key} spec.ports[{i}].targetPort"
                 problem = f"the application of {workload.metadata.name} listens at {workload.container.port}"
                 yield f"{field}: is {port.target}, but {problem}"

@@ -1,6 +1,7 @@
 """The Kubernetes objects that the harness understands, as frozen models."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -126,6 +127,10 @@ class Service(Object):
     kind: Literal["Service"]
     metadata: HostMetadata
     spec: ServiceSpec
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Say whether pods with such labels stand behind it."""
+        return self.spec.selector.items() <= labels.items()
 
 
 class EnvVar(Model):

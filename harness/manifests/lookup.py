@@ -113,4 +113,4 @@ def workloads_behind(objects: Iterable[Object], host: str) -> list[str]:
     objects = list(objects)
     service = find_service(objects, host)
     found = of_kind(objects, Deployment)
-    return [w.metadata.name for w in found if service and service.spec.selector.items() <= w.labels.items()]
+    return [w.metadata.name for w in found if service and service.selects(w.labels)]

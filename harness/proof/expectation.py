@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from harness import Json
+from harness.manifests.base import covers
 from harness.meshes.scene import Scene, named
 
 DOMAIN = "svc.cluster.local"
@@ -199,7 +200,7 @@ class Applied:
                 hosts = self.hosts_of(found)
                 if host in hosts:
                     exact.append(found)
-                elif wider := [len(h) for h in hosts if h.startswith("*") and host.endswith(h[1:])]:
+                elif wider := [len(h) for h in hosts if covers(h, host)]:
                     wild.append((max(wider), found))
         wild.sort(key=lambda each: -each[0])  # the longest first; the oldest of these
         return [*of_service, *exact, *(found for _, found in wild)]

@@ -49,11 +49,7 @@ def _clusters(
     objects: list[Object], service: Service, port: ServicePort, endpoints: list[Endpoint]
 ) -> Iterator[Json]:
     host = host_of(service)
-    pods = [
-        e
-        for e in endpoints
-        if service.spec.selector.items() <= e.labels.items() and e.container.serves(port.target)
-    ]
+    pods = [e for e in endpoints if service.selects(e.labels) and e.container.serves(port.target)]
     policy = traffic_policy(objects, host)
     yield outbound_cluster(cluster_name(host, port.port), port, pods, _for_port(port, policy))
     for subset in subsets(objects, host).values():
