@@ -18,9 +18,7 @@ from harness.manifests.base import (
     Unused,
     one_of,
 )
-from harness.manifests.texts import (
-    ServedHost,
-)
+from harness.manifests.texts import ServedHost
 
 
 class GatewayPort(Model):

@@ -45,7 +45,6 @@ _BY_SERVER = (
 )
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
-
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -278,9 +277,8 @@ def _as_written(document: Json) -> Json:
 def _errors(invalid: ValidationError) -> list[Any]:
     """Return what is to be told of what pydantic found: a misspelt field is also a missing one."""
     errors: list[Any] = list(invalid.errors())
-    unknown = {error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"}
-    refused = {error["loc"][:-1] for error in errors if error["type"] == NOT_HERE}
-    return [e for e in errors if e["type"] != "missing" or e["loc"][:-1] not in unknown | refused] or errors
+    told = {error["loc"][:-1] for error in errors if error["type"] in ("extra_forbidden", NOT_HERE)}
+    return [error for error in errors if error["type"] != "missing" or error["loc"][:-1] not in told]
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:

@@ -154,10 +154,9 @@ def _routes(objects: list[Object], found: VirtualService, port: int, gateways: s
     routes: list[Json] = []
     for http in found.spec.http:
         for match in http.match or (None,):
-            is_here = not match or (
-                match.port in (None, port) and (gateways & set(match.gateways) if match.gateways else True)
-            )
-            if is_here:
+            if not match or (
+                match.port in (None, port) and not gateways.isdisjoint(match.gateways or gateways)
+            ):
                 routes.append(_route(http, match, partial(_cluster, objects, port, "mesh" in gateways)))
                 if _is_catch_all(routes[-1]):
                     return routes
@@ -286,8 +285,8 @@ def _match(request: HTTPMatchRequest | None) -> Json:
         else:
             match = {"prefix": request.uri.prefix or ""} if request.uri.prefix is not None else match
     match["case_sensitive"] = not request.ignore_uri_case
-    headers = [_header(name, wanted) for name, wanted in sorted(request.headers.items())]
-    for name, unwanted in sorted(request.without_headers.items()):
+    headers = [_header(name, wanted) for name, wanted in request.headers.items()]
+    for name, unwanted in request.without_headers.items():
         header = _header(name, unwanted) | {"invert_match": True}
         headers.append(
             header if "present_match" in header else header | {"treat_missing_header_as_empty": True}
