@@ -8,6 +8,7 @@ A Job's pods are processes on this machine.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +192,10 @@ def logs(mesh: LocalMesh, pod: str, options: list[str]) -> None:
     since = next((o.partition("=")[2] for o in options if o.startswith("--since-time=")), "")
     left = int(os.environ.get("LOGS_BREAK_OFF", "-1"))
     recent = any(option.startswith("--since=") for option in options)
-    first = max(log.read_text().count("\n") - 20, 0) if recent else 0
+    # --since=10s: the log begins with a time in brackets.
+    limit = (datetime.now(UTC) - timedelta(seconds=10)).isoformat(timespec="milliseconds")
+    old = itertools.takewhile(lambda line: line[1:24] < limit, log.read_text().splitlines() if recent else ())
+    first = len(list(old))
     with subprocess.Popen(
         ["tail", "-n", f"+{first + 1}", *ending, str(log)], stdout=subprocess.PIPE, text=True
     ) as tail:
