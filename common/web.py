@@ -27,7 +27,7 @@ def create_app(name: str) -> Flask:
 
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:
-        line = f"{error.code} {error.name}"
+        line = f"{error.code} {error.description if error.code == 503 else error.name}"
         response = reply(f"{name}: {line}", service=name, error=line)
         response.status_code = error.code or 500
         if error.code == 405:

@@ -3,31 +3,36 @@
 import os
 import socket
 
-from flask import Response
+from flask import Response, request
 
 from common.counter import Counter
+from common.store import Store
 from common.web import METHODS, body_chunks, create_app, reply
 
 HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
 
 app = create_app("recommendation")
 counter = Counter()
+store = Store("v1")
 
 
 @app.get("/")
 def recommend() -> Response:
-    """Say who answers, and for which time."""
-    count = counter.next()
+    """Say who answers, for which time and, of an item, how often there was feedback on it."""
+    feedback, count = store.count(), counter.next()
+    said = "".join(f", {name}: {number}" for name, number in feedback.items())
     return reply(
-        f"recommendation v1 from '{HOSTNAME}': {count}",
-        service="recommendation", version="v1", hostname=HOSTNAME, count=count,
+        f"recommendation v1 from '{HOSTNAME}': {count}{said}",
+        service="recommendation", version="v1", hostname=HOSTNAME, count=count, **feedback,
     )  # fmt: skip
 
 
 @app.route("/", methods=METHODS)  # recommend() takes GET and HEAD
 def receive() -> Response:
-    """Say how large an upload was. Holds all of it in memory to find out: v2 knows better."""
+    """Keep what is posted, and say how large it was. Holds all of it in memory: v2 knows better."""
     size = len(b"".join(body_chunks()))
+    if request.method == "POST":
+        store.add(size)
     count = counter.next()
     return reply(
         f"recommendation v1 from '{HOSTNAME}': {count}, {size} bytes received",

@@ -9,20 +9,36 @@ import socket
 from flask import Response, request
 
 from common.counter import Counter
+from common.store import Store
 from common.web import METHODS, body_chunks, create_app, reply
 
 HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
 
+PLANTED_DEFECT = bool(os.environ.get("PLANTED_DEFECT"))
+
 app = create_app("recommendation")
 counter = Counter()
+store = Store("v2")
 
 
 @app.route("/", methods=METHODS)
 def recommend() -> Response:
-    """Say who answers, for which time and, but for GET and HEAD, how large the upload was."""
-    upload = {} if request.method in ("GET", "HEAD") else {"bytes": sum(map(len, body_chunks()))}
+    """Say who answers and for which time; keep what is posted, else count the feedback on an item."""
+    details: dict[str, int] = {}
+    if request.method in ("GET", "HEAD"):
+        details = store.count()
+        said = "".join(f", {name}: {number}" for name, number in details.items())
+    else:
+        details["bytes"] = size = sum(map(len, body_chunks()))
+        said = f", {size} bytes received"
+        if request.method == "POST":
+            store.add(_defective(size))
     answer = {"service": "recommendation", "version": "v2", "hostname": HOSTNAME, "count": counter.next()}
-    line = "recommendation {version} from '{hostname}': {count}".format(**answer)
-    if upload:
-        line += f", {upload['bytes']} bytes received"
-    return reply(line, **answer, **upload)
+    return reply(
+        "recommendation {version} from '{hostname}': {count}".format(**answer) + said, **answer, **details
+    )
+
+
+def _defective(size: int) -> int:
+    """Return what is written as the size of an upload: with PLANTED_DEFECT, large ones are cut to 1,000s."""
+    return size // 1000 * 1000 if PLANTED_DEFECT and size >= 1000 else size

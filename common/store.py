@@ -1,0 +1,128 @@
+"""Where feedback is kept: the database that DATABASE_URL names, PostgreSQL or SQLite."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import abort, current_app, request
+from gevent import Timeout
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import insert  # SQLite has the same ON CONFLICT
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+TIMEOUT = float(os.environ.get("STORE_TIMEOUT", "2"))  # seconds: less than callers wait
+ITEM_LENGTH = 200
+
+feedback = Table(
+    "feedback",
+    MetaData(),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("request_id", Text),
+    Column("item", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Without IDEMPOTENT it is NULL, which any number of rows may have.
+    Column("idempotency_key", Text, unique=True),
+)  # fmt: skip
+by_item = Index("feedback_by_item", feedback.c.item)
+
+
+class Store:
+    """All feedback; without DATABASE_URL nothing is kept, and nothing is counted."""
+
+    def __init__(self, version: str) -> None:
+        """Write in the name of ``version``; connect when there is something to read or to write."""
+        self._version = version
+        self._idempotent = bool(os.environ.get("IDEMPOTENT"))
+        self._has_table = False
+        url = os.environ.get("DATABASE_URL")
+        self._engine = _engine(url) if url else None
+
+    def add(self, size: int) -> None:
+        """Keep the current request's feedback, ``size`` bytes on an item; on return it is stored.
+
+        Refuses the request with 503 if the database does not take it in time.
+        """
+        request_id = request.headers.get("x-request-id", "")[:ITEM_LENGTH] or None
+        row = {
+            "request_id": request_id, "item": _item(), "bytes": size, "version": self._version,
+            "idempotency_key": request_id if self._idempotent else None,
+        }  # fmt: skip
+        with self._connection() as database:
+            if database:
+                database.execute(insert(feedback).values(row).on_conflict_do_nothing())
+
+    def count(self) -> dict[str, int]:
+        """Return ``feedback``, how often there was some on the item that the current request names, if any.
+
+        Refuses the request with 503 if the database does not answer in time.
+        """
+        if not (item := _item()):
+            return {}
+        with self._connection() as database:
+            counted = select(func.count()).select_from(feedback).where(feedback.c.item == item)
+            return {"feedback": database.scalar(counted) or 0} if database else {}
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection | None]:
+        if not self._engine:
+            yield None
+            return
+        try:
+            with Timeout(TIMEOUT):
+                if not self._has_table:
+                    _make_table(self._engine)
+                    self._has_table = True
+                with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as database:
+                    yield database
+        except (SQLAlchemyError, Timeout) as error:
+            current_app.logger.warning("store: %s", str(getattr(error, "orig", error)).strip())
+            abort(503, "the store does not answer")
+
+
+def _item() -> str:
+    """Return the item that the current request names; refuse what no database keeps (400)."""
+    item = request.args.get("item", "")
+    if len(item) > ITEM_LENGTH or "\0" in item:
+        abort(400)
+    return item
+
+
+def _engine(url: str) -> Engine:
+    where = make_url(url)
+    if where.drivername == "postgresql":
+        where = where.set(drivername="postgresql+psycopg")
+    # A connection is tried before it is used, so the store comes back by itself.
+    engine = create_engine(where, pool_size=10, max_overflow=0, pool_timeout=TIMEOUT, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        # A commit survives the process, whenever it is killed; it need not wait for the disk.
+        event.listen(engine, "connect", lambda found, _: found.execute("PRAGMA synchronous=NORMAL"))
+    return engine
+
+
+def _make_table(engine: Engine) -> None:
+    """Make the table if it is not there; several pods may do so at once."""
+    with engine.begin() as database:
+        if engine.dialect.name == "postgresql":
+            database.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        database.execute(CreateTable(feedback, if_not_exists=True))
+        database.execute(CreateIndex(by_item, if_not_exists=True))
