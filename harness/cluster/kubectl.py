@@ -60,7 +60,8 @@ class Kubectl:
         except subprocess.TimeoutExpired:
             raise MeshError(f"{self.program} {words[0]} did not answer in {timeout:g} s") from None
         if done.returncode:
-            complaint = done.stderr.strip().rpartition("\n")[2] or "(it did not say why)"
+            lines = [line for line in done.stderr.splitlines() if not line.startswith("command terminated")]
+            complaint = lines[-1] if lines else "(it did not say why)"
             # What cannot be applied is quoted whole, in a patch of thousands of characters.
             said = re.sub(r'patch: Invalid value: "\{.*\}": ', "", complaint)
             raise MeshError(f"{self.program} {words[0]}: {said.removeprefix('error: ')}")

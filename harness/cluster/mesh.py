@@ -1,12 +1,13 @@
 """A mesh whose control plane is Istio."""
 
+import base64
 import contextlib
 import json
 import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from harness.meshes.mesh import (
     quietly,
 )
 from harness.meshes.scene import Pod, Scene
+from harness.meshes.stores import psql, rows_of
 
 
 class ClusterMesh(Mesh):
@@ -269,6 +271,13 @@ class ClusterMesh(Mesh):
             return stored
         where = f"namespace {self.namespace} of context {self.kubectl.context}"
         raise MeshError(f"nothing is deployed in {where}: make deploy")
+
+    def secret(self, name: str) -> Mapping[str, str]:
+        data = self.kubectl.get("secret", name).get("data") or {}
+        return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
+
+    def query(self, host: str, database: str, sql: str) -> list[list[str]]:
+        return rows_of(self.kubectl.run("exec", f"service/{host}", "--", *psql(database, sql)))
 
     def _wait_for_routes(self) -> None:
         """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""

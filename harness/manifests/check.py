@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from harness.manifests.base import Object, covers
 from harness.manifests.destinationrule import DestinationRule, PolicySettings
 from harness.manifests.gateway import Gateway
-from harness.manifests.kubernetes import Deployment, Service, ServiceAccount
+from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
 from harness.manifests.lookup import (
     DOMAIN,
     GATEWAY_NAMESPACE,
@@ -25,10 +25,12 @@ from harness.manifests.virtualservice import VirtualService
 def check(given: Iterable[tuple[str, Object]]) -> None:
     """Check that every workload can run; each object stands behind the name of its file.
 
-    :raises ManifestError: a service account that nothing defines, or a probe of a port that is not there.
+    :raises ManifestError: a service account or a Secret that nothing defines, or a probe of a port that is
+        not there.
     """
     given = list(given)
     accounts = {a.metadata.name for _, a in given if isinstance(a, ServiceAccount)} | {"default"}
+    secrets = {s.metadata.name for _, s in given if isinstance(s, Secret)}
     problems = []
     for source, workload in given:
         if not isinstance(workload, Deployment):
@@ -38,6 +40,11 @@ def check(given: Iterable[tuple[str, Object]]) -> None:
         if account not in accounts:
             problem = f"no ServiceAccount '{account}': apply it first, or in the same file"
             problems.append(f"{where}.serviceAccountName: {problem}")
+        for i, wanted in enumerate(container.env_from):
+            name = wanted.secret_ref.name
+            if name not in secrets and not wanted.secret_ref.optional:
+                field = f"{where}.containers[0].envFrom[{i}].secretRef"
+                problems.append(f"{field}: no Secret '{name}': apply it first, or in the same file")
         get = container.readiness_probe.http_get
         if get and container.ports and not container.serves(get.port):
             field = f"{where}.containers[0].readinessProbe.httpGet.port"

@@ -1,8 +1,9 @@
 """The Kubernetes objects that the harness understands, as frozen models."""
 
+import base64
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -62,6 +63,31 @@ class ServiceAccount(Object):
     automount_service_account_token: Unused = None
     image_pull_secrets: Unused = None
     secrets: Unused = None
+
+
+def _is_base64(data: dict[str, str]) -> dict[str, str]:
+    for key, value in data.items():
+        try:
+            base64.b64decode(value, validate=True).decode()
+        except ValueError:
+            raise ValueError(f"'{key}' is no text in base64: write it in stringData as it is") from None
+    return data
+
+
+class Secret(Object):
+    """What only those know who may read it: here, the settings of a workload."""
+
+    api_version: Literal["v1"]
+    kind: Literal["Secret"]
+    type: Unused = None
+    immutable: Unused = None
+    data: Annotated[dict[str, str], AfterValidator(_is_base64)] = {}
+    string_data: dict[str, str] = {}
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What it holds, by key."""
+        return {k: base64.b64decode(v).decode() for k, v in self.data.items()} | self.string_data
 
 
 class ServicePort(Model):
@@ -141,6 +167,21 @@ class EnvVar(Model):
     value_from: NotHere = None
 
 
+class SecretRef(Model):
+    """The name of a Secret."""
+
+    name: str
+    optional: bool = False
+
+
+class EnvFrom(Model):
+    """A Secret whose keys become environment variables."""
+
+    secret_ref: SecretRef
+    config_map_ref: NotHere = None
+    prefix: NotHere = None
+
+
 class ContainerPort(Model):
     """A port that the container listens on."""
 
@@ -161,17 +202,23 @@ class HTTPGet(Model):
     host: Unused = None
 
 
+class Exec(Model):
+    """The command that a probe runs."""
+
+    command: list[str] = []
+
+
 class Probe(Model):
-    """How Kubernetes asks a container how it is. Only the path of ``httpGet`` is asked here."""
+    """How Kubernetes asks a container how it is: by the path of ``httpGet``, or a command where none is."""
 
     http_get: HTTPGet | None = None
+    exec: Exec = Exec()
     period_seconds: Count = 10
     initial_delay_seconds: Unused = None
     timeout_seconds: Unused = None
     success_threshold: Unused = None
     failure_threshold: Unused = None
     termination_grace_period_seconds: Unused = None
-    exec: Unused = None
     tcp_socket: Unused = None
     grpc: Unused = None
 
@@ -215,7 +262,7 @@ class Container(Model):
     termination_message_path: Unused = None
     termination_message_policy: Unused = None
     volume_mounts: list[VolumeMount] = []
-    env_from: NotHere = None
+    env_from: list[EnvFrom] = []
     working_dir: NotHere = None
     restart_policy: NotHere = None
     volume_devices: NotHere = None
@@ -252,7 +299,7 @@ class Volume(Model):
     """A volume of a pod: an empty folder. It means nothing to a process, and is a tmpfs in a container."""
 
     name: str
-    empty_dir: Unused = None
+    empty_dir: dict[str, Any] | None = None
     config_map: NotHere = None
     secret: NotHere = None
     projected: NotHere = None

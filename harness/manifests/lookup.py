@@ -6,7 +6,7 @@ from typing import TypeVar
 from harness.manifests.base import Object, covers
 from harness.manifests.destinationrule import DestinationRule, Subset, TrafficPolicy
 from harness.manifests.gateway import Gateway
-from harness.manifests.kubernetes import Deployment, Service
+from harness.manifests.kubernetes import Deployment, Secret, Service
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
@@ -44,6 +44,16 @@ def host_of(service: Service) -> str:
 def find_service(objects: Iterable[Object], host: str) -> Service | None:
     """Return the Service that ``host`` names, if there is one."""
     return next((s for s in of_kind(objects, Service) if host_of(s) == full_host(host)), None)
+
+
+def environment(objects: Iterable[Object], workload: Deployment) -> dict[str, str]:
+    """Return the environment of a workload's container; what ``env`` says comes before what Secrets say."""
+    known = {secret.metadata.name: secret.values for secret in of_kind(objects, Secret)}
+    container = workload.container
+    found: dict[str, str] = {}
+    for source in container.env_from:
+        found |= known.get(source.secret_ref.name, {})
+    return found | {variable.name: variable.value for variable in container.env}
 
 
 def routes_in_mesh(objects: Iterable[Object]) -> Iterator[VirtualService]:

@@ -25,9 +25,20 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
-from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
-from harness.meshes.pods import EnvoyPod, whole, workload_of
+from harness.meshes.mesh import (
+    GATEWAY,
+    LOOPBACK,
+    ROOT,
+    STORE,
+    LogFollower,
+    MeshError,
+    Progress,
+    get,
+    quietly,
+)
+from harness.meshes.pods import EnvoyPod, pods_of, whole, workload_of
 from harness.meshes.scene import Pod
+from harness.meshes.stores import psql, rows_of
 from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -51,6 +62,7 @@ class ContainerMesh(EnvoyMesh):
     """A mesh of containers in the engine that DOCKER_HOST, or Docker's context, names."""
 
     name = "containers"
+    manifests = (STORE, *EnvoyMesh.manifests)
 
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)
@@ -101,7 +113,9 @@ class ContainerMesh(EnvoyMesh):
             yield found.labels[f"{LABEL}.pod"], found.labels[f"{LABEL}.container"], found
 
     def running(self) -> dict[str, bool]:
-        return whole((pod, name, found.status == "running") for pod, name, found in self.containers())
+        found = list(self.containers())
+        single = {GATEWAY, *(pod for pod, _, container in found if f"{LABEL}.single" in container.labels)}
+        return whole(((pod, name, each.status == "running") for pod, name, each in found), single)
 
     def start_pods(self, pods: list[EnvoyPod]) -> None:
         if not pods:
@@ -115,6 +129,9 @@ class ContainerMesh(EnvoyMesh):
 
         def start(pod: EnvoyPod) -> None:
             self.progress(f"starting {pod.name}")
+            if not pod.proxied:
+                self._start_alone(pod, images[pod.name])
+                return
             self._start_proxy(pod, proxy_image)
             self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
             if pod.deployment:
@@ -158,24 +175,53 @@ class ContainerMesh(EnvoyMesh):
 
     def _start_app(self, pod: EnvoyPod, image: str) -> None:
         assert pod.deployment
-        container = pod.deployment.container
-        environment = {
-            **{variable.name: variable.value for variable in container.env},
-            "BIND": f"0.0.0.0:{container.port}",
-            "HOSTNAME": pod.name,
+        mesh = {
+            "BIND": f"0.0.0.0:{pod.deployment.container.port}",
             "http_proxy": f"http://{LOOPBACK}:{OUTBOUND}",
         }
-        limits = {name: quantity(str(amount)) for name, amount in container.resources.limits.items()}
-        proxy = self._container(pod.name)
-        self._create(
-            pod, "app", image, command=container.words or None, environment=environment,
-            network_mode=f"container:{proxy.id}", tmpfs={m.mount_path: "" for m in container.volume_mounts},
-            mem_limit=round(limits.get("memory", 0)), nano_cpus=round(limits.get("cpu", 0) * 1e9),
+        self._create_app(pod, image, mesh, network_mode=f"container:{self._container(pod.name).id}").start()
+
+    def _start_alone(self, pod: EnvoyPod, image: str) -> None:
+        """Start a pod without a proxy, which others reach by the names of its Services."""
+        assert pod.deployment
+        spec = pod.deployment.spec.template.spec
+        on_disk = {v.name for v in spec.volumes if (v.empty_dir or {}).get("medium") != "Memory"}
+        mounts = {m.mount_path: m.name for m in pod.deployment.container.volume_mounts if m.name in on_disk}
+        volumes = {f"{self.id}-{pod.name}-{name}": {"bind": path} for path, name in mounts.items()}
+        for name in volumes:  # it outlives the container, as on a node
+            self.engine.volumes.create(name, labels={f"{LABEL}.mesh": self.id})
+        known_as = self.engine.api.create_endpoint_config(aliases=list(pod.hosts))
+        self._create_app(
+            pod, image, {}, network=self.id, networking_config={self.id: known_as}, hostname=pod.name[:63],
+            volumes=volumes,
         ).start()  # fmt: skip
+        self.wait_for(pod.name, "app", partial(self._must_be_ready, pod))
+
+    def _must_be_ready(self, pod: EnvoyPod) -> None:
+        """Raise an OSError unless the command of a pod's readiness probe, if it has one, says that it is."""
+        assert pod.deployment
+        if command := pod.deployment.container.readiness_probe.exec.command:
+            code, output = self._container(pod.name, "app").exec_run(command)
+            if code:
+                raise ConnectionError(output.decode(errors="replace"))
+
+    def _create_app(self, pod: EnvoyPod, image: str, mesh: dict[str, str], **settings: Any) -> Container:
+        """Create the container of a pod's application; ``mesh`` is what the mesh adds to its environment."""
+        assert pod.deployment
+        container = pod.deployment.container
+        limits = {name: quantity(str(amount)) for name, amount in container.resources.limits.items()}
+        on_disk = {volume["bind"] for volume in settings.get("volumes", {}).values()}
+        return self._create(
+            pod, "app", image, command=container.words or None,
+            environment={**pod.environment, "HOSTNAME": pod.name, **mesh},
+            tmpfs={m.mount_path: "" for m in container.volume_mounts if m.mount_path not in on_disk},
+            mem_limit=round(limits.get("memory", 0)), nano_cpus=round(limits.get("cpu", 0) * 1e9), **settings,
+        )  # fmt: skip
 
     def _create(self, pod: EnvoyPod, name: str, image: str, **settings: Any) -> Container:
         """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
         labels = {f"{LABEL}.mesh": self.id, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name}
+        labels |= {} if pod.proxied else {f"{LABEL}.single": "yes"}
         if not self._limits_cpu:
             settings.pop("nano_cpus")
         return self.engine.containers.create(
@@ -203,8 +249,9 @@ class ContainerMesh(EnvoyMesh):
     def remove_everything(self) -> None:
         super().remove_everything()
         for kept in (self.engine.networks, self.engine.volumes):
-            with contextlib.suppress(docker.errors.NotFound):
-                kept.get(self.id).remove()
+            for found in kept.list(filters={"label": f"{LABEL}.mesh={self.id}"}):
+                with contextlib.suppress(docker.errors.NotFound):
+                    found.remove()
 
     def _container(self, pod: str, container: str = "istio-proxy") -> Container:
         """Return a container of a pod; where there is none, the engine's NotFound is an OSError."""
@@ -223,8 +270,11 @@ class ContainerMesh(EnvoyMesh):
     # --- what the control plane needs -----------------------------------------------------------------
 
     def inbound_address(self, pod: EnvoyPod) -> Address:
-        networks = self._container(pod.name).attrs["NetworkSettings"]["Networks"]
-        return Address(networks[self.id]["IPAddress"], INBOUND if pod.deployment else INGRESS)
+        found = self._container(pod.name, "istio-proxy" if pod.proxied else "app")
+        port = INBOUND if pod.deployment else INGRESS
+        if pod.deployment and not pod.proxied:
+            port = pod.deployment.container.port
+        return Address(found.attrs["NetworkSettings"]["Networks"][self.id]["IPAddress"], port)
 
     def admin(self, pod: str, path: str) -> str:
         answer = get(f"http://{self._published(pod, STATUS)}{path}")
@@ -240,6 +290,17 @@ class ContainerMesh(EnvoyMesh):
             code, output = gateway.exec_run(["mv", f"{XDS}/.{name}", f"{XDS}/{name}"])
             if code:
                 raise MeshError(f"the gateway did not take {name}: {output.decode(errors='replace')}")
+
+    def query(self, host: str, database: str, sql: str) -> list[list[str]]:
+        running = self.running()
+        pods = [pod for pod in pods_of(self.routes()) if host in pod.hosts and running.get(pod.name)]
+        if not pods:
+            raise MeshError(f"no pod of {host} runs: 'make start W={host} MESH=containers', or 'make up'")
+        code, output = self._container(pods[0].name, "app").exec_run(psql(database, sql))
+        text = output.decode(errors="replace")
+        if code:
+            raise MeshError(f"the store does not answer: {text.strip()}")
+        return rows_of(text)
 
     def gateway_address(self) -> str:
         return self._published(GATEWAY, INGRESS)

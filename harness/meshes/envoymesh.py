@@ -6,14 +6,14 @@ import os
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import Json
 from harness.manifests.base import Object
 from harness.manifests.check import check
-from harness.manifests.kubernetes import Deployment
+from harness.manifests.kubernetes import Deployment, Secret
 from harness.manifests.lookup import NAMESPACE, of_kind
 from harness.manifests.read import ManifestError, read, read_each, to_document, to_object
 from harness.meshes.images import image
@@ -44,6 +44,8 @@ class EnvoyMesh(Mesh, Proxies):
 
     still = 0.3
     quiet = 0.5
+    manifests = (*WORKLOADS, *ISTIO)
+    """What it starts with."""
 
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         """Keep state in the folder ``state``; ``port`` is the gateway's when the mesh is started (8080)."""
@@ -126,7 +128,7 @@ class EnvoyMesh(Mesh, Proxies):
             _must_be_free(port)
             try:
                 replace_file(self.state / "port", str(port))
-                self._reconcile(_first_state())
+                self._reconcile(self._first_state())
             except BaseException:
                 self.remove_everything()
                 raise
@@ -141,7 +143,7 @@ class EnvoyMesh(Mesh, Proxies):
     def reset(self) -> None:
         """Return a running mesh to the state in which it was started."""
         with lock(self.state):
-            self._reconcile(_first_state())
+            self._reconcile(self._first_state())
 
     def apply(self, *paths: Path) -> list[str]:
         given = read_each(*paths)
@@ -179,9 +181,12 @@ class EnvoyMesh(Mesh, Proxies):
 
     def pods(self) -> list[PodStatus]:
         how = {True: "Running", False: f"Dead: run 'make up{self._suffix()}'"}
+        stored = [found for _, found in self.must_run().values()]
+        running = self.running()
+        pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
         return [
             PodStatus(pod.name, pod.workload, how[pod.ready], pod.addresses[0] if pod.ready else "-")
-            for pod in self.scene(NAMESPACE).pods
+            for pod in pods
         ]
 
     def url(self) -> str:
@@ -210,7 +215,7 @@ class EnvoyMesh(Mesh, Proxies):
             metadata = {**entry["object"]["metadata"], **added}
             objects.append({**entry["object"], "metadata": metadata})
         running = self.running()
-        pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
+        pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored) if pod.proxied]
         return Scene(NAMESPACE, tuple(objects), tuple(pods))
 
     def _seen(self, pod: EnvoyPod, whole: bool) -> Pod:
@@ -297,6 +302,9 @@ class EnvoyMesh(Mesh, Proxies):
         if late:
             raise MeshError(f"it is applied, but the proxy of {' and '.join(late)} does not answer")
 
+    def _first_state(self) -> dict[str, tuple[str, Object]]:
+        return {o.key: (_relative(path), o) for path in self.manifests for o in read(path)}
+
     def _store(self, stored: dict[str, tuple[str, Object]]) -> None:
         """Write down what is applied; as in a cluster, ``generation`` tells what was applied anew."""
         known, entries = {}, []
@@ -332,6 +340,9 @@ class EnvoyMesh(Mesh, Proxies):
         running = self.running()
         return sum(self.active(pod.name) for pod in pods if pod.name in running)
 
+    def secret(self, name: str) -> Mapping[str, str]:
+        return next((s.values for s in of_kind(self.routes(), Secret) if s.metadata.name == name), {})
+
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
         with contextlib.suppress(OSError):
             return self.admin(pod.name, f"/{query}")
@@ -352,10 +363,6 @@ def _must_have_code(given: Iterable[tuple[str, Object]]) -> None:
                 field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
                 only = "only what is built from a folder here runs here"
                 raise ManifestError(f"{source}: {field}: no app.py in {_relative(folder)}/: {only}")
-
-
-def _first_state() -> dict[str, tuple[str, Object]]:
-    return {o.key: (_relative(path), o) for path in [*WORKLOADS, *ISTIO] for o in read(path)}
 
 
 def _relative(path: Path) -> str:

@@ -28,6 +28,11 @@ class Image:
     sources: tuple[Path, ...]
 
     @property
+    def is_service(self) -> bool:
+        """Whether it is one of the services, rather than the store or a tool."""
+        return (ROOT / self.folder / "app.py").exists()
+
+    @property
     def tag(self) -> str:
         """Name and tag, as in ``customer:0.1.0``."""
         return f"{self.name}:{version()}"

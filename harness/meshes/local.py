@@ -6,12 +6,14 @@ import json
 import os
 import resource
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -109,7 +111,8 @@ class LocalMesh(EnvoyMesh):
         assert pod.deployment
         outbound = self.listener(pod.name, "outbound")
         environment = {
-            **{variable.name: variable.value for variable in pod.deployment.container.env},
+            **pod.environment,
+            **({"DATABASE_URL": self._sqlite(url)} if (url := pod.environment.get("DATABASE_URL")) else {}),
             "HOSTNAME": pod.name,
             "BIND": f"fd://{listener.fileno()}",
             "http_proxy": f"http://{outbound.ip}:{outbound.port}",
@@ -209,6 +212,35 @@ class LocalMesh(EnvoyMesh):
 
     def logs_requests(self, pod: Pod) -> bool:
         return (self._pod_folder(pod.name) / "access.log").exists()
+
+    # --- the store ------------------------------------------------------------------------------------
+
+    def query(self, host: str, database: str, sql: str) -> list[list[str]]:
+        if not (path := self._database(database)).exists():
+            return []
+        try:
+            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+                return [list(map(str, row)) for row in connection.execute(sql)]
+        except sqlite3.Error as error:
+            raise MeshError(f"{path.name}: {error}") from None
+
+    def _sqlite(self, url: str) -> str:
+        """Return where this mesh keeps what a database of PostgreSQL keeps: in a file of its own.
+
+        A database belongs to the role of its name. SQLite knows no roles: others can only read.
+        """
+        where = urlsplit(url)
+        if where.scheme != "postgresql":
+            return url
+        path = self._database(Path(where.path).name)
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # who reads must not wait for who writes
+        mode = "rw" if where.username == path.stem else "ro"
+        return f"sqlite:///{path.as_uri()}?mode={mode}&uri=true"
+
+    def _database(self, name: str) -> Path:
+        return self.state / "store" / f"{name}.db"
 
     def _pod_folder(self, pod: str) -> Path:
         return self.state / "pods" / pod

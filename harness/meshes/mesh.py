@@ -4,7 +4,7 @@ import contextlib
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from harness.meshes.scene import Pod, Scene
 ROOT = Path(__file__).resolve().parent.parent.parent
 STATE = ROOT / ".mesh" if (ROOT / "Makefile").exists() else Path.home() / ".cache" / "dark-launch"
 WORKLOADS = [ROOT / name / "kubernetes.yaml" for name in ("customer", "preference", "recommendation")]
+STORE = ROOT / "recommendation" / "store" / "kubernetes.yaml"
 ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.yaml", "v1-only.yaml")]
 
 TARGET = "recommendation"
@@ -152,6 +153,21 @@ class Mesh(ABC):
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
         """Return what the admin interface of a pod's proxy answers; None if it cannot be asked."""
         return None
+
+    @abstractmethod
+    def secret(self, name: str) -> Mapping[str, str]:
+        """Return what a Secret of the workshop's namespace holds, by key; nothing if there is none.
+
+        :raises MeshError: it may not be read.
+        """
+
+    @abstractmethod
+    def query(self, host: str, database: str, sql: str) -> list[list[str]]:
+        """Return the rows that a database of the workshop's store answers; it is only read.
+
+        :param host: the store's Service.
+        :raises MeshError: it does not answer, or not to this.
+        """
 
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         """Let go of connections; the mesh runs on."""

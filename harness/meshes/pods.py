@@ -1,12 +1,14 @@
 """The pods of the meshes whose Envoys the harness configures itself."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from harness.manifests.base import Object
-from harness.manifests.kubernetes import Deployment
-from harness.manifests.lookup import of_kind
+from harness.manifests.kubernetes import Deployment, Service
+from harness.manifests.lookup import environment, of_kind
+from harness.meshes.images import image
 from harness.meshes.mesh import GATEWAY
 
 
@@ -17,6 +19,16 @@ class EnvoyPod:
     name: str
     workload: str
     deployment: Deployment | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The application's, without what the mesh adds."""
+
+    hosts: tuple[str, ...] = ()
+    """The Services that lead to it."""
+
+    @property
+    def proxied(self) -> bool:
+        """Whether it has a proxy: what speaks no HTTP is reached itself, as the store is."""
+        return not self.deployment or image(self.deployment.container.image_name).is_service
 
     @property
     def labels(self) -> dict[str, str]:
@@ -26,12 +38,14 @@ class EnvoyPod:
 
 def pods_of(objects: Iterable[Object]) -> list[EnvoyPod]:
     """Return the pods that objects ask for: the gateway, and the replicas of each workload."""
-    pods = [EnvoyPod(GATEWAY, GATEWAY)]
+    objects, pods = list(objects), [EnvoyPod(GATEWAY, GATEWAY)]
     for workload in of_kind(objects, Deployment):
-        template = workload.spec.template.model_dump_json()
+        settings = environment(objects, workload)
+        hosts = tuple(s.metadata.name for s in of_kind(objects, Service) if s.selects(workload.labels))
+        template = workload.spec.template.model_dump_json() + json.dumps(settings)
         name = f"{workload.metadata.name}-{hashlib.sha256(template.encode()).hexdigest()[:5]}"
         for number in range(workload.spec.replicas):
-            pods.append(EnvoyPod(f"{name}-{number}", workload.metadata.name, workload))
+            pods.append(EnvoyPod(f"{name}-{number}", workload.metadata.name, workload, settings, hosts))
     return pods
 
 
@@ -40,9 +54,15 @@ def workload_of(pod: str) -> str:
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
 
 
-def whole(containers: Iterable[tuple[str, str, bool]]) -> dict[str, bool]:
-    """Return for each pod whether all of it runs; ``containers`` are (pod, container, whether it runs)."""
+def whole(
+    containers: Iterable[tuple[str, str, bool]], single: Container[str] = (GATEWAY,)
+) -> dict[str, bool]:
+    """Return for each pod whether all of it runs.
+
+    :param containers: (pod, container, whether it runs).
+    :param single: the pods of one container.
+    """
     running: dict[str, set[str]] = {}
     for pod, container, runs in containers:
         running.setdefault(pod, set()).update([container] if runs else [])
-    return {p: len(found) == (1 if p == GATEWAY else 2) for p, found in running.items()}
+    return {p: len(found) == (1 if p in single else 2) for p, found in running.items()}

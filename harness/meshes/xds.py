@@ -53,6 +53,7 @@ class Proxies(ABC):
         :returns: the pods whose proxies do not answer.
         :raises MeshError: a proxy rejects it.
         """
+        pods = [pod for pod in pods if pod.proxied]
         endpoints, late = [], set()
         for pod in pods:
             try:

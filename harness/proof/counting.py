@@ -7,6 +7,7 @@ from typing import NamedTuple
 from harness.proof.evidence import Evidence
 from harness.proof.figures import EXAMPLES, Tally
 from harness.proof.ledger import CROWD
+from harness.proof.stores import MOST
 from harness.proof.story import BESIDE, Shape, Story, shape_of
 from harness.proof.traffic import parse_ticket
 from harness.proof.verdict import judge
@@ -24,8 +25,9 @@ class Kind(NamedTuple):
 class Counts:
     """Enters stories in the evidence."""
 
-    def __init__(self, evidence: Evidence, run: str) -> None:
-        self.evidence, self._run = evidence, run
+    def __init__(self, evidence: Evidence, run: str, *, writes: bool = False) -> None:
+        """Enter stories in ``evidence``; with ``writes``, remember those of what callers wrote."""
+        self.evidence, self._run, self._writes = evidence, run, writes
         self.broken: list[Story] = []
         """The first stories that break a claim."""
         self._kinds: dict[Shape, Kind] = {}
@@ -48,6 +50,8 @@ class Counts:
         if not kind.tally.count:
             self.evidence.shapes[kind.shape] = kind.tally
         kind.tally.add(story.key)
+        if self._writes and story.key[1] == "POST" and len(self.evidence.writes) < MOST:
+            self.evidence.writes[story.key[0]] = kind.shape
         for version, hop in story.arrivals:
             self.evidence.times[version].add(hop.status, hop.duration, hop.sent)
         for call, hop in story.calls:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.stores import Stored
 from harness.proof.story import Shape
 from harness.proof.target import Routing, Rule
 
@@ -67,6 +68,10 @@ class Evidence:
     overdue: int = 0
     """Stories that still lacked a hop for long when the run was ended early."""
     bounds: Bounds = NO_BOUNDS
+    writes: dict[str, Shape] = field(default_factory=dict)
+    """The stories of what callers wrote, by request id, where the versions have a store."""
+    stored: Stored | None = None
+    """What the stores hold of it, once a run has ended."""
 
     @property
     def stories(self) -> int:

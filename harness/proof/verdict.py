@@ -8,6 +8,7 @@ from harness.proof import claims as run_claims
 from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Times
 from harness.proof.rule_claims import OF_RULE
+from harness.proof.store_claims import OF_STORES
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
@@ -93,7 +94,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
             if stream.rule.problems and make is not OF_RULE[0]:
                 continue  # it is not known what to expect
             claims += [replace(claim, statement=prefix + claim.statement) for claim in make(stream)]
-    claims += [claim for make in run_claims.LAST for claim in make(evidence)]
+    claims += [claim for make in (*run_claims.LAST, *OF_STORES) for claim in make(evidence)]
     for i, claim in enumerate(claims):
         if reason := evidence.blind.get(claim.version):  # nobody can read the logs on which it rests
             claims[i] = replace(claim, state="unproven", detail=f"{claim.detail}; {reason}")

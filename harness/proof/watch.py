@@ -15,6 +15,7 @@ from harness.proof.counting import Counts
 from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Sightings
 from harness.proof.ledger import CROWD, Ledger
+from harness.proof.stores import Stores
 from harness.proof.story import Story
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
@@ -69,7 +70,8 @@ class Watch:
         self._applied = _fingerprint(routing)
         self.routing, self.ledger = routing, Ledger(routing, self._mesh.still, self._patience)
         self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
-        self._counts = Counts(self.evidence, self.run)
+        self._stores = Stores(self._mesh, routing)
+        self._counts = Counts(self.evidence, self.run, writes=bool(self._stores))
         self.broken = self._counts.broken
         """The first stories that break a claim."""
 
@@ -291,6 +293,7 @@ class Watch:
         late = time.monotonic() - 2 * self._mesh.quiet
         waiting = [story for story in self.ledger.open.values() if story.waiting and story.touched < late]
         self.evidence.overdue = sum(map(self._is_judged, waiting))
+        self.evidence.stored = self._stores.read(self.routing) if self._stores else None
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
 
     def _blind(self) -> Iterator[tuple[str, str]]:

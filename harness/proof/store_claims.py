@@ -1,0 +1,150 @@
+"""The claims on what the versions wrote: each is one checked statement, and one function.
+
+They rest on the rows of the databases, and on the proxies' logs: these say who answered which write.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from harness.proof.evidence import Claim, Evidence, Sum
+from harness.proof.figures import Tally
+from harness.proof.stores import MOST, Database, Row, Stored
+from harness.proof.story import Shape
+
+
+def readable(evidence: Evidence) -> Iterator[Claim]:
+    """Claim that the stores can be read; only made where they cannot."""
+    if (found := evidence.stored) and found.problem:
+        yield Sum().claim("store-read", "it is known what the stores hold", found.problem, unproven=True)
+    if len(evidence.writes) >= MOST:
+        detail = f"more than the {MOST:,} that are compared: end the run sooner"
+        yield Sum().claim("store-read", "all writes were compared", detail, unproven=True)
+
+
+def one_store(evidence: Evidence) -> Iterator[Claim]:
+    """Claim that all versions that answer callers write to one database; only made where they do not."""
+    if found := _seen(evidence):
+        groups = _groups(evidence, found)
+        if len(groups) > 1:
+            detail = "; ".join(f"{' and '.join(versions)}: {db.name}" for db, versions in groups.items())
+            yield Sum().claim("one-store", "what callers write is in one store", detail, fails=True)
+
+
+def stored(evidence: Evidence) -> Iterator[Claim]:
+    """Claim that the callers' store holds each write that was answered once, and none of a dark version.
+
+    What was not answered with 2xx may be stored or not, but not twice.
+    """
+    if not (found := _seen(evidence)):
+        return
+    dark = [version for version in evidence.routing.versions if evidence.routing.is_dark(version)]
+    for database, versions in _groups(evidence, found).items():
+        rows = found.rows[database]
+        total = Sum(writes=0, once=0, lost=0, doubled=0, foreign=0)
+        for request_id, shape in evidence.writes.items():
+            there = rows.get(request_id, [])
+            tried = sum(call.version in versions for call in shape.own)
+            told = _told(shape, versions)
+            once = told if len(there) == tried and all(row.version in versions for row in there) else 0
+            lost, doubled = max(told - len(there), 0), max(len(there) - tried, 0) if tried else 0
+            total.add(_tally(request_id), breaks=bool(lost or doubled), writes=told, once=once, lost=lost,
+                      doubled=doubled)  # fmt: skip
+        for request_id, there in rows.items():
+            foreign = sum(row.version not in versions for row in there)
+            total.add(_tally(request_id), breaks=foreign > 0, foreign=foreign)
+        wrong = {"lost": "lost", "doubled": "doubled"}
+        wrong |= {"foreign": f"by {' or '.join(dark)}"} if dark or total["foreign"] else {}
+        words = ", ".join(f"{total[name]:,} {word}" for name, word in wrong.items())
+        statement = f"{_owners(versions)} holds every write once" + (
+            f", and none by {' or '.join(dark)}" * bool(dark)
+        )
+        if evidence.writes or total["foreign"]:
+            yield total.claim(
+                "stored", statement, f"{total['once']:,} of {total['writes']:,}: {words}",
+                fails=any(total[name] for name in wrong), unproven=not total["writes"],
+            )  # fmt: skip
+
+
+def same_writes(evidence: Evidence) -> Iterator[Claim]:
+    """Claim, where a dark version has a store of its own, that it wrote there what callers' version wrote."""
+    if not (found := _seen(evidence)):
+        return
+    groups = _groups(evidence, found)
+    for version, own in found.writers.items():
+        if own in groups or version not in evidence.routing.copied:
+            continue
+        for database, versions in groups.items():
+            yield from _compared(evidence, found, version, database, versions)
+
+
+def _compared(
+    evidence: Evidence, found: Stored, version: str, database: Database, versions: list[str]
+) -> Iterator[Claim]:
+    ours, theirs = found.rows[found.writers[version]], found.rows[database]
+    total, example = Sum(rows=0, same=0, missing=0, different=0), ""
+    fields: dict[str, int] = {}
+    for request_id, shape in evidence.writes.items():
+        if not shape.at(version) or not _told(shape, versions):
+            continue
+        one, other = theirs.get(request_id, []), ours.get(request_id, [])
+        differing = _differing(one, other)
+        missing = len(other) < len(one)
+        for name in differing:
+            fields[name] = fields.get(name, 0) + 1
+            example = example or f"{name}: {_values(one, name)}, {version} {_values(other, name)}"
+        total.add(_tally(request_id), breaks=missing or bool(differing), rows=1, missing=missing,
+                  same=not missing and not differing, different=bool(differing))  # fmt: skip
+    if not total["rows"]:
+        return
+    detail = f"{total['same']:,} of {total['rows']:,} the same, {total['missing']:,} missing, "
+    detail += f"{total['different']:,} different"
+    if fields:
+        detail += f" ({', '.join(f'{name} {count:,} x' for name, count in fields.items())}; {example})"
+    yield total.claim(
+        "same-writes", f"{version} wrote what {' and '.join(versions)} wrote", detail,
+        fails=total["same"] < total["rows"], version=version,
+    )  # fmt: skip
+
+
+def _differing(one: list[Row], other: list[Row]) -> list[str]:
+    """Return the fields in which rows differ; ``rows``, where there are more than there should be."""
+    if len(other) != len(one):
+        return ["rows"] if len(other) > len(one) else []
+    return [name for name in ("item", "bytes") if _values(one, name) != _values(other, name)]
+
+
+def _values(rows: list[Row], name: str) -> str:
+    return str(len(rows)) if name == "rows" else ", ".join(sorted(str(getattr(row, name)) for row in rows))
+
+
+def _seen(evidence: Evidence) -> Stored | None:
+    """Return what is in the stores, if it could be read and a write was seen."""
+    found = evidence.stored
+    if not found or found.problem:
+        return None
+    any_row = any(rows for rows in found.rows.values())
+    return found if evidence.writes or any_row else None
+
+
+def _groups(evidence: Evidence, found: Stored) -> dict[Database, list[str]]:
+    """Return the databases of the versions that answer callers, with those versions."""
+    groups: dict[Database, list[str]] = {}
+    for version, database in found.writers.items():
+        if not evidence.routing.is_dark(version):
+            groups.setdefault(database, []).append(version)
+    return groups
+
+
+def _told(shape: Shape, versions: Iterable[str]) -> int:
+    """Return how many writes of a story callers know to be stored: those that versions answered with 2xx."""
+    return sum(c.version in versions and c.answered and 200 <= c.status < 300 for c in shape.own)
+
+
+def _owners(versions: list[str]) -> str:
+    return f"{versions[0]}'s store" if len(versions) == 1 else f"the store of {' and '.join(versions)}"
+
+
+def _tally(request_id: str) -> Tally:
+    return Tally(1, [(request_id, "POST", "")])
+
+
+OF_STORES = (readable, one_store, stored, same_writes)

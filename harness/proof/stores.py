@@ -1,0 +1,125 @@
+"""The stores of the workshop's versions, read by the harness itself: evidence of what they wrote."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from harness import settings
+from harness.meshes.mesh import TARGET, Mesh, MeshError
+from harness.proof.target import Routing
+
+MOST = 500_000
+"""How many writes of one run are compared."""
+
+_LAST = "SELECT coalesce(max(id), 0) FROM feedback"
+_SINCE = "SELECT coalesce(request_id, ''), version, item, bytes FROM feedback WHERE id > {} ORDER BY id"
+_NO_TABLE = ("no such table", 'relation "feedback" does not exist')
+
+
+class Database(NamedTuple):
+    """A database of the store: the Service by which it is reached, and its name."""
+
+    host: str
+    name: str
+
+
+class Row(NamedTuple):
+    """What one write left in a database."""
+
+    version: str
+    """Who wrote it."""
+    item: str
+    bytes: str
+
+
+Rows = Mapping[str, list[Row]]
+"""The rows of a database, by request id."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a run left in the databases."""
+
+    writers: Mapping[str, Database]
+    """The database of each version."""
+    rows: Mapping[Database, Rows] = field(default_factory=dict)
+    problem: str = ""
+    """Why nothing can be said of it."""
+
+
+def writers(mesh: Mesh, routing: Routing) -> Iterator[tuple[str, str]]:
+    """Yield (version, DATABASE_URL) for each version that has a database; only the workshop's service has.
+
+    :raises MeshError: it may not be read which.
+    """
+    if (routing.target.service, routing.target.namespace) != (TARGET, settings.namespace()):
+        return
+    for name, version in routing.versions.items():
+        for found in routing.scene.of_kind("Deployment"):
+            if found["metadata"]["name"] == version.workload:
+                container = found["spec"]["template"]["spec"]["containers"][0]
+                known: dict[str, str] = {}
+                for source in container.get("envFrom") or ():
+                    known |= mesh.secret(source.get("secretRef", {}).get("name", ""))
+                known |= {each["name"]: each.get("value", "") for each in container.get("env") or ()}
+                if url := known.get("DATABASE_URL"):
+                    yield name, url
+
+
+def database_of(url: str) -> Database:
+    """Return which database a DATABASE_URL names."""
+    where = urlsplit(url)
+    return Database(where.hostname or "", where.path.strip("/"))
+
+
+class Stores:
+    """What the versions of a target write from now on."""
+
+    def __init__(self, mesh: Mesh, routing: Routing) -> None:
+        self._mesh, self._problem = mesh, ""
+        self._begun: dict[Database, int] = {}
+        self._writers: dict[str, Database] = {}
+        try:
+            self._writers = _databases(mesh, routing)
+            for database in set(self._writers.values()):
+                self._begun[database] = int(self._query(database, _LAST)[0][0])
+        except MeshError as error:
+            self._problem = str(error)
+
+    def __bool__(self) -> bool:
+        """Say whether there is anything to read, or should be."""
+        return bool(self._writers or self._problem)
+
+    def read(self, routing: Routing) -> Stored:
+        """Return what was written since this was made.
+
+        :param routing: what is applied now: a version that changed its database meanwhile proves nothing.
+        """
+        try:
+            if self._problem:
+                return Stored(self._writers, problem=self._problem)
+            if _databases(self._mesh, routing) != self._writers:
+                return Stored(self._writers, problem="a version changed its database meanwhile")
+            return Stored(self._writers, {found: self._rows(found) for found in self._begun})
+        except MeshError as error:
+            return Stored(self._writers, problem=str(error))
+
+    def _rows(self, database: Database) -> Rows:
+        rows: defaultdict[str, list[Row]] = defaultdict(list)
+        for request_id, *row in self._query(database, _SINCE.format(self._begun[database])):
+            rows[request_id].append(Row(*row))
+        return rows
+
+    def _query(self, database: Database, sql: str) -> list[list[str]]:
+        try:
+            return self._mesh.query(*database, sql)
+        except MeshError as error:
+            if any(words in str(error) for words in _NO_TABLE):  # nobody has written anything yet
+                return [["0"]] if sql == _LAST else []
+            raise
+
+
+def _databases(mesh: Mesh, routing: Routing) -> dict[str, Database]:
+    return {version: database_of(url) for version, url in writers(mesh, routing)}
