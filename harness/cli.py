@@ -16,7 +16,7 @@ from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
 from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
 from harness.manifests.check import services_named, warnings
-from harness.meshes.mesh import STATE, Mesh, get, must_be_clone
+from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
 from harness.proof import doctor
 from harness.proof.report import harmless, wrap
 from harness.proof.status import status_of
@@ -148,7 +148,8 @@ with_files = click.argument("files", nargs=-1, required=True, metavar="FILE...",
 def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> None:
     """Change what is applied, and tell what of it does nothing, or not what it seems to."""
     before = {found.key: found for found in mesh.routes()}
-    for line in change(*files):
+    lines = change(*files)
+    for line in lines:
         echo(line)
     after = {found.key: found for found in mesh.routes()}
     changed = [found for one, other in ((before, after), (after, before))
@@ -156,6 +157,8 @@ def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> 
     keys = {found.key for found in changed}
     told = [line for line in warnings(after.values()) if line.partition(" ")[0] in keys]
     touched = services_named(after.values(), changed)
+    if any(line.startswith("secret/") for line in lines):
+        touched.append(TARGET)  # it says where the workshop's versions write
     told += map(str, doctor.warnings(mesh, namespace(), touched) if touched else ())
     for line in dict.fromkeys(told):
         echo(wrap(f"warning: {harmless(line)}", 9))

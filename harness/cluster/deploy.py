@@ -8,7 +8,7 @@ from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
 from harness.meshes.images import image
-from harness.meshes.mesh import ROOT, WORKLOADS
+from harness.meshes.mesh import ROOT, WITH_STORE
 
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
@@ -17,7 +17,8 @@ ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
 )
 ALL_KINDS = (
-    f"jobs.batch,deployments,services,serviceaccounts,{ISTIO_KINDS},telemetries.telemetry.istio.io,"
+    f"jobs.batch,deployments,services,secrets,serviceaccounts,networkpolicies.networking.k8s.io,{ISTIO_KINDS},"
+    "sidecars.networking.istio.io,telemetries.telemetry.istio.io,"
     "authorizationpolicies.security.istio.io,peerauthentications.security.istio.io"
 )
 
@@ -40,7 +41,7 @@ def namespace(name: str) -> Json:
 
 def services() -> list[str]:
     """Return the images that the workshop's pods run."""
-    return sorted({d.container.image_name for d in of_kind(read(*WORKLOADS), Deployment)})
+    return sorted({d.container.image_name for d in of_kind(read(*WITH_STORE), Deployment)})
 
 
 def render(documents: Iterable[Json], namespace: str, registry: str, gateway: str) -> list[Json]:
@@ -66,6 +67,9 @@ def render(documents: Iterable[Json], namespace: str, registry: str, gateway: st
                 for origin in rule.get("from", []):
                     known = origin["source"].get("principals", [])
                     origin["source"]["principals"] = [_identity(p, namespace, gateway) for p in known]
+        if document["kind"] == "Sidecar":
+            for egress in document["spec"]["egress"]:
+                egress["hosts"] = [host.replace(".tutorial.", f".{namespace}.") for host in egress["hosts"]]
     return rendered
 
 

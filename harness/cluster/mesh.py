@@ -32,7 +32,7 @@ from harness.meshes.mesh import (
     ROOT,
     STATE,
     TARGET,
-    WORKLOADS,
+    WITH_STORE,
     LogFollower,
     Mesh,
     MeshError,
@@ -111,7 +111,7 @@ class ClusterMesh(Mesh):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
-        paths = [*WORKLOADS, *ISTIO, *deploy.CLUSTER_ONLY]
+        paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY]
         if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
             paths.remove(deploy.FIRST_STATE)
         self.progress("applying the manifests")
@@ -121,7 +121,7 @@ class ClusterMesh(Mesh):
             route = deploy.openshift_route(facts.gateways[0])
             where = f"--namespace={route['metadata']['namespace']}"
             self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
-        for workload in of_kind(read(*WORKLOADS), Deployment):
+        for workload in of_kind(read(*WITH_STORE), Deployment):
             readiness.wait_for_rollout(self.kubectl, workload.metadata.name, self.progress)
         self._checked_facts()  # that sidecars are injected shows only now
         self._wait_for_routes()
@@ -170,8 +170,21 @@ class ClusterMesh(Mesh):
         return deploy.render(given, self.namespace, settings.registry(), f"*/ns/{namespace}/sa/{account}")
 
     def create(self, documents: list[Json]) -> list[str]:
-        """Apply documents; return what kubectl says of each."""
-        return self.kubectl.run("apply", "--filename=-", given=yaml.safe_dump_all(documents)).splitlines()
+        """Apply documents; return what kubectl says of each. Who reads a Secret that changed starts anew."""
+        secrets = {d["metadata"]["name"]: d for d in documents if d["kind"] == "Secret"}
+        before = {name: self.secret(name) for name in secrets}
+        lines = self.kubectl.run("apply", "--filename=-", given=yaml.safe_dump_all(documents)).splitlines()
+        changed = {name for name, known in before.items() if known and known != self.secret(name)}
+        return [*lines, *self._restart(changed)]
+
+    def _restart(self, secrets: set[str]) -> Iterator[str]:
+        """Restart the workloads that read Secrets; yield a line for each."""
+        for found in self.kubectl.items("deployments") if secrets else ():
+            sources = found["spec"]["template"]["spec"]["containers"][0].get("envFrom", [])
+            if not secrets.isdisjoint(source.get("secretRef", {}).get("name") for source in sources):
+                name = found["metadata"]["name"]
+                yield from self.kubectl.run("rollout", "restart", f"deployment/{name}").splitlines()
+                readiness.wait_for_rollout(self.kubectl, name, self.progress)
 
     def why(self, found: list[Json]) -> str:
         """Return what the cluster knows of pods that do not become ready: events, and their last words."""
@@ -242,7 +255,7 @@ class ClusterMesh(Mesh):
     def objects(self) -> dict[str, tuple[str, Object]]:
         deployed = {d["metadata"]["name"] for d in self.kubectl.items("deployments")}
         stored: dict[str, tuple[str, Object]] = {}
-        for path in WORKLOADS:
+        for path in WITH_STORE:
             found = [o for o in read(path) if not isinstance(o, Deployment) or o.metadata.name in deployed]
             if any(isinstance(o, Deployment) for o in found):
                 stored |= {o.key: (str(path.relative_to(ROOT)), o) for o in found}

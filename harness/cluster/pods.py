@@ -8,7 +8,7 @@ from harness.cluster.kubectl import Kubectl
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
-from harness.meshes.mesh import WORKLOADS, MeshError
+from harness.meshes.mesh import WITH_STORE, MeshError
 
 SIDECAR = "istio-proxy"
 """The sidecar's container, native or classic."""
@@ -26,7 +26,7 @@ def has_sidecar(pod: Json) -> bool:
 
 def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     """Return the pods of a workload that are not about to end."""
-    known = {d.metadata.name: d.labels for d in of_kind(read(*WORKLOADS), Deployment)}
+    known = {d.metadata.name: d.labels for d in of_kind(read(*WITH_STORE), Deployment)}
     labels = known.get(workload) or kubectl.get("deployment", workload)["spec"]["selector"]["matchLabels"]
     pods = kubectl.items("pods", selector(labels))
     return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]

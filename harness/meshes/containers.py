@@ -27,9 +27,10 @@ from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
     GATEWAY,
+    ISTIO,
     LOOPBACK,
     ROOT,
-    STORE,
+    WITH_STORE,
     LogFollower,
     MeshError,
     Progress,
@@ -62,7 +63,7 @@ class ContainerMesh(EnvoyMesh):
     """A mesh of containers in the engine that DOCKER_HOST, or Docker's context, names."""
 
     name = "containers"
-    manifests = (STORE, *EnvoyMesh.manifests)
+    manifests = (*WITH_STORE, *ISTIO)
 
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)

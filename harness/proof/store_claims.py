@@ -3,7 +3,7 @@
 They rest on the rows of the databases, and on the proxies' logs: these say who answered which write.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from harness.proof.evidence import Claim, Evidence, Sum
 from harness.proof.figures import Tally
@@ -134,7 +134,7 @@ def _groups(evidence: Evidence, found: Stored) -> dict[Database, list[str]]:
     return groups
 
 
-def _told(shape: Shape, versions: Iterable[str]) -> int:
+def _told(shape: Shape, versions: list[str]) -> int:
     """Return how many writes of a story callers know to be stored: those that versions answered with 2xx."""
     return sum(c.version in versions and c.answered and 200 <= c.status < 300 for c in shape.own)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from harness import HarnessError, Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Scene, named
-from harness.proof.doctor import pods, policies, routes
+from harness.proof.doctor import pods, policies, routes, stores
 from harness.proof.doctor.facts import Facts, Finding, text
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
@@ -21,6 +21,7 @@ CHECKS: Checks = (
     policies.refuses_the_caller, policies.denies_at_the_copy_only, policies.plain_text_meets_mutual_tls,
     pods.was_refused, pods.fuse_is_blown, pods.is_ejected, pods.leads_back,
     routes.mirrors_to_chance, routes.is_not_understood, routes.cannot_be_told_apart,
+    stores.copies_reach_the_callers_store, stores.callers_are_answered_from_the_shadow,
     pods.logs_nothing, pods.caller_without_sidecar,
 )  # fmt: skip
 """What is looked for, in the order in which it is told: what keeps copies away stands first."""
@@ -28,6 +29,7 @@ CHECKS: Checks = (
 AT_ONCE: Checks = (
     routes.leads_nowhere, routes.port_is_not_http, routes.is_overruled, routes.mirrors_to_chance,
     routes.mirrors_nothing, routes.no_route_counts,
+    stores.copies_reach_the_callers_store, stores.callers_are_answered_from_the_shadow,
 )  # fmt: skip
 """What is told as soon as it is applied: it stands in the objects alone, and is hardly ever meant."""
 
