@@ -70,6 +70,7 @@ def shadow(version: str, **environment: str) -> list[dict[str, Any]]:
     template["spec"]["terminationGracePeriodSeconds"] = 1
     container = template["spec"]["containers"][0]
     container["image"] = "tests-shadow"
+    del container["envFrom"]  # it keeps nothing
     container["env"] = [{"name": n, "value": v} for n, v in {"VERSION": version, **environment}.items()]
     return [deployment]
 
