@@ -111,9 +111,13 @@ def _engine(url: str) -> Engine:
     where = make_url(url)
     if where.drivername == "postgresql":
         where = where.set(drivername="postgresql+psycopg")
-    # A connection is tried before it is used, so the store comes back by itself.
-    engine = create_engine(where, pool_size=10, max_overflow=0, pool_timeout=TIMEOUT, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
+    is_sqlite = where.drivername == "sqlite"
+    engine = create_engine(
+        where, pool_size=10, max_overflow=0, pool_timeout=TIMEOUT,
+        pool_pre_ping=True,  # a connection is tried before it is used, so the store comes back by itself
+        connect_args={"timeout": TIMEOUT / 2} if is_sqlite else {},
+    )  # fmt: skip
+    if is_sqlite:
         # A commit survives the process, whenever it is killed; it need not wait for the disk.
         event.listen(engine, "connect", lambda found, _: found.execute("PRAGMA synchronous=NORMAL"))
     return engine

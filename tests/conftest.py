@@ -16,7 +16,7 @@ from helpers import MESHES, copy_project, start
 from harness.cluster.mesh import ClusterMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
-from harness.meshes.mesh import ROOT
+from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,9 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "running_mesh" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("mesh")
-        metafunc.parametrize(
-            "running_mesh", [m for m in MESHES if chosen in (None, m)], indirect=True, scope="session"
-        )
+        names = [m for m in MESHES if chosen in (None, m)]
+        if chosen == "cluster" and metafunc.definition.get_closest_marker("on_cluster"):
+            names = [chosen]
+        metafunc.parametrize("running_mesh", names, indirect=True, scope="session")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,9 +50,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def running_mesh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EnvoyMesh]:
-    """Yield a mesh that runs for the whole session."""
+) -> Iterator[EnvoyMesh | ClusterMesh]:
+    """Yield a mesh that runs for the whole session; on a cluster, what `make deploy` brought there."""
     name: str = request.param
+    if name == "cluster":
+        with contextlib.closing(ClusterMesh()) as deployed:
+            deployed.must_run()
+            yield deployed
+        return
     state = tmp_path_factory.mktemp(name) / "mesh"
     if name == "containers":
         # The same at every run, so that a run cleans up after one that was killed; one for each process.
@@ -66,9 +72,12 @@ def running_mesh(
 
 
 @pytest.fixture
-def mesh(running_mesh: EnvoyMesh) -> EnvoyMesh:
+def mesh(running_mesh: EnvoyMesh | ClusterMesh) -> EnvoyMesh | ClusterMesh:
     """Return the running mesh in its first state: everything runs, and v1 answers."""
-    running_mesh.reset()
+    if isinstance(running_mesh, ClusterMesh):
+        running_mesh.apply(*WITH_STORE, *ISTIO)
+    else:
+        running_mesh.reset()
     return running_mesh
 
 

@@ -84,7 +84,7 @@ class Stores:
         try:
             self._writers = _databases(mesh, routing)
             for database in set(self._writers.values()):
-                self._begun[database] = int(self._query(database, _LAST)[0][0])
+                self._begun[database] = int(next(iter(self._query(database, _LAST)), ["0"])[0])
         except MeshError as error:
             self._problem = str(error)
 
@@ -117,7 +117,7 @@ class Stores:
             return self._mesh.query(*database, sql)
         except MeshError as error:
             if any(words in str(error) for words in _NO_TABLE):  # nobody has written anything yet
-                return [["0"]] if sql == _LAST else []
+                return []
             raise
 
 
