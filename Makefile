@@ -2,7 +2,7 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 # How to reach a cluster; what is not set here is the harness's affair.
-export KUBECTL NAMESPACE REGISTRY BASE_IMAGE
+export KUBECTL NAMESPACE REGISTRY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
 TYPED   := C CALLERS D F FOR MAX_FAILURES MAX_P95 MESH N PORT PROCESSES RATE SERVICE T TIME URL USERS W WORKERS YES

@@ -17,8 +17,13 @@ def registry() -> str:
 
 
 def base_image() -> str:
-    """Return the image that all others are built on: BASE_IMAGE, or nothing."""
+    """Return the image that all others but the store are built on: BASE_IMAGE, or nothing."""
     return os.environ.get("BASE_IMAGE", "")
+
+
+def store_base_image() -> str:
+    """Return the image that the store is built on: STORE_BASE_IMAGE, or nothing."""
+    return os.environ.get("STORE_BASE_IMAGE", "")
 
 
 def kubectl() -> str:

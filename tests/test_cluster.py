@@ -173,18 +173,36 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Kubectl.find("tutorial")
 
 
-@pytest.mark.parametrize("name", ["recommendation-v2", "loadtest", "envoy"])
+@pytest.mark.parametrize("name", ["recommendation-v2", "recommendation-store", "loadtest", "envoy"])
 def test_a_staged_folder_holds_what_an_image_needs_and_its_arguments(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASE_IMAGE", "python:x")
+    monkeypatch.setenv("STORE_BASE_IMAGE", "postgres:x")
     image(name).stage(tmp_path)
     dockerfile = (tmp_path / "Dockerfile").read_text()
-    for line in ("ARG BASE=python:x\n", f"ARG VERSION={version()}\n"):
+    base = "postgres:x" if name == "recommendation-store" else "python:x"
+    for line in (f"ARG BASE={base}\n", f"ARG VERSION={version()}\n"):
         assert dockerfile.count(line) == 1
     assert ("ARG SERVICE=recommendation/v2\n" in dockerfile) == (name == "recommendation-v2")
-    for copied in re.findall(r"^COPY (\S+) ", dockerfile, re.MULTILINE):
-        assert (tmp_path / copied.replace("${SERVICE}", "recommendation/v2")).exists()
+    for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
+        for copied in line.replace("${SERVICE}", "recommendation/v2").split():
+            assert list(tmp_path.glob(copied))
+
+
+def test_an_image_is_built_on_what_its_own_dockerfile_says_or_else_the_services(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("BASE_IMAGE", "STORE_BASE_IMAGE"):
+        monkeypatch.delenv(variable, raising=False)
+    bases = {name: image(name).arguments()["BASE"] for name in ("customer", "envoy", "recommendation-store")}
+    assert "/python:" in bases["customer"] == bases["envoy"]
+    assert "/postgres:" in bases["recommendation-store"]
+
+
+def test_the_stores_image_holds_its_folder_without_the_manifest() -> None:
+    names = {path.name for path in image("recommendation-store").sources}
+    assert names == {"start.sh", "init.sql", "postgresql.conf", "pg_hba.conf"}
 
 
 # --- what it must have --------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ from pathlib import Path
 from harness import settings
 from harness.meshes.mesh import ROOT
 
+STORE = "recommendation-store"
+"""The image that is built on PostgreSQL instead of Python."""
+
 
 def version() -> str:
     """Return the project's version, which is the images' tag."""
@@ -24,7 +27,6 @@ class Image:
     name: str
     folder: str
     dockerfile: Path
-    lock: Path
     sources: tuple[Path, ...]
 
     @property
@@ -45,14 +47,19 @@ class Image:
         return f"{registry.rstrip('/')}/{self.tag}-{self.digest()}" if registry else self.tag
 
     def arguments(self) -> dict[str, str]:
-        """Return the build's arguments; the Dockerfile says what all images are built on by default."""
-        [base] = re.findall(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-        return {"BASE": settings.base_image() or base, "SERVICE": self.folder, "VERSION": version()}
+        """Return the build's arguments.
+
+        What it is built on by default its own Dockerfile says, or else the services'.
+        """
+        files = [path.read_text() for path in (self.dockerfile, ROOT / "Dockerfile")]
+        base, *_ = re.findall(r"^ARG BASE=(\S+)$", "\n".join(files), re.MULTILINE)
+        other = settings.store_base_image() if self.name == STORE else settings.base_image()
+        return {"BASE": other or base, "SERVICE": self.folder, "VERSION": version()}
 
     def digest(self) -> str:
         """Return what tells one state of the image from another: a hash of all that it is built from."""
         found = hashlib.sha256(" ".join(self.arguments().values()).encode())
-        for path in (self.dockerfile, self.lock, *self.sources):
+        for path in (self.dockerfile, *self.sources):
             found.update(path.read_bytes())
         return found.hexdigest()[:12]
 
@@ -64,7 +71,7 @@ class Image:
         dockerfile = self.dockerfile.read_text()
         for name, value in self.arguments().items():
             dockerfile = re.sub(rf"^ARG {name}(=.*)?$", f"ARG {name}={value}", dockerfile, flags=re.MULTILINE)
-        for path in (self.lock, *self.sources):
+        for path in self.sources:
             copy = target / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
@@ -74,14 +81,18 @@ class Image:
 def image(name: str) -> Image:
     """Return the image of that name: ``envoy``, ``loadtest``, or a service's, which its folder names.
 
-    ``recommendation-v2`` is built from recommendation/v2.
+    ``recommendation-v2`` is built from recommendation/v2. A folder may have a Dockerfile of its own.
     """
     locks = ROOT / "requirements"
     if name == "envoy":
-        return Image(name, "harness", ROOT / "harness" / "Dockerfile", locks / "envoy.txt", ())
+        return Image(name, "harness", ROOT / "harness" / "Dockerfile", (locks / "envoy.txt",))
     if name == "loadtest":
         code = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / name).glob("*.py")])
-        return Image(name, name, ROOT / name / "Dockerfile", locks / "loadtest.txt", tuple(code))
+        return Image(name, name, ROOT / name / "Dockerfile", (locks / "loadtest.txt", *code))
     folder = name.replace("-", "/")
+    if (own := ROOT / folder / "Dockerfile").exists():
+        # As .dockerignore has it, a manifest is no part of an image.
+        files = [path for path in own.parent.iterdir() if path.is_file() and path.suffix != ".yaml"]
+        return Image(name, folder, own, tuple(sorted({*files} - {own})))
     code = [*sorted((ROOT / "common").glob("*.py")), ROOT / folder / "app.py"]
-    return Image(name, folder, ROOT / "Dockerfile", locks / "services.txt", tuple(code))
+    return Image(name, folder, ROOT / "Dockerfile", (locks / "services.txt", *code))
