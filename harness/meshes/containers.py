@@ -64,6 +64,7 @@ class ContainerMesh(EnvoyMesh):
 
     name = "containers"
     manifests = (*WITH_STORE, *ISTIO)
+    code = ("app.py", "Dockerfile")
 
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)

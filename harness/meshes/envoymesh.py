@@ -46,6 +46,8 @@ class EnvoyMesh(Mesh, Proxies):
     quiet = 0.5
     manifests = (*WORKLOADS, *ISTIO)
     """What it starts with."""
+    code: tuple[str, ...] = ("app.py",)
+    """What it runs: folders that have one of these files."""
 
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         """Keep state in the folder ``state``; ``port`` is the gateway's when the mesh is started (8080)."""
@@ -269,7 +271,7 @@ class EnvoyMesh(Mesh, Proxies):
             start must not keep a route from being applied.
         """
         check(stored.values())
-        _must_have_code(stored.values())
+        _must_have_code(stored.values(), self.code)
         objects = [found for _, found in stored.values()]
         objects_before = self.routes()
         known = {pod.name for pod in pods_of(objects_before)}
@@ -354,12 +356,12 @@ def _must_be_free(port: int) -> None:
     check_port(LOOPBACK, port, remedy)
 
 
-def _must_have_code(given: Iterable[tuple[str, Object]]) -> None:
+def _must_have_code(given: Iterable[tuple[str, Object]], code: Iterable[str]) -> None:
     """Raise a ManifestError for an image that is not this project's, so that nobody can build it."""
     for source, workload in given:
         if isinstance(workload, Deployment):
             folder = ROOT / image(workload.container.image_name).folder
-            if not (folder / "app.py").exists():
+            if not any((folder / name).exists() for name in code):
                 field = f"Deployment {workload.metadata.name}: spec.template.spec.containers[0].image"
                 only = "only what is built from a folder here runs here"
                 raise ManifestError(f"{source}: {field}: no app.py in {_relative(folder)}/: {only}")
