@@ -8,6 +8,7 @@ A Job's pods are processes on this machine.
 """
 
 import contextlib
+import csv
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ import psutil  # noqa: E402
 import yaml  # noqa: E402
 
 from harness.manifests.base import Object  # noqa: E402
-from harness.manifests.kubernetes import Deployment  # noqa: E402
+from harness.manifests.kubernetes import Deployment, Secret  # noqa: E402
 from harness.manifests.lookup import of_kind  # noqa: E402
 from harness.meshes.local import LocalMesh  # noqa: E402
 from harness.meshes.mesh import GATEWAY  # noqa: E402
@@ -84,6 +86,10 @@ def main(words: list[str]) -> None:
             logs(mesh, pod, options)
         case ["exec", pod, "pilot-agent", "request", "GET", "clusters"]:
             print(mesh.admin(pod, "/clusters").replace("::127.0.0.1:", "::10.244.0.9:"))
+        case ["exec", "service/store", "psql", *_]:
+            [database] = [o.partition("=")[2] for o in options if o.startswith("--dbname=")]
+            [sql] = [o.partition("=")[2] for o in options if o.startswith("--command=")]
+            csv.writer(sys.stdout).writerows(mesh.query("store", database, sql))
         case ["exec", pod, "pilot-agent", "request", "GET", path]:
             print(config_dump(mesh, pod, path))
         case ["port-forward", _, _]:
@@ -118,6 +124,10 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
             pod for pod in job_pods(mesh) if "index" not in selector or pod["metadata"]["name"] == "job-0"
         ]
     objects = mesh.routes()
+    if kinds == "secret":
+        encoded = {s.metadata.name: {k: b64encode(v.encode()).decode() for k, v in s.values.items()}
+                   for s in of_kind(objects, Secret)}  # fmt: skip
+        return [{"metadata": {"name": name}, "data": data} for name, data in encoded.items()]
     if kinds.startswith("services,"):
         return [as_json(o) for o in objects if o.kind in ("Service", "Deployment")]
     if kinds == "deployments":

@@ -27,7 +27,7 @@ from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import read
 from harness.meshes.images import image, version
-from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS, MeshError
+from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE, WORKLOADS, MeshError
 from harness.proof.report import table
 from harness.proof.target import Target
 from harness.proof.watch import Watch, verify
@@ -310,7 +310,7 @@ def test_a_classic_sidecar_counts_too() -> None:
 
 # --- what is applied ----------------------------------------------------------------------------------
 
-EVERYTHING = [*WORKLOADS, *ISTIO, *CLUSTER_ONLY]
+EVERYTHING = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY]
 
 
 def documents(namespace: str = "tutorial", registry: str = "") -> list[dict[str, Any]]:
@@ -336,12 +336,12 @@ def images(registry: str) -> set[str]:
     return {d["spec"]["template"]["spec"]["containers"][0]["image"] for d in deployments}
 
 
-SERVICES = ("customer", "preference", "recommendation-v1", "recommendation-v2")
+IMAGES = ("customer", "preference", "recommendation-store", "recommendation-v1", "recommendation-v2")
 
 
 def test_images_bear_one_tag_and_in_a_registry_one_for_each_state() -> None:
-    assert images("") == {f"{name}:{version()}" for name in SERVICES}
-    pushed = {f"r.test/me/{name}:{version()}-{image(name).digest()}" for name in SERVICES}
+    assert images("") == {f"{name}:{version()}" for name in IMAGES}
+    pushed = {f"r.test/me/{name}:{version()}-{image(name).digest()}" for name in IMAGES}
     assert images("r.test/me/") == pushed
 
 
@@ -351,11 +351,18 @@ def test_only_the_chain_may_talk() -> None:
         "customer": ["*/ns/gw/sa/door"],
         "preference": ["*/ns/mine/sa/customer"],
         "recommendation": ["*/ns/mine/sa/preference"],
+        "store": ["*/ns/mine/sa/recommendation", "*/ns/mine/sa/recommendation-v2"],
     }
 
 
+def test_v2_may_call_nobody_but_the_store() -> None:
+    [sidecar] = [d for d in documents("mine") if d["kind"] == "Sidecar"]
+    assert sidecar["spec"]["outboundTrafficPolicy"] == {"mode": "REGISTRY_ONLY"}
+    assert sidecar["spec"]["egress"] == [{"hosts": ["./store.mine.svc.cluster.local"]}]
+
+
 def test_policies_name_workloads_and_accounts_that_exist() -> None:
-    workloads = list(of_kind(read(*WORKLOADS), Deployment))
+    workloads = list(of_kind(read(*WITH_STORE), Deployment))
     accounts = {w.spec.template.spec.service_account_name for w in workloads}
     for document in documents():
         if document["kind"] == "AuthorizationPolicy" and "selector" in document["spec"]:
@@ -386,8 +393,9 @@ def test_a_change_of_the_code_makes_new_pods_though_the_tag_stays(monkeypatch: p
         }
 
     before = sources()
-    assert len(set(before.values())) == 4
+    assert len(set(before.values())) == 5
     monkeypatch.setenv("BASE_IMAGE", "another")
+    monkeypatch.setenv("STORE_BASE_IMAGE", "another")
     assert not set(before.values()) & set(sources().values())
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.cluster.deploy import CLUSTER_ONLY, namespace, render
 from harness.manifests import read
-from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
+from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE
 
 RECORDED = ROOT / "tests" / "recorded"
 KUBERNETES = sorted(RECORDED.glob("kubernetes-*.json"))
@@ -30,14 +30,16 @@ def schema_for(document: dict[str, Any], path: Path) -> dict[str, Any] | None:
             found if found and found["properties"]["apiVersion"]["const"] == document["apiVersion"] else None
         )
     name = schemas["kinds"].get(document["kind"])
-    if not name or ("/" in document["apiVersion"] and "." in document["apiVersion"]):
+    if not name or ("." in document["apiVersion"] and document["apiVersion"] != "networking.k8s.io/v1"):
         return None
     return {"$ref": f"#/definitions/{name}", "definitions": schemas["definitions"]}
 
 
 def applied() -> list[dict[str, Any]]:
     states = [path for path in (ROOT / "istio").glob("*.yaml") if path not in ISTIO]
-    paths = [*WORKLOADS, *ISTIO, *CLUSTER_ONLY, *sorted(states), ROOT / "loadtest" / "kubernetes.yaml"]
+    settings = (ROOT / "recommendation" / "settings").glob("*.yaml")
+    paths = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY, *sorted(states), *sorted(settings)]
+    paths.append(ROOT / "loadtest" / "kubernetes.yaml")
     documents = render((d for p in paths for _, d in read.documents(p)), "tutorial", "", "*/ns/gw/sa/door")
     others = (ROOT / "istio" / "gateway-api", ROOT / "tests" / "istiod" / "shapes")
     more = [d for folder in others for _, d in read.documents(folder)]
