@@ -99,14 +99,17 @@ def quantile(values: list[float], q: float) -> float:
 # --- sending ----------------------------------------------------------------------------------------------
 
 
-def ask(client: HTTPClient, path: str) -> None:
-    """Wait for an answer."""
-    answer = client.get(path, headers={"accept": "text/plain"})
+def ask(client: HTTPClient, path: str, body: bytes) -> None:
+    """Wait for an answer to a GET, or to a POST where there is a body."""
+    headers = {"accept": "text/plain"}
+    answer = client.post(path, body, headers) if body else client.get(path, headers)
     answer.read()
     assert answer.status_code == 200, answer.status_code
 
 
-def at_once(count: int, url: str, work: Callable[[int, Callable[[], None]], list[float]]) -> list[float]:
+def at_once(
+    count: int, url: str, work: Callable[[int, Callable[[], None]], list[float]], body: bytes = b""
+) -> list[float]:
     """Let ``count`` callers do their ``work`` on kept-alive connections; return what it yields.
 
     They are greenlets, as Locust's are: what sends must not take much of the processors it shares.
@@ -114,7 +117,7 @@ def at_once(count: int, url: str, work: Callable[[int, Callable[[], None]], list
     parts = urlsplit(url)
     client = HTTPClient(parts.hostname or LOOPBACK, parts.port, concurrency=count, network_timeout=30)
     with contextlib.closing(client):
-        asked = partial(ask, client, parts.path or "/")
+        asked = partial(ask, client, f"{parts.path or '/'}?{parts.query}", body)
         return [*itertools.chain(*Pool(count).map(lambda index: work(index, asked), range(count)))]
 
 
@@ -137,7 +140,7 @@ def at_rate(url: str, rate: float, seconds: float) -> list[float]:
     return at_once(SENDERS, url, work)
 
 
-def per_second(url: str, seconds: float, callers: int = SENDERS) -> float:
+def per_second(url: str, seconds: float, callers: int = SENDERS, body: bytes = b"") -> float:
     """Return how many requests per second are answered when callers ask again at once."""
     start = time.perf_counter()
 
@@ -148,7 +151,7 @@ def per_second(url: str, seconds: float, callers: int = SENDERS) -> float:
             answered.append(time.perf_counter())
         return answered
 
-    answered = at_once(callers, url, work)
+    answered = at_once(callers, url, work, body)
     return len(answered) / (max(answered) - start)
 
 
@@ -191,12 +194,12 @@ def wait_for(url: str, deadline: float = 20) -> None:
             return
 
 
-def services(name: str, port: int, upstream: str) -> tuple[list[str], dict[str, str]]:
-    """Return how to run a service of this project."""
+def services(name: str, port: int, upstream: str, store: str = "") -> tuple[list[str], dict[str, str]]:
+    """Return how to run a service of this project; ``store`` is where recommendation keeps what is posted."""
     module = "recommendation.v1" if name == "recommendation" else name
     words = [sys.executable, "-m", "gunicorn", "--config", "common/gunicorn.conf.py", f"{module}.app:app"]
     urls = {"PREFERENCE_URL": upstream, "RECOMMENDATION_URL": upstream} if upstream else {}
-    return words, {"BIND": f"{LOOPBACK}:{port}", **urls}
+    return words, {"BIND": f"{LOOPBACK}:{port}", **urls, **({"DATABASE_URL": store} if store else {})}
 
 
 def naive(name: str, port: int, upstream: str) -> tuple[list[str], dict[str, str]]:
@@ -283,6 +286,24 @@ def measure_chains(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     yield Figure("requests/s: mesh / services without", "", ratios(rates["mesh"], ours))
     added = [1000 * (a - b) for a, b in zip(alone["mesh"], alone["services"], strict=True)]
     yield Figure("what four proxies add for one caller", "ms", added)
+
+
+def measure_store(effort: Effort) -> Iterator[Figure]:
+    """Measure what it costs to keep what is posted, and to count it, in a file of SQLite's."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        store = f"sqlite:///{folder}/live.db"
+        urls = {"without": stack.enter_context(chain(services))}
+        urls["with"] = stack.enter_context(chain(partial(services, store=store)))
+        rates: dict[tuple[str, str], list[float]] = {}
+        for _ in range(effort.rounds):
+            for name, url in urls.items():
+                for what, body in (("POST", b"x" * 100), ("GET", b"")):
+                    rate = per_second(f"{url}?item=shoes-{time.time_ns()}", effort.seconds, body=body)
+                    rates.setdefault((name, what), []).append(rate)
+    for what in ("POST", "GET"):
+        values = ratios(rates["with", what], rates["without", what])
+        yield Figure(f"{what}s with a store / without", "", values, note="no mesh")
 
 
 def node_server() -> str:
@@ -469,7 +490,7 @@ def main(quick: bool, large: int, stories: int, only: str | None, output: Path) 
         mesh = LocalMesh(Path(folder) / "local", port=0)
         parts = {
             "mesh": [measure_mesh(mesh, effort)],
-            "chains": [measure_chains(mesh, effort)],
+            "chains": [measure_chains(mesh, effort), measure_store(effort)],
             "mirror": [measure_mirror(mesh, effort)],
             "proof": [
                 measure_stories(effort, 1000 if quick else stories),

@@ -465,6 +465,8 @@ def test_the_benchmark_measures_all_it_should(checkout: Path, tmp_path: Path) ->
     assert names >= {
         "services / naive Flask chain",
         "services / Node chain",
+        "POSTs with a store / without",
+        "GETs with a store / without",
         "requests/s: mesh / services without",
         "requests verified / only sent, per second",
         "memory to verify 200 rather than 10",
