@@ -89,6 +89,9 @@ class StillMesh:
     def scene(self, namespace: str, callers: Any = ()) -> Scene:
         return self.found
 
+    def secret(self, name: str) -> dict[str, str]:
+        return {}  # nobody writes anything
+
     def logs_requests(self, pod: Pod) -> bool:
         return True
 

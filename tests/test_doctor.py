@@ -54,6 +54,10 @@ class Still:
     def logs_requests(self, pod: Pod) -> bool | None:
         return pod.workload not in self.silent
 
+    def secret(self, name: str) -> dict[str, str]:
+        found = [o for o in self.objects if o["kind"] == "Secret" and o["metadata"]["name"] == name]
+        return dict(found[0]["stringData"]) if found else {}
+
     # --- changes ------------------------------------------------------------------------------------
 
     def get(self, kind: str, name: str = "recommendation") -> Json:
@@ -731,3 +735,45 @@ def test_real_proxies_tell_of_a_loop(mesh: EnvoyMesh, manifest: Write) -> None:
     call(mesh)
     words = "a copy leads back to the target, in a loop: customer -> preference -> recommendation"
     wait_for(lambda: any(words in line for line in examined(mesh)), "the loop")
+
+
+# --- what the versions write --------------------------------------------------------------------------
+
+WRITES = "deployment/recommendation-v2 DATABASE_URL"
+
+
+def write_to(still: Still, url: str) -> None:
+    """Let v2 write elsewhere."""
+    still.get("Secret", "recommendation-v2")["stringData"]["DATABASE_URL"] = url
+
+
+def test_a_mirror_of_writes_to_the_callers_store_is_found_and_one_of_reads_is_none(still: Still) -> None:
+    write_to(still, "postgresql://live:secret@store/live")
+    only(still, WRITES, "writes them to v1's database 'live' as well", "mirror nothing that writes")
+    http = still.get("VirtualService")["spec"]["http"]
+    for methods in (["GET"], ["GET", "HEAD"]):
+        http[0]["match"] = [{"method": {"exact": method}} for method in methods]
+        assert find(still) == []
+    for matches in (
+        [{"method": {"exact": "GET"}}, {"method": {"exact": "POST"}}],
+        [{"uri": {"prefix": "/"}}],
+    ):
+        http[0]["match"] = matches
+        assert len(find(still)) == 1
+
+
+def test_a_role_that_may_not_write_where_it_is_pointed_is_found(still: Still) -> None:
+    write_to(still, "postgresql://shadow:secret@store/live")
+    only(still, WRITES, "where v2's role 'shadow' may not write", "give v2 its own")
+
+
+def test_a_password_is_in_no_finding(still: Still) -> None:
+    write_to(still, "postgresql://live:secret@store/live")
+    assert "secret" not in "".join(find(still))
+
+
+def test_a_version_that_answers_callers_from_the_shadow_is_found(still: Still) -> None:
+    still.get("VirtualService")["spec"]["http"] = [
+        {"route": [{"destination": {"host": "recommendation", "subset": "v2"}}]}
+    ]
+    only(still, WRITES, "v2 answers callers, but writes to 'shadow'", "give it the live database first")
