@@ -75,6 +75,15 @@ def shadow(version: str, **environment: str) -> list[dict[str, Any]]:
     return [deployment]
 
 
+def without_store() -> list[dict[str, Any]]:
+    """Return Secrets by which no version keeps anything."""
+    return [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"recommendation-{version}"},
+         "stringData": {"DATABASE_URL": ""}}
+        for version in ("v1", "v2")
+    ]  # fmt: skip
+
+
 def promising(mesh: EnvoyMesh, documents: list[dict[str, Any]]) -> EnvoyMesh:
     """Return a mesh that claims that other routes are applied than those that are."""
 
