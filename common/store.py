@@ -95,6 +95,7 @@ class Store:
                 with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as database:
                     yield database
         except (SQLAlchemyError, Timeout) as error:
+            self._has_table = False  # it may come back empty
             current_app.logger.warning("store: %s", str(getattr(error, "orig", error)).strip())
             abort(503, "the store does not answer")
 

@@ -202,6 +202,31 @@ def test_roles_keep_to_their_databases(mesh: Mesh) -> None:
         mesh.query("store", connect, "SELECT 1")
 
 
+def test_on_a_cluster_the_network_keeps_others_from_the_store_and_v2_from_others(mesh: Mesh) -> None:
+    if not isinstance(mesh, ClusterMesh):
+        pytest.skip("only a cluster has policies")
+
+    def python(workload: str, code: str) -> str:
+        words = ("exec", f"deployment/{workload}", "--", "python3", "-c", code)
+        return mesh.kubectl.run(*words).strip()
+
+    # What PostgreSQL answers to who asks for TLS: no, in plain text.
+    ask = (
+        "import socket; s = socket.create_connection(('store', 5432), 5); s.settimeout(5);"
+        "s.sendall(bytes([0, 0, 0, 8, 4, 210, 22, 47])); print(s.recv(1))"
+    )
+    assert python("recommendation-v1", ask) == python("recommendation-v2", ask) == "b'N'"
+    assert python("customer", ask) == "b''"
+    call = (
+        "import urllib.request as r, urllib.error as e\n"
+        "try: print(r.urlopen('http://customer:8080/', timeout=5).status)\n"
+        "except e.HTTPError as error: print(error.code)\n"
+        "except OSError as error: print(type(error).__name__)"
+    )
+    assert python("recommendation-v2", call) == "ConnectionResetError"
+    assert python("preference", call) == "403", "it reaches customer, whose own policy refuses it"
+
+
 # --- the lesson -------------------------------------------------------------------------------------------
 
 
