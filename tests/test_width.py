@@ -110,6 +110,9 @@ def test_a_status_with_long_names_and_addresses_fits() -> None:
         def scene(self, *_: Any) -> Any:
             return scene(pods=pods)
 
+        def secret(self, name: str) -> dict[str, str]:
+            return {}
+
     cluster: Any = Cluster()
     lines = list(status_of(cluster, Target("recommendation", "tutorial", ("preference",))))
     assert fits("\n".join(map(wrap, lines)))

@@ -1,11 +1,13 @@
 """The status: pods, ways in, and what each applied route says, in words."""
 
+import contextlib
 from collections.abc import Iterator
 
-from harness.meshes.mesh import Mesh
+from harness.meshes.mesh import Mesh, MeshError
 from harness.meshes.scene import key, named
 from harness.proof.expectation import Applied, Destination, Expectation, RouteRule, short_name
 from harness.proof.report import WIDTH
+from harness.proof.stores import database_of, writers
 from harness.proof.target import Routing, Target
 
 
@@ -39,7 +41,11 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     if workshop:
         yield mesh.way_in()
     sources = {name: f" ({source})" for name, (source, _) in mesh.objects().items()} if workshop else {}
-    yield from _routes(Routing(scene, target), sources)
+    routing = Routing(scene, target)
+    yield from _routes(routing, sources)
+    with contextlib.suppress(MeshError):  # this user may not read Secrets
+        if written := [f"{v} writes to {database_of(url).name}" for v, url in writers(mesh, routing)]:
+            yield ", ".join(written)
 
 
 def _routes(routing: Routing, sources: dict[str, str]) -> Iterator[str]:
