@@ -1,5 +1,6 @@
 """What `make deploy` applies to a cluster, and `make undeploy` deletes. Pure."""
 
+import base64
 from collections.abc import Iterable
 
 from harness import Json
@@ -53,6 +54,12 @@ def render(documents: Iterable[Json], namespace: str, registry: str, gateway: st
     rendered = list(documents)
     for document in rendered:
         document["metadata"].setdefault("labels", {})[OURS] = PROJECT
+        if document["kind"] == "Secret":
+            # Of stringData an API server keeps what is there no more.
+            written = {
+                k: base64.b64encode(v.encode()).decode() for k, v in document.pop("stringData", {}).items()
+            }
+            document["data"] = document.get("data", {}) | written
         if document["kind"] in ("Deployment", "Job"):
             template = document["spec"]["template"]
             template["metadata"]["labels"][OURS] = PROJECT

@@ -170,12 +170,19 @@ class ClusterMesh(Mesh):
         return deploy.render(given, self.namespace, settings.registry(), f"*/ns/{namespace}/sa/{account}")
 
     def create(self, documents: list[Json]) -> list[str]:
-        """Apply documents; return what kubectl says of each. Who reads a Secret that changed starts anew."""
-        secrets = {d["metadata"]["name"]: d for d in documents if d["kind"] == "Secret"}
-        before = {name: self.secret(name) for name in secrets}
-        lines = self.kubectl.run("apply", "--filename=-", given=yaml.safe_dump_all(documents)).splitlines()
-        changed = {name for name, known in before.items() if known and known != self.secret(name)}
-        return [*lines, *self._restart(changed)]
+        """Apply documents; return what kubectl says of each. What reads a Secret that changes starts anew."""
+        changed = [d for d in documents if d["kind"] == "Secret" and self._differs(d)]
+        others = [document for document in documents if document not in changed]
+        lines = self.kubectl.run("apply", "--filename=-", given=yaml.safe_dump_all(others)) if others else ""
+        if changed:  # replaced, not applied: no key may stay that nobody wrote
+            done = self.kubectl.run("replace", "--filename=-", given=yaml.safe_dump_all(changed))
+            lines += done.replace(" replaced\n", " configured\n")
+        return [*lines.splitlines(), *self._restart({d["metadata"]["name"] for d in changed})]
+
+    def _differs(self, secret: Json) -> bool:
+        """Say whether a Secret is there, and holds something else."""
+        there = self.kubectl.get("secret", secret["metadata"]["name"])
+        return bool(there) and there.get("data", {}) != secret["data"]
 
     def _restart(self, secrets: set[str]) -> Iterator[str]:
         """Restart the workloads that read Secrets; yield a line for each."""
