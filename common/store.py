@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import insert  # SQLite has the same ON CONF
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-TIMEOUT = float(os.environ.get("STORE_TIMEOUT", "2"))  # seconds: less than callers wait
+TIMEOUT = float(os.environ.get("STORE_TIMEOUT", "4"))  # seconds: less than preference waits
 ITEM_LENGTH = 200
 
 feedback = Table(
@@ -114,7 +114,7 @@ def _engine(url: str) -> Engine:
         where = where.set(drivername="postgresql+psycopg")
     is_sqlite = where.drivername == "sqlite"
     engine = create_engine(
-        where, pool_size=10, max_overflow=0, pool_timeout=TIMEOUT,
+        where, pool_size=5, max_overflow=0, pool_timeout=TIMEOUT,  # to connect is slow, so a few are kept
         pool_pre_ping=True,  # a connection is tried before it is used, so the store comes back by itself
         connect_args={"timeout": TIMEOUT / 2} if is_sqlite else {},
     )  # fmt: skip
