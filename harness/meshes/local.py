@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 
@@ -24,6 +23,7 @@ from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
 from harness.meshes.pods import EnvoyPod, whole, workload_of
 from harness.meshes.scene import Pod
+from harness.meshes.stores import access_of
 from harness.rendering.bootstrap import FLAGS, gateway, sidecar
 from harness.rendering.values import Address
 
@@ -229,18 +229,17 @@ class LocalMesh(EnvoyMesh):
 
         A database belongs to the role of its name. SQLite knows no roles: others can only read.
         """
-        where = urlsplit(url)
-        if where.scheme != "postgresql":
+        if not (access := access_of(url)):
             return url
-        path = self._database(Path(where.path).name)
+        path = self._database(access.database.name)
         path.parent.mkdir(exist_ok=True)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # who reads must not wait for who writes
-        mode = "rw" if where.username == path.stem else "ro"
+        mode = "rw" if access.role == access.database.name else "ro"
         return f"sqlite:///{path.as_uri()}?mode={mode}&uri=true"
 
     def _database(self, name: str) -> Path:
-        return self.state / "store" / f"{name}.db"
+        return self.state / "store" / f"{Path(name).name}.db"
 
     def _pod_folder(self, pod: str) -> Path:
         return self.state / "pods" / pod

@@ -7,7 +7,7 @@ from harness.meshes.mesh import Mesh, MeshError
 from harness.meshes.scene import key, named
 from harness.proof.expectation import Applied, Destination, Expectation, RouteRule, short_name
 from harness.proof.report import WIDTH
-from harness.proof.stores import database_of, writers
+from harness.proof.stores import writers
 from harness.proof.target import Routing, Target
 
 
@@ -44,8 +44,8 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     routing = Routing(scene, target)
     yield from _routes(routing, sources)
     with contextlib.suppress(MeshError):  # this user may not read Secrets
-        if written := [f"{v} writes to {database_of(url).name}" for v, url in writers(mesh, routing)]:
-            yield ", ".join(written)
+        said = [f"{version} writes to {at.database.name}" for version, at in writers(mesh, routing)]
+        yield from [", ".join(said)] if said else ()
 
 
 def _routes(routing: Routing, sources: dict[str, str]) -> Iterator[str]:

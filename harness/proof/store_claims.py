@@ -5,9 +5,10 @@ They rest on the rows of the databases, and on the proxies' logs: these say who 
 
 from collections.abc import Iterator
 
+from harness.meshes.stores import Database
 from harness.proof.evidence import Claim, Evidence, Sum
 from harness.proof.figures import Tally
-from harness.proof.stores import MOST, Database, Row, Stored
+from harness.proof.stores import MOST, Row, Stored
 from harness.proof.story import Shape
 
 

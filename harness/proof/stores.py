@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from harness import settings
 from harness.meshes.mesh import TARGET, Mesh, MeshError
+from harness.meshes.stores import Access, Database, access_of
 from harness.proof.target import Routing
 
 MOST = 500_000
@@ -16,13 +16,6 @@ MOST = 500_000
 _LAST = "SELECT coalesce(max(id), 0) FROM feedback"
 _SINCE = "SELECT coalesce(request_id, ''), version, item, bytes FROM feedback WHERE id > {} ORDER BY id"
 _NO_TABLE = ("no such table", 'relation "feedback" does not exist')
-
-
-class Database(NamedTuple):
-    """A database of the store: the Service by which it is reached, and its name."""
-
-    host: str
-    name: str
 
 
 class Row(NamedTuple):
@@ -49,10 +42,10 @@ class Stored:
     """Why nothing can be said of it."""
 
 
-def writers(mesh: Mesh, routing: Routing) -> Iterator[tuple[str, str]]:
-    """Yield (version, DATABASE_URL) for each version that has a database; only the workshop's service has.
+def writers(mesh: Mesh, routing: Routing) -> Iterator[tuple[str, Access]]:
+    """Yield each version that has a database, and how it comes in; only the workshop's service has one.
 
-    :raises MeshError: it may not be read which.
+    :raises MeshError: a Secret may not be read, or holds no URL.
     """
     if (routing.target.service, routing.target.namespace) != (TARGET, settings.namespace()):
         return
@@ -64,14 +57,8 @@ def writers(mesh: Mesh, routing: Routing) -> Iterator[tuple[str, str]]:
                 for source in container.get("envFrom") or ():
                     known |= mesh.secret(source.get("secretRef", {}).get("name", ""))
                 known |= {each["name"]: each.get("value", "") for each in container.get("env") or ()}
-                if url := known.get("DATABASE_URL"):
-                    yield name, url
-
-
-def database_of(url: str) -> Database:
-    """Return which database a DATABASE_URL names."""
-    where = urlsplit(url)
-    return Database(where.hostname or "", where.path.strip("/"))
+                if access := access_of(known.get("DATABASE_URL", "")):
+                    yield name, access
 
 
 class Stores:
@@ -122,4 +109,4 @@ class Stores:
 
 
 def _databases(mesh: Mesh, routing: Routing) -> dict[str, Database]:
-    return {version: database_of(url) for version, url in writers(mesh, routing)}
+    return {version: access.database for version, access in writers(mesh, routing)}

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from harness.meshes.scene import named
+from harness.meshes.stores import Access
 from harness.proof.doctor.facts import Facts, Finding, at, items
 from harness.proof.expectation import RouteRule
-from harness.proof.stores import database_of, writers
+from harness.proof.stores import writers
 
 OWN = "make apply F=recommendation/kubernetes.yaml"
 LIVE = "make apply F=recommendation/settings/wrong-while-mirrored.yaml"
@@ -15,31 +15,33 @@ LIVE = "make apply F=recommendation/settings/wrong-while-mirrored.yaml"
 
 def copies_reach_the_callers_store(facts: Facts) -> Iterator[Finding]:
     """Find a version that gets copies of writes, and has the database of a version that answers callers."""
-    urls = dict(writers(facts.mesh, facts.routing))
+    access = dict(writers(facts.mesh, facts.routing))
     for rule in facts.routing.rules:
         for v1 in rule.expectation.allowed if not _only_reads(facts, rule.written) else ():
             for v2 in set(rule.expectation.copied).difference(rule.expectation.allowed):
-                if v1 in urls and v2 in urls and database_of(urls[v1]) == database_of(urls[v2]):
-                    yield _shared(facts, v1, v2, urls)
+                if v1 in access and v2 in access and access[v1].database == access[v2].database:
+                    yield _shared(facts, v1, v2, access)
 
 
-def _shared(facts: Facts, v1: str, v2: str, urls: dict[str, str]) -> Finding:
-    where = f"{facts.workload(facts.routing.versions[v2].workload)} DATABASE_URL"
-    name, role = database_of(urls[v2]).name, urlsplit(urls[v2]).username
-    if role != urlsplit(urls[v1]).username:
+def _shared(facts: Facts, v1: str, v2: str, access: dict[str, Access]) -> Finding:
+    (_, name), role = access[v2]
+    if role != access[v1].role:
         problem = f"it names {v1}'s database '{name}', where {v2}'s role '{role}' may not write"
-        return Finding(where, problem, f"give {v2} its own: {OWN}")
+        return Finding(_where(facts, v2), problem, f"give {v2} its own: {OWN}")
     problem = f"{v2} gets copies of writes, and writes them to {v1}'s database '{name}' as well"
-    return Finding(where, problem, f"give {v2} its own ({OWN}), or mirror nothing that writes")
+    return Finding(_where(facts, v2), problem, f"give {v2} its own ({OWN}), or mirror nothing that writes")
 
 
 def callers_are_answered_from_the_shadow(facts: Facts) -> Iterator[Finding]:
     """Find a version that answers callers, and writes to the database of the dark."""
-    for version, url in writers(facts.mesh, facts.routing):
-        if not facts.routing.is_dark(version) and database_of(url).name == "shadow":
-            where = f"{facts.workload(facts.routing.versions[version].workload)} DATABASE_URL"
+    for version, access in writers(facts.mesh, facts.routing):
+        if not facts.routing.is_dark(version) and access.database.name == "shadow":
             problem = f"{version} answers callers, but writes to 'shadow', where nobody else reads"
-            yield Finding(where, problem, f"give it the live database first: {LIVE}")
+            yield Finding(_where(facts, version), problem, f"give it the live database first: {LIVE}")
+
+
+def _where(facts: Facts, version: str) -> str:
+    return f"{facts.workload(facts.routing.versions[version].workload)} DATABASE_URL"
 
 
 def _only_reads(facts: Facts, rule: RouteRule) -> bool:
