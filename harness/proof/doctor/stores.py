@@ -33,8 +33,8 @@ def _shared(facts: Facts, v1: str, v2: str, access: dict[str, Access]) -> Findin
 
 
 def callers_are_answered_from_the_shadow(facts: Facts) -> Iterator[Finding]:
-    """Find a version that answers callers, and writes to the database of the dark."""
-    for version, access in writers(facts.mesh, facts.routing):
+    """Find a version that a route lets answer callers, and that writes to the database of the dark."""
+    for version, access in writers(facts.mesh, facts.routing) if facts.references else ():
         if not facts.routing.is_dark(version) and access.database.name == "shadow":
             problem = f"{version} answers callers, but writes to 'shadow', where nobody else reads"
             yield Finding(_where(facts, version), problem, f"give it the live database first: {LIVE}")
