@@ -55,7 +55,8 @@ def main(words: list[str]) -> None:
         case ["get", kinds, *names]:
             found = get(mesh, kinds, options)
             chosen = [item for item in found if not names or item["metadata"]["name"] in names]
-            print(json.dumps(chosen[0] if names and chosen else {"items": chosen} if not names else {}))
+            several = len(names) != 1
+            print(json.dumps({"items": chosen} if several else chosen[0] if chosen else {}))
         case ["apply"]:
             for document in yaml.safe_load_all(sys.stdin.read()):
                 if document["kind"] in ISTIO:
@@ -124,7 +125,7 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
             pod for pod in job_pods(mesh) if "index" not in selector or pod["metadata"]["name"] == "job-0"
         ]
     objects = mesh.routes()
-    if kinds == "secret":
+    if kinds in ("secret", "secrets"):
         encoded = {s.metadata.name: {k: b64encode(v.encode()).decode() for k, v in s.values.items()}
                    for s in of_kind(objects, Secret)}  # fmt: skip
         return [{"metadata": {"name": name}, "data": data} for name, data in encoded.items()]

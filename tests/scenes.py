@@ -89,7 +89,7 @@ class StillMesh:
     def scene(self, namespace: str, callers: Any = ()) -> Scene:
         return self.found
 
-    def secret(self, name: str) -> dict[str, str]:
+    def secrets(self, names: Any) -> dict[str, dict[str, str]]:
         return {}  # nobody writes anything
 
     def logs_requests(self, pod: Pod) -> bool:

@@ -54,9 +54,9 @@ class Still:
     def logs_requests(self, pod: Pod) -> bool | None:
         return pod.workload not in self.silent
 
-    def secret(self, name: str) -> dict[str, str]:
-        found = [o for o in self.objects if o["kind"] == "Secret" and o["metadata"]["name"] == name]
-        return dict(found[0]["stringData"]) if found else {}
+    def secrets(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        found = {o["metadata"]["name"]: o["stringData"] for o in self.objects if o["kind"] == "Secret"}
+        return {name: values for name, values in found.items() if name in names}
 
     # --- changes ------------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ def test_a_status_with_long_names_and_addresses_fits() -> None:
         def scene(self, *_: Any) -> Any:
             return scene(pods=pods)
 
-        def secret(self, name: str) -> dict[str, str]:
+        def secrets(self, names: Any) -> dict[str, dict[str, str]]:
             return {}
 
     cluster: Any = Cluster()

@@ -292,9 +292,15 @@ class ClusterMesh(Mesh):
         where = f"namespace {self.namespace} of context {self.kubectl.context}"
         raise MeshError(f"nothing is deployed in {where}: make deploy")
 
-    def secret(self, name: str) -> Mapping[str, str]:
-        data = self.kubectl.get("secret", name).get("data") or {}
-        return {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
+    def secrets(self, names: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        found = self.kubectl.get("secrets", *names)
+        return {
+            secret["metadata"]["name"]: {
+                key: base64.b64decode(value).decode(errors="replace") for key, value in secret["data"].items()
+            }
+            for secret in found.get("items", [found] if found else [])
+            if secret.get("data")
+        }
 
     def query(self, host: str, database: str, sql: str) -> list[list[str]]:
         return rows_of(self.kubectl.run("exec", f"service/{host}", "--", *psql(database, sql)))

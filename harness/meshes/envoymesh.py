@@ -342,8 +342,8 @@ class EnvoyMesh(Mesh, Proxies):
         running = self.running()
         return sum(self.active(pod.name) for pod in pods if pod.name in running)
 
-    def secret(self, name: str) -> Mapping[str, str]:
-        return next((s.values for s in of_kind(self.routes(), Secret) if s.metadata.name == name), {})
+    def secrets(self, names: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        return {s.metadata.name: s.values for s in of_kind(self.routes(), Secret) if s.metadata.name in names}
 
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
         with contextlib.suppress(OSError):

@@ -157,10 +157,10 @@ class Mesh(ABC):
         return None
 
     @abstractmethod
-    def secret(self, name: str) -> Mapping[str, str]:
-        """Return what a Secret of the workshop's namespace holds, by key; nothing if there is none.
+    def secrets(self, names: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return what Secrets of the workshop's namespace hold, by name and key; those that are there.
 
-        :raises MeshError: it may not be read.
+        :raises MeshError: they may not be read.
         """
 
     @abstractmethod

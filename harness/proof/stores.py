@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from harness import settings
+from harness import Json, settings
 from harness.meshes.mesh import TARGET, Mesh, MeshError
 from harness.meshes.stores import Access, Database, access_of
 from harness.proof.target import Routing
@@ -47,29 +47,40 @@ def writers(mesh: Mesh, routing: Routing) -> Iterator[tuple[str, Access]]:
 
     :raises MeshError: a Secret may not be read, or holds no URL.
     """
+    found = {name: template["spec"]["containers"][0] for name, template in _templates(routing).items()}
+    names = {source.get("secretRef", {}).get("name", "") for c in found.values() for source in _sources(c)}
+    secrets = mesh.secrets(names) if names else {}
+    for version, container in found.items():
+        known: dict[str, str] = {}
+        for source in _sources(container):
+            known |= secrets.get(source.get("secretRef", {}).get("name", ""), {})
+        known |= {each["name"]: each.get("value", "") for each in container.get("env") or ()}
+        if access := access_of(known.get("DATABASE_URL", "")):
+            yield version, access
+
+
+def _templates(routing: Routing) -> dict[str, Json]:
+    """Return the pod templates of the versions, if they are the workshop's."""
     if (routing.target.service, routing.target.namespace) != (TARGET, settings.namespace()):
-        return
-    for name, version in routing.versions.items():
-        for found in routing.scene.of_kind("Deployment"):
-            if found["metadata"]["name"] == version.workload:
-                container = found["spec"]["template"]["spec"]["containers"][0]
-                known: dict[str, str] = {}
-                for source in container.get("envFrom") or ():
-                    known |= mesh.secret(source.get("secretRef", {}).get("name", ""))
-                known |= {each["name"]: each.get("value", "") for each in container.get("env") or ()}
-                if access := access_of(known.get("DATABASE_URL", "")):
-                    yield name, access
+        return {}
+    known = {d["metadata"]["name"]: d["spec"]["template"] for d in routing.scene.of_kind("Deployment")}
+    versions = routing.versions.items()
+    return {name: known[version.workload] for name, version in versions if version.workload in known}
+
+
+def _sources(container: Json) -> list[Json]:
+    return container.get("envFrom") or []
 
 
 class Stores:
     """What the versions of a target write from now on."""
 
     def __init__(self, mesh: Mesh, routing: Routing) -> None:
-        self._mesh, self._problem = mesh, ""
+        self._mesh, self._problem, self._pods = mesh, "", _pods(routing)
         self._begun: dict[Database, int] = {}
         self._writers: dict[str, Database] = {}
         try:
-            self._writers = _databases(mesh, routing)
+            self._writers = {version: access.database for version, access in writers(mesh, routing)}
             for database in set(self._writers.values()):
                 self._begun[database] = int(next(iter(self._query(database, _LAST)), ["0"])[0])
         except MeshError as error:
@@ -87,8 +98,8 @@ class Stores:
         try:
             if self._problem:
                 return Stored(self._writers, problem=self._problem)
-            if _databases(self._mesh, routing) != self._writers:
-                return Stored(self._writers, problem="a version changed its database meanwhile")
+            if _pods(routing) != self._pods:
+                return Stored(self._writers, problem="a version got new pods, perhaps for another database")
             return Stored(self._writers, {found: self._rows(found) for found in self._begun})
         except MeshError as error:
             return Stored(self._writers, problem=str(error))
@@ -108,5 +119,6 @@ class Stores:
             raise
 
 
-def _databases(mesh: Mesh, routing: Routing) -> dict[str, Database]:
-    return {version: access.database for version, access in writers(mesh, routing)}
+def _pods(routing: Routing) -> tuple[dict[str, Json], list[Json]]:
+    """Return what changes whenever the versions' pods may get another database."""
+    return _templates(routing), list(routing.scene.of_kind("Secret"))
