@@ -1,14 +1,17 @@
 """The stores of the workshop's versions, read by the harness itself: evidence of what they wrote."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from harness import Json, settings
 from harness.meshes.mesh import TARGET, Mesh, MeshError
 from harness.meshes.stores import Access, Database, access_of
 from harness.proof.target import Routing
+
+Answer = TypeVar("Answer")
 
 MOST = 500_000
 """How many writes of one run are compared."""
@@ -81,8 +84,7 @@ class Stores:
         self._writers: dict[str, Database] = {}
         try:
             self._writers = {version: access.database for version, access in writers(mesh, routing)}
-            for database in set(self._writers.values()):
-                self._begun[database] = int(next(iter(self._query(database, _LAST)), ["0"])[0])
+            self._begun = _of_each(set(self._writers.values()), self._last)
         except MeshError as error:
             self._problem = str(error)
 
@@ -100,9 +102,12 @@ class Stores:
                 return Stored(self._writers, problem=self._problem)
             if _pods(routing) != self._pods:
                 return Stored(self._writers, problem="a version got new pods, perhaps for another database")
-            return Stored(self._writers, {found: self._rows(found) for found in self._begun})
+            return Stored(self._writers, _of_each(self._begun, self._rows))
         except MeshError as error:
             return Stored(self._writers, problem=str(error))
+
+    def _last(self, database: Database) -> int:
+        return int(next(iter(self._query(database, _LAST)), ["0"])[0])
 
     def _rows(self, database: Database) -> Rows:
         rows: defaultdict[str, list[Row]] = defaultdict(list)
@@ -117,6 +122,13 @@ class Stores:
             if any(words in str(error) for words in _NO_TABLE):  # nobody has written anything yet
                 return []
             raise
+
+
+def _of_each(databases: Iterable[Database], ask: Callable[[Database], Answer]) -> dict[Database, Answer]:
+    """Ask all databases at once: each takes a moment to come in."""
+    known = list(databases)
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(known, pool.map(ask, known), strict=True))
 
 
 def _pods(routing: Routing) -> tuple[dict[str, Json], list[Json]]:
