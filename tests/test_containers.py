@@ -51,17 +51,15 @@ def test_containers_run_locked_in_as_a_cluster_would_run_them(own: ContainerMesh
         assert settings["CapDrop"] == ["ALL"]
         assert settings["Memory"] > 0
         assert settings["NanoCpus"] > 0
+        # The store's volumes are the only places where anybody may write.
+        paths = "/srv/x /opt/x /etc/x" + ("" if pod.startswith("store-") else " /tmp/x")
         code = (
-            "import os\n"
-            "status = dict(l.split(':\\t', 1) for l in open('/proc/self/status').read().splitlines())\n"
-            "print(os.getuid(), os.getgid(), int(status['CapEff'], 16), status['NoNewPrivs'])\n"
-            "for path in ('/srv/x', '/opt/x', '/tmp/x', '/etc/x'):\n"
-            "    try: open(path, 'w')\n"
-            "    except OSError: continue\n"
-            "    print(path, 'is writable')\n"
+            "id -u; id -g; grep -E 'CapEff|NoNewPrivs' /proc/self/status;"
+            f"for path in {paths}; do touch $path 2>/dev/null && echo $path is writable; done"
         )
-        _, output = container.exec_run(["python3", "-c", code])
-        assert output.decode() == "54321 0 0 1\n", (pod, name)
+        _, output = container.exec_run(["sh", "-c", code])
+        found = output.decode().split()
+        assert found == ["54321", "0", "CapEff:", "0" * 16, "NoNewPrivs:", "1"], (pod, name)
 
 
 def test_an_application_has_the_limits_of_its_manifest(own: ContainerMesh) -> None:

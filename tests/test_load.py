@@ -194,7 +194,7 @@ def test_a_load_that_is_interrupted_is_judged_as_far_as_it_got(
     with making(checkout, "load", end, **settings) as (_, log):
         wait_for(lambda: is_asking(log), "requests", 60)
     printed = log.read_text()
-    assert "\nPASS  9 of 9 claims hold\nreport: .load/report.html, " in printed, printed
+    assert "\nPASS  11 of 11 claims hold\nreport: .load/report.html, " in printed, printed
     assert not re.search("Traceback|KeyboardInterrupt|^Error", printed, re.MULTILINE), printed
     assert "<html" in (checkout / ".load" / "report.html").read_text()
 
@@ -211,7 +211,7 @@ def test_a_load_ends_with_make(checkout: Path) -> None:
         wait_for(lambda: is_asking(log), "requests", 60)
         make.terminate()
         make.wait(timeout=20)
-        assert "\nPASS  9 of 9 claims hold\n" in log.read_text()
+        assert "\nPASS  11 of 11 claims hold\n" in log.read_text()
 
 
 @pytest.mark.usefixtures("own")
@@ -351,7 +351,7 @@ def test_a_reset_begins_the_ledger_anew(own: LocalMesh, checkout: Path, processe
         wait_for(lambda: ledger(url)["missing"] < 3, "a moment when few are on their way", 60)
         requests.post(f"{url}/stop", timeout=90)
         [first] = verdicts(log)
-        assert re.search("^PASS  9 of 9 claims hold$", first, re.MULTILINE), first
+        assert re.search("^PASS  11 of 11 claims hold$", first, re.MULTILINE), first
         stopped = ledger(url)
         assert stopped["missing"] == 0
         assert answered(first) <= stopped["requests"] == stopped["mirrored"]
