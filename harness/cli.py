@@ -15,7 +15,7 @@ from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
 from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
-from harness.manifests.check import services_named, warnings
+from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
 from harness.proof import doctor
 from harness.proof.report import harmless, wrap
@@ -155,7 +155,10 @@ def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> 
     changed = [found for one, other in ((before, after), (after, before))
                for key, found in one.items() if other.get(key) != found]  # fmt: skip
     keys = {found.key for found in changed}
-    told = [line for line in warnings(after.values()) if line.partition(" ")[0] in keys]
+    useless = list(warnings(after.values()))
+    if mesh.name != "cluster":
+        useless += warnings_here(after.values())
+    told = [line for line in useless if line.partition(" ")[0] in keys]
     touched = services_named(after.values(), changed)
     if any(line.startswith("secret/") for line in lines):
         touched.append(TARGET)  # it says where the workshop's versions write

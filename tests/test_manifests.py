@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.manifests.base import Object, seconds
-from harness.manifests.check import check, warnings
+from harness.manifests.check import check, warnings, warnings_here
 from harness.manifests.kubernetes import Deployment, Service
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import ManifestError, parse, read, to_document, to_object
@@ -32,7 +32,8 @@ def applied(*new: Object) -> list[Object]:
 
 def told(*new: Object) -> str:
     """Return the warnings of the first state when objects were applied to it."""
-    return "\n".join(warnings(applied(*new)))
+    objects = applied(*new)
+    return "\n".join([*warnings(objects), *warnings_here(objects)])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "istio").glob("*.yaml")), ids=lambda path: path.name)
@@ -375,7 +376,7 @@ def test_a_service_port_that_no_application_listens_at_is_told() -> None:
     changed = [o for _, o in with_workload("targetPort: http", "targetPort: 9")]
     assert (
         "service/customer spec.ports[0].targetPort: is 9, but the application of customer listens at 8080"
-        in (list(warnings(changed)))
+        in list(warnings_here(changed))
     )
 
 

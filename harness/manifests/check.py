@@ -61,16 +61,29 @@ def warnings(objects: Iterable[Object]) -> Iterator[str]:
     objects = list(objects)
     services = [full_host(found.metadata.name) for found in objects if found.kind == "Service"]
     for found in objects:
-        if isinstance(found, Service):
-            yield from _of_service(objects, found)
-        elif isinstance(found, DestinationRule):
-            yield from _of_rule(services, found)
-        elif isinstance(found, Gateway) and not selects(found):
-            problem = "no gateway bears these labels, so nobody comes in by it: write istio: ingressgateway"
-            yield f"{found.key} spec.selector: {problem}"
+        if isinstance(found, DestinationRule):
+            if not any(covers(full_host(found.spec.host), host) for host in services):
+                yield f"{found.key} spec.host: no Service '{found.spec.host}', so this does nothing"
         elif isinstance(found, VirtualService):
             yield from _of_hosts(services, found)
             yield from _of_gateways(list(of_kind(objects, Gateway)), found)
+
+
+def warnings_here(objects: Iterable[Object]) -> Iterator[str]:
+    """Yield a line for each thing that does nothing on the meshes that the harness configures itself."""
+    objects = list(objects)
+    for found in objects:
+        if isinstance(found, Service):
+            yield from _of_service(objects, found)
+        elif isinstance(found, DestinationRule):
+            policies: list[PolicySettings | None] = [found.spec.traffic_policy]
+            policies += [subset.traffic_policy for subset in found.spec.subsets]
+            if any(policy and policy.tls for policy in policies):
+                problem = "nothing is encrypted on one machine, so this does nothing"
+                yield f"{found.key} trafficPolicy.tls: {problem}"
+        elif isinstance(found, Gateway) and not selects(found):
+            problem = "no gateway bears these labels, so nobody comes in by it: write istio: ingressgateway"
+            yield f"{found.key} spec.selector: {problem}"
 
 
 def _of_service(objects: list[Object], service: Service) -> Iterator[str]:
@@ -80,18 +93,6 @@ def _of_service(objects: list[Object], service: Service) -> Iterator[str]:
                 field = f"{service.key} spec.ports[{i}].targetPort"
                 problem = f"the application of {workload.metadata.name} listens at {workload.container.port}"
                 yield f"{field}: is {port.target}, but {problem}"
-
-
-def _of_rule(services: list[str], rule: DestinationRule) -> Iterator[str]:
-    spec = rule.spec
-    if not any(covers(full_host(spec.host), host) for host in services):
-        yield f"{rule.key} spec.host: no Service '{spec.host}', so this does nothing"
-    policies: list[PolicySettings | None] = [
-        spec.traffic_policy,
-        *(s.traffic_policy for s in spec.subsets),
-    ]
-    if any(policy and policy.tls for policy in policies):
-        yield f"{rule.key} trafficPolicy.tls: nothing is encrypted on one machine, so this does nothing"
 
 
 def _of_hosts(services: list[str], found: VirtualService) -> Iterator[str]:
