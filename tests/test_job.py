@@ -58,7 +58,7 @@ def test_a_load_inside_a_cluster_is_judged_request_by_request(
 ) -> None:
     ran = load(WORKERS="2")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert len(claims(ran)) == 9
+    assert len(claims(ran)) == 11
     assert set(claims(ran).values()) == {"ok"}
     assert "2 workers connected" in ran.stderr
     assert "seen: " not in ran.stderr

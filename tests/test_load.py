@@ -119,6 +119,8 @@ def test_a_load_is_judged_request_by_request(load: Load, checkout: Path) -> None
             "v2 answered with the caller's status",
             "each copy at v2 is faithful (method, path, size)",
             "no copy leads back to recommendation",
+            "v1's store holds every write once, and none by v2",
+            "v2 wrote what v1 wrote",
             "95 % of callers waited at most 1000 ms",
         ],
         "ok",
