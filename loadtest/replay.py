@@ -96,6 +96,10 @@ class Stage:
         ]
         return Scene(namespace, tuple(objects), tuple(pods))
 
+    def secrets(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return none: nobody writes anything."""
+        return {}
+
     def logs_requests(self, pod: Pod) -> bool:
         """Say that a pod's proxy logs requests."""
         return True
