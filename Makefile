@@ -127,7 +127,7 @@ bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost, in ten minut
 ##@ The workshop itself
 
 test: lint ## run all checks and tests
-	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev ## check format, style and types
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }

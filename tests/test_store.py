@@ -175,7 +175,7 @@ def test_what_callers_were_told_is_stored_is_stored_though_the_store_is_killed(m
     mesh.apply(state("mirror"))
     crashed = threading.Timer(1.0, crash, [mesh])
     crashed.start()
-    verdict = verify(mesh, Target(), 2000, concurrency=4)
+    verdict = verify(mesh, Target(), 1000, concurrency=4)
     crashed.join()
     assert "store-read" not in broken(verdict), table(verdict)
     stored = verdict.claim("stored")
