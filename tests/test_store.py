@@ -16,7 +16,7 @@ from harness.cluster.mesh import ClusterMesh
 from harness.meshes.containers import ContainerMesh
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, Mesh, MeshError
-from harness.proof import doctor
+from harness.proof import counting, doctor, store_claims
 from harness.proof.evidence import Claim
 from harness.proof.report import table
 from harness.proof.target import Target
@@ -328,6 +328,14 @@ def test_a_write_that_is_lost_or_doubled_is_told(mesh: Mesh) -> None:
     )
     claim = judged_after(mesh, again)
     assert (claim.state, claim.figures["doubled"], claim.figures["lost"]) == ("fails", 5, 0)
+
+
+def test_more_writes_than_are_compared_prove_nothing(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (counting, store_claims):
+        monkeypatch.setattr(module, "MOST", 10)
+    verdict = verify(mesh, Target(), 50)
+    assert broken(verdict) == ["store-read"], table(verdict)
+    assert "more than the 10 that are compared" in verdict.claim("store-read").detail
 
 
 def test_a_store_that_cannot_be_read_proves_nothing(mesh: Mesh) -> None:
