@@ -21,10 +21,11 @@ from harness.rendering.bootstrap import READINESS
 
 @pytest.fixture
 def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ContainerMesh]:
-    """Yield a mesh that is not running."""
+    """Yield a mesh that is not running, and that will not have the store, whose start takes seconds."""
     asked_for = request.config.getoption("mesh") == "containers"
     mesh = start("containers", tmp_path / "state" / "containers", asked_for=asked_for)
     assert isinstance(mesh, ContainerMesh)
+    mesh.manifests = EnvoyMesh.manifests
     yield mesh
     mesh.down()
     mesh.close()
@@ -44,6 +45,7 @@ def left(mesh: ContainerMesh) -> list[str]:
 
 
 def test_containers_run_locked_in_as_a_cluster_would_run_them(own: ContainerMesh) -> None:
+    own.manifests = ContainerMesh.manifests
     own.up()
     for pod, name, container in own.containers():
         settings = container.attrs["HostConfig"]
@@ -119,6 +121,7 @@ def test_no_web_page_can_drive_a_proxy(own: ContainerMesh) -> None:
 
 
 def test_down_leaves_nothing_in_the_engine(own: ContainerMesh) -> None:
+    own.manifests = ContainerMesh.manifests
     own.up()
     assert left(own)
     own.down()

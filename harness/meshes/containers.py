@@ -145,7 +145,7 @@ class ContainerMesh(EnvoyMesh):
         for pod in pods:
             if not pod.deployment:
                 start(pod)
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(5) as pool:
             list(pool.map(start, [pod for pod in pods if pod.deployment]))
 
     def _start_proxy(self, pod: EnvoyPod, image: str) -> None:

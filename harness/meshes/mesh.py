@@ -19,7 +19,7 @@ from harness.meshes.scene import Pod, Scene
 ROOT = Path(__file__).resolve().parent.parent.parent
 STATE = ROOT / ".mesh" if (ROOT / "Makefile").exists() else Path.home() / ".cache" / "dark-launch"
 WORKLOADS = [ROOT / name / "kubernetes.yaml" for name in ("customer", "preference", "recommendation")]
-WITH_STORE = [*WORKLOADS, ROOT / "recommendation" / "store" / "kubernetes.yaml"]
+WITH_STORE = [ROOT / "recommendation" / "store" / "kubernetes.yaml", *WORKLOADS]
 """What runs where PostgreSQL does; the local mesh keeps SQLite's files instead."""
 
 ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.yaml", "v1-only.yaml")]
