@@ -29,6 +29,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "running_mesh" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("mesh")
         names = [m for m in MESHES if chosen in (None, m)]
+        if not chosen and metafunc.definition.get_closest_marker("of_any_mesh"):
+            names = ["local"]
         if chosen == "cluster" and metafunc.definition.get_closest_marker("on_cluster"):
             names = [chosen]
         metafunc.parametrize("running_mesh", names, indirect=True, scope="session")

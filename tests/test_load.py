@@ -187,8 +187,10 @@ def test_a_share_is_judged_only_with_enough_requests(load: Load, own: LocalMesh,
 
 
 @pytest.mark.usefixtures("own")
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("processes", ["", "2"])
+@pytest.mark.parametrize(
+    ("processes", "end"),
+    [("", signal.SIGINT), ("", signal.SIGTERM), ("", signal.SIGHUP), ("2", signal.SIGINT)],
+)
 def test_a_load_that_is_interrupted_is_judged_as_far_as_it_got(
     checkout: Path, processes: str, end: signal.Signals
 ) -> None:
@@ -336,7 +338,7 @@ def ledger(url: str) -> dict[str, int]:
     return {name: int(figure) for name, figure in figures.items()}
 
 
-@pytest.mark.parametrize("processes", ["", "2"])
+@pytest.mark.parametrize("processes", ["2"])
 def test_a_reset_begins_the_ledger_anew(own: LocalMesh, checkout: Path, processes: str) -> None:
     log = checkout / "locust.log"
     nothing = {"requests": 0, "mirrored": 0, "missing": 0, "leaks": 0}

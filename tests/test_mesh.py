@@ -139,6 +139,7 @@ V1_ONLY: dict[str, Any] = {}
 MIRROR: dict[str, Any] = {"mirror": MIRROR_V2}
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.parametrize(
     ("promised", "applied", "claim"),
     [

@@ -26,6 +26,8 @@ from harness.proof.trace import find
 from harness.proof.verdict import Verdict
 from harness.proof.watch import Watch, verify
 
+pytestmark = pytest.mark.of_any_mesh
+
 Write = Callable[[str | list[dict[str, Any]]], Path]
 
 MIRROR_V2 = {"host": "recommendation", "subset": "v2"}
