@@ -79,6 +79,7 @@ def test_without_a_route_both_versions_answer(mesh: EnvoyMesh) -> None:
 
 
 @pytest.mark.parametrize("percent", [None, 50, 10, 0])
+@pytest.mark.of_any_mesh
 def test_the_share_that_is_mirrored_is_the_share_that_arrives(
     mesh: EnvoyMesh, manifest: Write, percent: float | None
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_deployment_as_people_write_it_runs(mesh: EnvoyMesh, manifest: Write) 
 
 
 @pytest.mark.usefixtures("v3")
+@pytest.mark.of_any_mesh
 def test_two_mirrors_each_get_their_share(mesh: EnvoyMesh, manifest: Write) -> None:
     v3 = {"destination": {"host": "recommendation", "subset": "v3"}, "percentage": {"value": 50}}
     mesh.apply(manifest(route(mirrors=[{"destination": MIRROR_V2}, v3])))
@@ -260,6 +262,7 @@ def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
     assert figures(verdict, "exactly-once")["missing"] == 200
 
 
+@pytest.mark.of_any_mesh
 def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write) -> None:
     rule = yaml.safe_load((ROOT / "istio" / "destination-rule.yaml").read_text())
     rule["spec"]["subsets"][1]["trafficPolicy"] = {
@@ -273,12 +276,14 @@ def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write)
     assert len([line for line in received if verdict.run in line]) == 1
 
 
+@pytest.mark.of_any_mesh
 def test_a_fuse_costs_a_v2_that_is_well_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("fuse"))
     mesh.apply(state("mirror"))
     passed(verify(mesh, Target(), 200))
 
 
+@pytest.mark.of_any_mesh
 def test_a_slow_v2_is_waited_for(mesh: EnvoyMesh, manifest: Write) -> None:
     """Its copies are logged when they end: long after the last caller was answered."""
     mesh.apply(manifest(shadow("v2", DELAY="1.5")))
@@ -290,6 +295,7 @@ def test_a_slow_v2_is_waited_for(mesh: EnvoyMesh, manifest: Write) -> None:
     assert broken(hidden) == ["silent"]
 
 
+@pytest.mark.of_any_mesh
 def test_routes_that_change_during_a_run_cannot_be_judged(mesh: EnvoyMesh) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(verify, mesh, Target(), 500)
@@ -299,6 +305,7 @@ def test_routes_that_change_during_a_run_cannot_be_judged(mesh: EnvoyMesh) -> No
             running.result()
 
 
+@pytest.mark.of_any_mesh
 def test_too_few_requests_for_a_percentage_prove_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror-10-percent"))
     verdict = verify(mesh, Target(), 20)
@@ -414,6 +421,7 @@ def test_switching_routes_and_pods_under_load_loses_no_request(mesh: EnvoyMesh) 
     assert seen.total() > 100
 
 
+@pytest.mark.of_any_mesh
 def test_ten_thousand_requests_over_kept_connections_give_no_503(mesh: EnvoyMesh) -> None:
     """With pauses: the connections between the proxies and gunicorn idle between the bursts."""
     with requests.Session() as session, ThreadPoolExecutor(8) as pool:
