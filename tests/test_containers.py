@@ -130,6 +130,7 @@ def test_down_leaves_nothing_in_the_engine(own: ContainerMesh) -> None:
 
 
 def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: ContainerMesh) -> None:
+    own.manifests = ContainerMesh.manifests
     own.up()  # so that the images are there
     own.down()
     code = (
@@ -146,6 +147,7 @@ def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: Contai
 
 
 def test_two_checkouts_do_not_collide(own: ContainerMesh, tmp_path: Path) -> None:
+    own.manifests = ContainerMesh.manifests
     own.up()
     other = ContainerMesh(tmp_path / "other" / "containers", port=0)
     try:
