@@ -72,6 +72,8 @@ class RouteRule:
     """Where it names destinations and mirrors, those without a share included."""
     problems: tuple[str, ...] = ()
     """Fields that are not understood."""
+    only_reads: bool = False
+    """Whether it takes GET and HEAD alone."""
 
     @property
     def mirrors(self) -> tuple[tuple[Destination, float], ...]:
@@ -259,7 +261,8 @@ def _rule(namespace: str, found: Json, number: int, http: Json, scope: str) -> R
     logged = frozenset({name, *(f"{name}.{match}" for match in matches)} - {""})
     problems = tuple(f"{place}.{field}" for field in http if field not in _UNDERSTOOD)
     return RouteRule(
-        source, scope, place, name or place, logged, tuple(answers), tuple(references), problems
+        source, scope, place, name or place, logged, tuple(answers), tuple(references), problems,
+        _only_reads([(match.get("method") or {}).get("exact") for match in http.get("match") or []]),
     )  # fmt: skip
 
 
@@ -301,7 +304,15 @@ def _http_route_rule(namespace: str, found: Json, number: int, rule: Json, scope
     title = rule.get("name") or place
     # Istio names what it makes of an HTTPRoute's rule so, if the rule has no name of its own.
     logged = frozenset({rule.get("name") or f"{namespace}.{found['metadata']['name']}.{number}"})
-    return RouteRule(source, scope, place, title, logged, answers, tuple(references), tuple(problems))
+    only_reads = _only_reads([match.get("method") for match in rule.get("matches") or []])
+    return RouteRule(
+        source, scope, place, title, logged, answers, tuple(references), tuple(problems), only_reads
+    )
+
+
+def _only_reads(methods: list[str | None]) -> bool:
+    """Say whether matches take GET and HEAD alone; each has a method, or None."""
+    return bool(methods) and {*methods} <= {"GET", "HEAD"}
 
 
 def _fraction(mirror: Json, where: str) -> tuple[float, str]:

@@ -1,12 +1,9 @@
 """Findings in where the workshop's versions write: copies must not reach what callers read."""
 
-import re
 from collections.abc import Iterator
 
-from harness.meshes.scene import named
 from harness.meshes.stores import Access
-from harness.proof.doctor.facts import Facts, Finding, at, items
-from harness.proof.expectation import RouteRule
+from harness.proof.doctor.facts import Facts, Finding
 from harness.proof.stores import writers
 
 OWN = "make apply F=recommendation/kubernetes.yaml"
@@ -17,7 +14,7 @@ def copies_reach_the_callers_store(facts: Facts) -> Iterator[Finding]:
     """Find a version that gets copies of writes, and has the database of a version that answers callers."""
     access = dict(writers(facts.mesh, facts.routing))
     for rule in facts.routing.rules:
-        for v1 in rule.expectation.allowed if not _only_reads(facts, rule.written) else ():
+        for v1 in rule.expectation.allowed if not rule.written.only_reads else ():
             for v2 in set(rule.expectation.copied).difference(rule.expectation.allowed):
                 if v1 in access and v2 in access and access[v1].database == access[v2].database:
                     yield _shared(facts, v1, v2, access)
@@ -42,16 +39,3 @@ def callers_are_answered_from_the_shadow(facts: Facts) -> Iterator[Finding]:
 
 def _where(facts: Facts, version: str) -> str:
     return f"{facts.workload(facts.routing.versions[version].workload)} DATABASE_URL"
-
-
-def _only_reads(facts: Facts, rule: RouteRule) -> bool:
-    """Say whether a rule takes GET and HEAD alone."""
-    number = re.search(r"\d+", rule.place)
-    for found in facts.scene.objects:
-        if named(found) == rule.source and number:
-            rules = dict(items(found, "spec", "http") or items(found, "spec", "rules"))
-            written = rules.get(int(number[0]), {})
-            asked = [match.get("method") for match in written.get("match") or written.get("matches") or []]
-            methods = {at(method, "exact") or method for method in asked if method}
-            return len(asked) > 0 and None not in asked and methods <= {"GET", "HEAD"}
-    return False
