@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
+from harness.meshes.stores import Access
 from harness.proof.expectation import Destination
+from harness.proof.stores import writers
 from harness.proof.story import hops_in
 from harness.proof.target import WORKLOADS, Routing
 from harness.rendering.accesslog import Hop
@@ -118,6 +120,11 @@ class Facts:
                 rank = 0 if chosen else 1 if home == pod.namespace else 2
                 ranked.append((rank, text(found, "metadata", "creationTimestamp"), found))
         return [found for _, _, found in sorted(ranked, key=lambda each: each[:2])]
+
+    @cached_property
+    def access(self) -> dict[str, Access]:
+        """How each version that has a database comes in."""
+        return dict(writers(self.mesh, self.routing))
 
     @cached_property
     def others(self) -> list[Pod]:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.meshes.stores import Access
 from harness.proof.doctor.facts import Facts, Finding
-from harness.proof.stores import writers
 
 OWN = "make apply F=recommendation/kubernetes.yaml"
 LIVE = "make apply F=recommendation/settings/wrong-while-mirrored.yaml"
@@ -12,17 +10,17 @@ LIVE = "make apply F=recommendation/settings/wrong-while-mirrored.yaml"
 
 def copies_reach_the_callers_store(facts: Facts) -> Iterator[Finding]:
     """Find a version that gets copies of writes, and has the database of a version that answers callers."""
-    access = dict(writers(facts.mesh, facts.routing))
+    access = facts.access
     for rule in facts.routing.rules:
         for v1 in rule.expectation.allowed if not rule.written.only_reads else ():
             for v2 in set(rule.expectation.copied).difference(rule.expectation.allowed):
                 if v1 in access and v2 in access and access[v1].database == access[v2].database:
-                    yield _shared(facts, v1, v2, access)
+                    yield _shared(facts, v1, v2)
 
 
-def _shared(facts: Facts, v1: str, v2: str, access: dict[str, Access]) -> Finding:
-    (_, name), role = access[v2]
-    if role != access[v1].role:
+def _shared(facts: Facts, v1: str, v2: str) -> Finding:
+    (_, name), role = facts.access[v2]
+    if role != facts.access[v1].role:
         problem = f"it names {v1}'s database '{name}', where {v2}'s role '{role}' may not write"
         return Finding(_where(facts, v2), problem, f"give {v2} its own: {OWN}")
     problem = f"{v2} gets copies of writes, and writes them to {v1}'s database '{name}' as well"
@@ -31,7 +29,7 @@ def _shared(facts: Facts, v1: str, v2: str, access: dict[str, Access]) -> Findin
 
 def callers_are_answered_from_the_shadow(facts: Facts) -> Iterator[Finding]:
     """Find a version that a route lets answer callers, and that writes to the database of the dark."""
-    for version, access in writers(facts.mesh, facts.routing) if facts.references else ():
+    for version, access in facts.access.items() if facts.references else ():
         if not facts.routing.is_dark(version) and access.database.name == "shadow":
             problem = f"{version} answers callers, but writes to 'shadow', where nobody else reads"
             yield Finding(_where(facts, version), problem, f"give it the live database first: {LIVE}")
