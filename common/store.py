@@ -56,6 +56,8 @@ class Store:
         self._has_table = False
         url = os.environ.get("DATABASE_URL")
         self._engine = _engine(url) if url else None
+        # Each statement is a transaction of its own.
+        self._statements = self._engine and self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def add(self, size: int) -> None:
         """Keep the current request's feedback, ``size`` bytes on an item; on return it is stored.
@@ -84,7 +86,7 @@ class Store:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection | None]:
-        if not self._engine:
+        if not (self._engine and self._statements):
             yield None
             return
         try:
@@ -92,7 +94,7 @@ class Store:
                 if not self._has_table:
                     _make_table(self._engine)
                     self._has_table = True
-                with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as database:
+                with self._statements.connect() as database:
                     yield database
         except (SQLAlchemyError, Timeout) as error:
             self._has_table = False  # it may come back empty
