@@ -756,8 +756,12 @@ def test_a_mirror_of_writes_to_the_callers_store_is_found_and_one_of_reads_is_no
     for methods in (["GET"], ["GET", "HEAD"]):
         http[0]["match"] = [{"method": {"exact": method}} for method in methods]
         assert find(still) == []
+    http[0]["match"] = [{"method": {"regex": "GET|HEAD"}}]
+    assert find(still) == []
     for matches in (
         [{"method": {"exact": "GET"}}, {"method": {"exact": "POST"}}],
+        [{"method": {"regex": "GET|POST"}}],
+        [{"method": {"prefix": "G"}}],
         [{"uri": {"prefix": "/"}}],
     ):
         http[0]["match"] = matches

@@ -183,12 +183,9 @@ class EnvoyMesh(Mesh, Proxies):
 
     def pods(self) -> list[PodStatus]:
         how = {True: "Running", False: f"Dead: run 'make up{self._suffix()}'"}
-        stored = [found for _, found in self.must_run().values()]
-        running = self.running()
-        pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored)]
         return [
             PodStatus(pod.name, pod.workload, how[pod.ready], pod.addresses[0] if pod.ready else "-")
-            for pod in pods
+            for _, pod in self._pods()
         ]
 
     def url(self) -> str:
@@ -210,15 +207,18 @@ class EnvoyMesh(Mesh, Proxies):
             raise MeshError(
                 f"the {self.name} mesh is one namespace, {NAMESPACE}: choose another with NAMESPACE="
             )
-        stored = [found for _, found in self.must_run().values()]
+        pods = tuple(seen for pod, seen in self._pods() if pod.proxied)
         objects = []
         for entry in self._entries():
             added = {"namespace": NAMESPACE, **{k: entry[k] for k in ("generation", "creationTimestamp")}}
             metadata = {**entry["object"]["metadata"], **added}
             objects.append({**entry["object"], "metadata": metadata})
-        running = self.running()
-        pods = [self._seen(pod, running.get(pod.name, False)) for pod in pods_of(stored) if pod.proxied]
-        return Scene(NAMESPACE, tuple(objects), tuple(pods))
+        return Scene(NAMESPACE, tuple(objects), pods)
+
+    def _pods(self) -> list[tuple[EnvoyPod, Pod]]:
+        """Return the pods that there should be, each with what is seen of it."""
+        wanted, running = pods_of(found for _, found in self.must_run().values()), self.running()
+        return [(pod, self._seen(pod, running.get(pod.name, False))) for pod in wanted]
 
     def _seen(self, pod: EnvoyPod, whole: bool) -> Pod:
         """Return a pod as the proof knows it."""

@@ -262,7 +262,7 @@ def _rule(namespace: str, found: Json, number: int, http: Json, scope: str) -> R
     problems = tuple(f"{place}.{field}" for field in http if field not in _UNDERSTOOD)
     return RouteRule(
         source, scope, place, name or place, logged, tuple(answers), tuple(references), problems,
-        _only_reads([(match.get("method") or {}).get("exact") for match in http.get("match") or []]),
+        _only_reads([match.get("method") for match in http.get("match") or []]),
     )  # fmt: skip
 
 
@@ -310,9 +310,14 @@ def _http_route_rule(namespace: str, found: Json, number: int, rule: Json, scope
     )
 
 
-def _only_reads(methods: list[str | None]) -> bool:
-    """Say whether matches take GET and HEAD alone; each has a method, or None."""
-    return bool(methods) and {*methods} <= {"GET", "HEAD"}
+def _only_reads(methods: list[Any]) -> bool:
+    """Say whether matches take GET and HEAD alone; each has a method as it is written, or None."""
+    named: set[str] = set()
+    for method in methods:
+        written = method if isinstance(method, dict) else {"exact": method}
+        # Of an expression only alternatives are understood: GET|HEAD.
+        named.update(str(written.get("exact") or written.get("regex")).split("|"))
+    return bool(named) and named <= {"GET", "HEAD"}
 
 
 def _fraction(mirror: Json, where: str) -> tuple[float, str]:
