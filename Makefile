@@ -5,7 +5,7 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := C CALLERS D F FOR MAX_FAILURES MAX_P95 MESH N PORT PROCESSES RATE SERVICE T TIME URL USERS W WORKERS YES
+TYPED   := C CALLERS D F FOR MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
@@ -25,7 +25,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify watch doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -72,6 +72,12 @@ verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests,
 
 watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
 	@$(HARNESS) watch
+
+release: $(VENV)/harness ## from dark to everybody, step by step, on the traffic that flows, or on N= requests (STEPS='dark testers 1% 10% 50% 100%')
+	@$(HARNESS) release
+
+bail-out: $(VENV)/harness ## back to v1 at once, whatever is applied
+	@$(HARNESS) bail-out
 
 doctor: $(VENV)/harness ## say why nothing arrives at v2, or why nothing is proven
 	@$(HARNESS) doctor

@@ -21,6 +21,7 @@ from harness.proof import doctor
 from harness.proof.report import harmless, wrap
 from harness.proof.status import status_of
 from harness.proof.target import Target
+from harness.release import commands as release
 from harness.settings import TYPED, namespace
 from harness.terminal import echo, progress, render, run
 
@@ -228,7 +229,7 @@ def start(mesh_name: str, workload: str) -> None:
     echo(f"{workload} runs")
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, *release.COMMANDS):
     cli.add_command(_command)
 
 

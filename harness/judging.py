@@ -36,18 +36,19 @@ def examples(*lines: str) -> str:
 # --- options ----------------------------------------------------------------------------------------------
 
 
-def _address(value: str) -> str:
+def address(value: str) -> str:
+    """Read an address."""
     if value and not re.match(r"https?://[^/?#\s\[]", value):
         raise click.BadParameter(f"'{value}' is not an address such as http://127.0.0.1:8080/")
     return value
 
 
-def _part(value: str) -> float:
+def part(value: str) -> float:
     """Read a part of all: 0.001, or 0.1%."""
     with contextlib.suppress(ValueError):
-        part = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
-        if 0 <= part <= 1:
-            return part
+        found = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        if 0 <= found <= 1:
+            return found
     raise click.BadParameter(f"'{value}' is not a part such as 0.001 or 0.1%")
 
 
@@ -59,14 +60,15 @@ def _sample(value: str) -> int:
     raise click.BadParameter(f"'{value}' is not a part such as 1/100")
 
 
-def _span(value: str) -> float:
+def span(value: str) -> float:
+    """Read how long: 90s, or 1h30m."""
     try:
         return seconds_of(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
-class _Number(click.FloatRange):
+class Number(click.FloatRange):
     """A number, and not ``nan``, which is neither more nor less than anything: no claim on it could fail."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
@@ -116,15 +118,15 @@ def with_bounds(command: Command) -> Command:
     """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
 
     @click.option(
-        "--max-differences", type=_part, default="0", show_default=True, metavar="PART",
+        "--max-differences", type=part, default="0", show_default=True, metavar="PART",
         help="How many answers may have another status: 0.001, or 0.1%.",
     )  # fmt: skip
     @click.option("--same-size", is_flag=True, help="Ask for answers of the same size.")
     @click.option(
-        "--max-p99-ratio", type=_Number(0), help="How much slower v2 may be (1.5: half as slow again)."
+        "--max-p99-ratio", type=Number(0), help="How much slower v2 may be (1.5: half as slow again)."
     )
     @click.option(
-        "--patience", type=_Number(0, 3600), default=PATIENCE, show_default=True,
+        "--patience", type=Number(0, 3600), default=PATIENCE, show_default=True,
         help="Seconds that a request's last copy is waited for.",
     )  # fmt: skip
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -163,7 +165,7 @@ def tell(
     help="How many callers.",
 )  # fmt: skip
 @click.option(
-    "--url", envvar=f"{TYPED}URL", type=_address, metavar="TEXT",
+    "--url", envvar=f"{TYPED}URL", type=address, metavar="TEXT",
     help="Where to send requests. Default: the workshop's gateway.",
 )  # fmt: skip
 @with_bounds
@@ -185,7 +187,7 @@ def verify_command(
 )
 @with_target
 @click.option(
-    "--for", "duration", envvar=f"{TYPED}FOR", type=_span, metavar="TIME",
+    "--for", "duration", envvar=f"{TYPED}FOR", type=span, metavar="TIME",
     help="For how long, as 90s or 1h30m. Default: until Ctrl-C.",
 )  # fmt: skip
 @click.option("--until-failure", is_flag=True, help="End at the first request that breaks a claim.")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from scenes import PODS, arrived, called, scene, story, verdict_on, virtual_service, watch
 
-from harness.proof.evidence import Bounds
+from harness.proof.evidence import Baseline, Bounds
 from harness.proof.figures import Sightings, Times, binomial_interval
 from harness.proof.report import harmless, table, to_junit
 from harness.proof.verdict import Verdict
 
-V2 = "10.0.2.1:8080"
+V1, V2 = "10.0.1.1:8080", "10.0.2.1:8080"
 TO_V1 = {"route": [{"destination": {"host": "recommendation", "subset": "v1"}}]}
 TO_V2 = {"route": [{"destination": {"host": "recommendation", "subset": "v2"}}]}
 MIRROR = {**TO_V1, "mirror": {"host": "recommendation", "subset": "v2"}}
@@ -134,11 +134,39 @@ def test_some_differences_may_be_allowed() -> None:
 
 
 def test_sizes_and_times_are_judged_where_asked() -> None:
-    hops = [called(1), arrived("v1", 1, duration=10), arrived("v2", 1, sent=9, duration=30)]
+    hops = []
+    for number in range(1, 6):
+        hops += [called(number), arrived("v1", number, duration=10)]
+        hops.append(arrived("v2", number, sent=9, duration=30))
     assert verdict_on(hops).passed
     assert broken(verdict_on(hops, bounds=Bounds(same_size=True))) == ["same-size"]
     assert broken(verdict_on(hops, bounds=Bounds(max_p99_ratio=2))) == ["p99-ratio"]
     assert verdict_on(hops, bounds=Bounds(max_p99_ratio=3)).passed
+    assert verdict_on(hops[:6], bounds=Bounds(max_p99_ratio=2)).passed  # two may be bad luck
+
+
+def test_callers_may_not_get_failures_from_the_candidate_more_often_than_from_v1() -> None:
+    halves = scene(virtual_service({"route": [
+        {**TO_V1["route"][0], "weight": 50}, {**TO_V2["route"][0], "weight": 50},
+    ]}))  # fmt: skip
+
+    def failed(v1: int, v2: int, **bounds: Any) -> list[str]:
+        """Return what is broken where each version answers 100 times, and fails so often."""
+        hops = []
+        for number in range(200):
+            version, upstream, failures = ("v1", V1, v1) if number < 100 else ("v2", V2, v2)
+            status = 500 if number % 100 < failures else 200
+            hops.append(called(number, upstream=upstream, status=status, route="-"))
+            hops.append(arrived(version, number, status=status))
+        return broken(verdict_on(hops, halves, bounds=Bounds(**bounds)))
+
+    v1 = Baseline("v1")
+    assert failed(0, 1) == []
+    assert failed(0, 1, baseline=v1) == ["failures"]
+    assert failed(10, 12, baseline=v1) == []
+    assert failed(10, 60, baseline=v1) == ["failures"]
+    assert failed(0, 1, baseline=v1, max_failures=0.05) == []
+    assert failed(0, 1, baseline=Baseline("v1", 100, 5)) == []
 
 
 def test_nothing_seen_proves_nothing() -> None:

@@ -49,6 +49,7 @@ class ClusterMesh(Mesh):
     """A mesh whose control plane is Istio."""
 
     name = "cluster"
+    home = STATE
     still = 1.5
     quiet = 3.0  # Istio's proxies write their logs once a second
 
@@ -223,7 +224,8 @@ class ClusterMesh(Mesh):
     def apply(self, *paths: Path) -> list[str]:
         given = _read(paths)
         self.must_run()
-        readiness.must_rule(self.kubectl)
+        if any(document["kind"] == "VirtualService" for document in given):
+            readiness.must_rule(self.kubectl)
         lines = self.create(self.render(given))
         for document in given:
             if document.get("kind") == "Deployment":

@@ -51,7 +51,7 @@ class EnvoyMesh(Mesh, Proxies):
 
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         """Keep state in the folder ``state``; ``port`` is the gateway's when the mesh is started (8080)."""
-        self.state = state.resolve()
+        self.state = self.home = state.resolve()
         self.xds = self.state / "xds"
         self.progress = progress
         self._port = port

@@ -84,6 +84,8 @@ class Mesh(ABC):
     """For how many seconds a request that every proxy has logged may be logged once more."""
     quiet: float
     """For how many seconds no proxy may log anything before its log is taken to be complete."""
+    home: Path
+    """The folder of what a command leaves for the next one."""
 
     @abstractmethod
     def up(self) -> None:

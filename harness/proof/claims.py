@@ -6,8 +6,8 @@ A claim holds, fails, or is unproven: where nobody could see, nothing is proven.
 from collections.abc import Iterator, Mapping
 
 from harness.proof.evidence import Claim, Evidence, Sum
-from harness.proof.figures import Tally
-from harness.proof.story import DIRECT, UNKNOWN, Shape
+from harness.proof.figures import FALSE_ALARM, Tally, binomial_interval
+from harness.proof.story import DIRECT, UNKNOWN, Call, Shape
 
 
 def answered(evidence: Evidence) -> Iterator[Claim]:
@@ -155,6 +155,39 @@ def no_loop(evidence: Evidence) -> Iterator[Claim]:
         yield Sum().claim("no-loop", statement, detail, fails=bool(evidence.loops))
 
 
+def failures(evidence: Evidence) -> Iterator[Claim]:
+    """Claim, in a release, that callers get failures from no version more often than from the stable one.
+
+    A failure is a status from 500 on, or no answer. It fails where chance does not explain the difference.
+    """
+    baseline = evidence.bounds.baseline
+    if baseline is None:
+        return
+    for version in evidence.routing.versions:
+        if version == baseline.version or evidence.routing.is_dark(version):
+            continue
+        found = Sum(answers=0, failures=0, stable=baseline.answers, stable_failures=baseline.failures)
+        for shape, tally in evidence.shapes.items():
+            bad = sum(call.version == version and _failed(call) for call in shape.own)
+            found.add(
+                tally, breaks=bad > 0, failures=bad,
+                answers=sum(call.version == version for call in shape.own),
+                stable=sum(call.version == baseline.version for call in shape.own),
+                stable_failures=sum(c.version == baseline.version and _failed(c) for c in shape.own),
+            )  # fmt: skip
+        part = found["stable_failures"] / found["stable"] if found["stable"] else 0.0
+        part = min(part + evidence.bounds.max_failures, 1.0)
+        _, most = binomial_interval(found["answers"], part, 2 * FALSE_ALARM)
+        detail = f"{found['failures']:,} of {found['answers']:,}; {baseline.version} "
+        detail += f"{found['stable_failures']:,} of {found['stable']:,}"
+        statement = f"callers get failures from {version} no more often than from {baseline.version}"
+        yield found.claim("failures", statement, detail, fails=found["failures"] > most, version=version)
+
+
+def _failed(call: Call) -> bool:
+    return call.status >= 500 or call.status == 0
+
+
 FIRST = (answered, passed_on, logged)
-LAST = (silent, direct, exercised, attributed, understood, no_loop)
+LAST = (silent, direct, failures, exercised, attributed, understood, no_loop)
 """What stands before and behind the claims on the stories of each rule."""

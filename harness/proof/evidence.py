@@ -32,6 +32,16 @@ class Claim:
         return self.state == "holds"
 
 
+class Baseline(NamedTuple):
+    """How the version to compare with answered callers before."""
+
+    version: str
+    answers: int = 0
+    failures: int = 0
+    p99: float | None = None
+    """In milliseconds."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What is asked of v2 beside what must always be."""
@@ -41,6 +51,10 @@ class Bounds:
     same_size: bool = False
     max_p99_ratio: float | None = None
     """How many times as long as v1's v2's 99th percentile may be."""
+    max_failures: float = 0.0
+    """Which part (0 to 1) of callers may get a failure more than from the version of ``baseline``."""
+    baseline: Baseline | None = None
+    """With what versions that answer callers are compared; None: with nothing."""
 
 
 NO_BOUNDS = Bounds()

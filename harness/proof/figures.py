@@ -11,6 +11,9 @@ from harness.proof.story import Key
 EXAMPLES = 3
 """How many stories are kept as examples: their keys of each shape, and whole of those that break a claim."""
 
+FALSE_ALARM = 1e-6
+"""How often a claim on chance may fail though all is as it should be."""
+
 UNDER_WAY = 100_000
 """How many tickets wait at most for the other half of what is known of them."""
 
@@ -62,6 +65,10 @@ class Times:
             if passed >= max(rank, 1):
                 return float(value)
         return None
+
+    def slower_than(self, milliseconds: float) -> int:
+        """Return how many took longer."""
+        return sum(count for value, count in self._durations.items() if value > milliseconds)
 
 
 class Sightings:

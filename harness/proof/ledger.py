@@ -83,10 +83,10 @@ class Ledger:
             return
         if call:
             story.calls.append((call, hop))
-            if self.is_leak(call):
-                self._due.appendleft((now, story))  # nothing can mend it
         elif version:
             story.arrivals.append((version, hop))
+        if (call or hop.status >= 500) and self._is_urgent(story):
+            self._due.appendleft((now, story))
         if not story.start or hop.start < story.start:
             story.start = hop.start
 
@@ -149,7 +149,7 @@ class Ledger:
             _, story = self._due.popleft()
             if self.open.get(story.key) is not story:
                 continue
-            if story.touched + self._quiet > now and not self._leaks(story):
+            if story.touched + self._quiet > now and not self._is_urgent(story):
                 self._due.append((now + self._quiet, story))
             elif self._has_all(story):
                 yield self._finish(story)
@@ -162,6 +162,13 @@ class Ledger:
 
     def _leaks(self, story: Story) -> bool:
         return any(self.is_leak(call) for call, _ in story.calls)
+
+    def _is_urgent(self, story: Story) -> bool:
+        """Say whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
+        return any(self.is_leak(call) or self._is_failure(call) for call, _ in story.calls)
+
+    def _is_failure(self, call: Call) -> bool:
+        return call.status >= 500 and call.rule >= 0 and not self.routing.rules[call.rule].expectation.copies
 
     def is_leak(self, call: Call) -> bool:
         """Say whether a caller got the answer of a version that may not answer."""

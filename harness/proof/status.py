@@ -9,6 +9,7 @@ from harness.proof.expectation import Applied, Destination, Expectation, RouteRu
 from harness.proof.report import WIDTH
 from harness.proof.stores import writers
 from harness.proof.target import Routing, Target
+from harness.release.routes import mark_of
 
 
 def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
@@ -43,6 +44,9 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     sources = {name: f" ({source})" for name, (source, _) in mesh.objects().items()} if workshop else {}
     routing = Routing(scene, target)
     yield from _routes(routing, sources)
+    for found in routing.objects():
+        if mark := mark_of(found):
+            yield f"a release stands at {mark.get('step')} since {mark.get('since')}: {named(found)}"
     with contextlib.suppress(MeshError):  # this user may not read Secrets
         said = [f"{version} writes to {at.database.name}" for version, at in writers(mesh, routing)]
         yield from [", ".join(said)] if said else ()

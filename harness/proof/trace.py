@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from harness.meshes.mesh import Mesh
-from harness.proof.evidence import Evidence
+from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Tally
 from harness.proof.ledger import Ledger
 from harness.proof.report import harmless, wrap
@@ -36,18 +36,22 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
     return _told(routing, found, ledger.give_up())
 
 
-def tell(routing: Routing, story: Story) -> list[str]:
+def tell(routing: Routing, story: Story, bounds: Bounds = NO_BOUNDS) -> list[str]:
     """Return the hops of a story that is at hand, and what is missing of it."""
-    return _told(routing, [*(("caller", hop) for _, hop in story.calls), *story.arrivals], [story])
+    hops = [*(("caller", hop) for _, hop in story.calls), *story.arrivals]
+    return _told(routing, hops, [story], bounds)
 
 
-def _told(routing: Routing, hops: list[tuple[str, Hop]], stories: Iterable[Story]) -> list[str]:
+def _told(
+    routing: Routing, hops: list[tuple[str, Hop]], stories: Iterable[Story], bounds: Bounds = NO_BOUNDS
+) -> list[str]:
     """Return hops in time order, and for each story what is wrong with it, or that it is as it must be."""
     # Within a millisecond, a request was sent before it arrived.
     hops = sorted(hops, key=lambda each: (each[1].start, each[1].cluster.startswith("inbound|")))
     lines = [_line(who, hop) for who, hop in hops]
     for story in stories:
-        alone = judge(Evidence(routing, {story.shape or shape_of(story): Tally(1, [story.key])}))
+        shapes = {story.shape or shape_of(story): Tally(1, [story.key])}
+        alone = judge(Evidence(routing, shapes, bounds=bounds))
         wrong = [claim for claim in alone.claims if claim.state == "fails"]
         told = [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]
         lines += told or ["as it must be"]

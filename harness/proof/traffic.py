@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import requests
@@ -84,8 +84,13 @@ def version_in(answer: str, service: str = TARGET) -> str | None:
 class Traffic:
     """Callers that send a run's requests, each as soon as the one before is answered."""
 
-    def __init__(self, url: str, run: str, size: int, concurrency: int, service: str = TARGET) -> None:
+    def __init__(
+        self, url: str, run: str, size: int, concurrency: int, service: str = TARGET,
+        headers: Callable[[int], Mapping[str, str]] = lambda ticket: {},
+    ) -> None:  # fmt: skip
+        """Prepare ``size`` requests; ``headers`` gives those that the request of a ticket bears beside."""
         self._url, self._run, self._size, self._service = url, run, size, service
+        self._headers = headers
         self._numbers = itertools.count()
         self._stop = threading.Event()
         self._seen: queue.SimpleQueue[tuple[int, int, str | None, float]] = queue.SimpleQueue()
@@ -134,15 +139,18 @@ class Traffic:
             session.trust_env = False
             while not self._stop.is_set() and (number := next(self._numbers)) < self._size:
                 self._since[index] = number, time.monotonic()
-                status, answer, seconds = call(session, self._url, Ticket(self._run, number))
+                ticket = Ticket(self._run, number)
+                status, answer, seconds = call(session, self._url, ticket, self._headers(number))
                 self._seen.put((number, status, version_in(answer, self._service), seconds))
 
 
-def call(session: requests.Session, url: str, ticket: Ticket) -> tuple[int, str, float]:
+def call(
+    session: requests.Session, url: str, ticket: Ticket, more: Mapping[str, str]
+) -> tuple[int, str, float]:
     """Send one request; return status (0: no whole answer in time), the answer's beginning, and seconds."""
     request = probe(ticket.number)
     where = f"{url}{'&' if '?' in url else '?'}{request.query}"
-    headers = {"user-agent": str(ticket), **HEADERS}
+    headers = {"user-agent": str(ticket), **HEADERS, **more}
     start, status, kept = time.perf_counter(), 0, b""
     with (
         contextlib.suppress(requests.RequestException, HTTPError, OSError, ValueError),

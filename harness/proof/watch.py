@@ -141,7 +141,7 @@ class Watch:
     def add(self, pod: str, hop: Hop, now: float) -> None:
         if pod not in self._logged:
             if pod not in self.routing.pods:
-                self._look()
+                self.look()
             self._logged.add(pod)
         if hop.start > self._latest:
             self._latest = hop.start
@@ -160,7 +160,7 @@ class Watch:
 
     def _judge_suspects(self) -> None:
         """Look again at what is applied; judge what breaks a claim if it is the same."""
-        if self._look():
+        if self.look():
             return
         suspects, self._suspects = self._suspects, []
         for story in suspects:
@@ -175,7 +175,7 @@ class Watch:
         else:
             self._counts.add(story, kind)
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
         routing = Routing(self._ask(), self.target)
         before, after = self._applied, _fingerprint(routing)

@@ -1,6 +1,7 @@
 """A version of recommendation for tests: it says what it received, and misbehaves when told to."""
 
 import hashlib
+import itertools
 import os
 import time
 import urllib.request
@@ -13,10 +14,12 @@ DELAY = float(os.environ.get("DELAY", "0"))
 CALL = os.environ.get("CALL")
 EARLY = os.environ.get("EARLY") == "yes"
 DIE = os.environ.get("DIE") == "yes"
+FAIL_EVERY = int(os.environ.get("FAIL_EVERY", "0"))
 FAIL_FIRST = os.environ.get("FAIL_FIRST") == "yes"
 
 app = Flask(__name__)
 seen: set[str] = set()
+numbers = itertools.count(1)
 
 
 @app.get("/health/ready")
@@ -42,4 +45,6 @@ def shadow() -> Response:
     if FAIL_FIRST and agent not in seen:
         seen.add(agent)
         return Response("the first attempt fails\n", 503)
+    if FAIL_EVERY and not next(numbers) % FAIL_EVERY:
+        return Response(f"{VERSION} fails\n", 500)
     return Response(f"recommendation {VERSION} from 'shadow': 1\n", STATUS)

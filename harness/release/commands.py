@@ -1,0 +1,127 @@
+"""The commands of a release: ``release`` and ``bail-out``."""
+
+import sys
+from typing import Any
+
+import click
+
+from harness.judging import Number, address, examples, part, span, with_target
+from harness.meshes.mesh import Mesh
+from harness.proof import trace
+from harness.proof.evidence import Bounds
+from harness.proof.report import wrap
+from harness.proof.target import Target
+from harness.release.routes import LADDER, Group, Step, Versions, parse_steps
+from harness.release.run import Plan, Release, bail_out
+from harness.settings import TYPED
+from harness.terminal import echo, progress, render
+
+
+def _steps(value: str) -> tuple[Step, ...]:
+    try:
+        return parse_steps(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _group(value: str) -> Group:
+    header, _, wanted = value.partition(":")
+    if not header.strip() or not wanted.strip():
+        raise click.BadParameter(f"'{value}' is not HEADER:VALUE, such as baggage:group=testers")
+    return Group(header.strip().lower(), wanted.strip())
+
+
+def with_versions(command: Any) -> Any:
+    """Add the options that name the two subsets."""
+    for name, default, words in (
+        ("candidate", "v2", "The subset that is released."),
+        ("stable", "v1", "The subset that answers callers now."),
+    ):
+        command = click.option(f"--{name}", default=default, show_default=True, help=words)(command)
+    return command
+
+
+@click.command(
+    "release",
+    epilog=examples("release", "release -n 500 --steps 'dark testers 10% 100%'", "release --step-time 5m"),
+)
+@with_target
+@with_versions
+@click.option(
+    "--steps", envvar=f"{TYPED}STEPS", type=_steps, metavar="STEPS",
+    default=" ".join(str(step).replace(" ", "") for step in LADDER), show_default=True,
+    help="Whom the candidate answers, step by step.",
+)  # fmt: skip
+@click.option(
+    "--step-time", envvar=f"{TYPED}STEP_TIME", type=span, default="60s", show_default=True, metavar="TIME",
+    help="How long to judge each step, at least, on the traffic that flows.",
+)  # fmt: skip
+@click.option(
+    "-n", "--requests", "size", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000),
+    help="Send requests: so many at each step, or more where more are needed.",
+)  # fmt: skip
+@click.option(
+    "-c", "--concurrency", envvar=f"{TYPED}C", type=click.IntRange(1, 1000), default=8, show_default=True,
+    help="How many callers send them.",
+)  # fmt: skip
+@click.option(
+    "--url", envvar=f"{TYPED}URL", type=address, metavar="TEXT",
+    help="Where to send them. Default: the workshop's gateway.",
+)  # fmt: skip
+@click.option(
+    "--testers", envvar=f"{TYPED}TESTERS", type=_group, default="baggage:group=testers", show_default=True,
+    metavar="HEADER:VALUE", help="Whose requests the candidate answers first.",
+)  # fmt: skip
+@click.option(
+    "--defect", type=part, default="2%", show_default=True, metavar="PART",
+    help="How rare a defect may be that a step must have shown: it says how many answers are enough.",
+)  # fmt: skip
+@click.option(
+    "--max-failures", type=part, default="0", show_default=True, metavar="PART",
+    help="How many more callers than by the stable version may get a failure.",
+)  # fmt: skip
+@click.option(
+    "--max-differences", type=part, default="0", show_default=True, metavar="PART",
+    help="How many answers in the dark may have another status.",
+)  # fmt: skip
+@click.option(
+    "--max-p99-ratio", envvar=f"{TYPED}MAX_P99_RATIO", type=Number(0), default=10, show_default=True,
+    help="How many times as slow the slowest answers may be.",
+)  # fmt: skip
+def release_command(
+    mesh: Mesh, target: Target, stable: str, candidate: str, steps: tuple[Step, ...], step_time: float,
+    size: int | None, concurrency: int, url: str | None, testers: Group, defect: float, max_failures: float,
+    max_differences: float, max_p99_ratio: float,
+) -> None:  # fmt: skip
+    """Release the candidate step by step, each left only when every claim holds.
+
+    At any violation, and at Ctrl-C, every caller is led back to the stable version at once.
+
+    Exit 0: it answers everybody. 1: a claim failed. 2: something is unproven, or it could not run.
+    """
+    bounds = Bounds(max_differences, False, max_p99_ratio, max_failures)
+    plan = Plan(
+        Versions(stable, candidate), steps, testers, step_time, size or 0, concurrency, url, defect, bounds
+    )
+    running = Release(mesh, target, plan, lambda line: echo(wrap(line, 8)), progress())
+    verdict = running.climb()
+    if verdict.passed:
+        echo(f"{candidate} answers every caller")
+        return
+    echo("\n" + render(verdict))
+    if running.story:
+        echo("\n" + "\n".join(trace.tell(*running.story, bounds)))
+    sys.exit(verdict.exit_code)
+
+
+@click.command("bail-out", epilog=examples("bail-out", "bail-out --service pricing --namespace shop"))
+@with_target
+@with_versions
+def bail_out_command(mesh: Mesh, target: Target, stable: str, candidate: str) -> None:
+    """Lead every caller to the stable version, whatever is applied and whatever release is under way."""
+    for line in bail_out(mesh, target, Versions(stable, candidate)):
+        echo(line)
+    echo(f"{stable} answers every caller, and nothing goes to {candidate}")
+
+
+COMMANDS = (release_command, bail_out_command)

@@ -1,0 +1,180 @@
+"""The ladder's routes: a VirtualService as it is at each step of a release. Pure."""
+
+import json
+import math
+import re
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from harness import HarnessError, Json
+from harness.meshes.scene import named
+
+ANNOTATION = "dark-launch/release"
+"""The annotation by which a VirtualService says at which step a release stands."""
+
+TESTERS = "-testers"
+"""How the names of the rules end that a release adds for testers."""
+
+_ANSWERS = ("route", "mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "mirror_percent")
+"""The fields of a rule that say who answers, and who gets copies."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a release: how many callers the candidate answers, beside testers."""
+
+    percent: int = 0
+    """Of the callers who are no testers."""
+    testers: bool = True
+    """Whether the candidate answers all testers; where it answers everybody, it does."""
+
+    def __str__(self) -> str:
+        return f"{self.percent} %" if self.percent else "testers" if self.testers else "dark"
+
+    @property
+    def dark(self) -> bool:
+        return not (self.percent or self.testers)
+
+
+DARK = Step(testers=False)
+LADDER = (DARK, Step(), Step(1), Step(10), Step(50), Step(100))
+
+
+def parse_steps(text: str) -> tuple[Step, ...]:
+    """Return the steps that are written as ``dark testers 1% 10% 100%``, with spaces or commas between.
+
+    :raises ValueError: one is none, they do not rise, or the last is not 100 %.
+    """
+    known, steps = {"dark": DARK, "testers": Step()}, []
+    for word in re.sub(r"\s+%", "%", text).replace(",", " ").split():
+        number = word.removesuffix("%")
+        if word not in known and not (number.isdecimal() and 1 <= int(number) <= 100):
+            raise ValueError(f"'{word}' is not a step: dark, testers, or a percentage from 1 to 100")
+        steps.append(known.get(word) or Step(int(number)))
+    ranks = [(step.percent, step.testers) for step in steps]
+    if ranks != sorted(set(ranks)):
+        raise ValueError(f"'{text}': each step must reach more callers than the one before")
+    if not steps or steps[-1].percent != 100:
+        raise ValueError(f"'{text}': the last step must be 100%")
+    return tuple(steps)
+
+
+class Group(NamedTuple):
+    """Who is a tester: a caller whose request bears a header of this value."""
+
+    header: str = "baggage"
+    value: str = "group=testers"
+
+    def match(self) -> Json:
+        """Return how Istio matches it; of ``baggage``, which is a list, one member is enough.
+
+        https://www.w3.org/TR/baggage/#baggage-http-header-format
+        """
+        if self.header == "baggage":
+            return {"regex": rf"(.*,)?\s*{re.escape(self.value)}\s*([,;].*)?"}
+        return {"exact": self.value}
+
+
+class Versions(NamedTuple):
+    """The subsets of a Service between which a release leads."""
+
+    stable: str = "v1"
+    candidate: str = "v2"
+
+
+def routes_at(found: Json, host: str, versions: Versions, step: Step | None, testers: Group) -> Json:
+    """Return a VirtualService as it is at a step, or, without a step, with all callers at the stable version.
+
+    Matches, timeouts and all else of its rules stay. A rule that mirrors to the candidate does so in the
+    dark as it did; else the candidate gets a copy of every request.
+
+    :param host: the Service's name in the registry: ``recommendation.tutorial.svc.cluster.local``.
+    :raises HarnessError: no rule of it leads to the Service alone.
+    """
+    rules: list[Json] = []
+    changed = False
+    for place, written in enumerate(found["spec"].get("http") or []):
+        rule = deepcopy(written)
+        if _is_testers(rule):
+            continue
+        routes = rule.get("route") or []
+        if not routes or any(not _leads_to(route["destination"], host) for route in routes):
+            rules.append(rule)
+            continue
+        changed = True
+        rules += _at(rule, place, versions, step, testers)
+    if not changed:
+        raise HarnessError(f"{named(found)} has no rule that leads to {host.partition('.')[0]} alone")
+    metadata = {k: v for k, v in found["metadata"].items() if k in ("name", "namespace", "labels")}
+    others = {k: v for k, v in (found["metadata"].get("annotations") or {}).items() if k != ANNOTATION}
+    return {
+        "apiVersion": found["apiVersion"],
+        "kind": found["kind"],
+        "metadata": {**metadata, **({"annotations": others} if others else {})},
+        "spec": {**found["spec"], "http": rules},
+    }
+
+
+def _at(rule: Json, place: int, versions: Versions, step: Step | None, testers: Group) -> list[Json]:
+    """Return what becomes of one rule."""
+    first = rule["route"][0]
+    rest = {k: v for k, v in first.items() if k not in ("destination", "weight")}
+    bare = {k: v for k, v in rule.items() if k not in _ANSWERS}
+    bare["name"] = rule.get("name") or f"release-{place}"
+
+    def to(version: str, **weight: int) -> Json:
+        return {"destination": {**first["destination"], "subset": version}, **rest, **weight}
+
+    if step is None:
+        return [{**bare, "route": [to(versions.stable)]}]
+    if step.dark:
+        mirrors = {k: v for k, v in rule.items() if k in _ANSWERS and k != "route"}
+        if not _mirrors_to(versions.candidate, mirrors):
+            mirrors = {"mirror": to(versions.candidate)["destination"]}
+        return [{**bare, "route": [to(versions.stable)], **mirrors}]
+    if step.percent == 100:
+        return [{**bare, "route": [to(versions.candidate)]}]
+    matches = [deepcopy(match) for match in rule.get("match") or [{}]]
+    for match in matches:
+        match["headers"] = {**(match.get("headers") or {}), testers.header: testers.match()}
+    split = [to(versions.stable, weight=100 - step.percent), to(versions.candidate, weight=step.percent)]
+    return [
+        {**bare, "name": f"{bare['name']}{TESTERS}", "match": matches, "route": [to(versions.candidate)]},
+        {**bare, "route": split if step.percent else [to(versions.stable)]},
+    ]
+
+
+def _is_testers(rule: Json) -> bool:
+    return str(rule.get("name", "")).endswith(TESTERS)
+
+
+def _leads_to(destination: Json, host: str) -> bool:
+    name = str(destination.get("host", "")).rstrip(".")
+    return name == host or (("." not in name) and host.startswith(f"{name}."))
+
+
+def _mirrors_to(version: str, mirrors: Json) -> bool:
+    many = [mirror["destination"] for mirror in mirrors.get("mirrors") or []]
+    return any(mirror.get("subset") == version for mirror in [*many, mirrors.get("mirror") or {}])
+
+
+def marked(found: Json, mark: Json) -> Json:
+    """Return a VirtualService that bears the mark of a release."""
+    metadata = found["metadata"]
+    notes = {**metadata.get("annotations", {}), ANNOTATION: json.dumps(mark, sort_keys=True)}
+    return {**found, "metadata": {**metadata, "annotations": notes}}
+
+
+def mark_of(found: Json) -> dict[str, Any]:
+    """Return the mark of the release at whose step a VirtualService stands; nothing if at none."""
+    try:
+        mark = json.loads((found["metadata"].get("annotations") or {}).get(ANNOTATION, "{}"))
+    except ValueError:
+        return {"step": "?"}
+    return mark if isinstance(mark, dict) else {"step": "?"}
+
+
+def needed(part: float) -> int:
+    """Return how many answers must be seen so that a defect in a part (0 to 1) of all shows with 95 %."""
+    return math.ceil(math.log(0.05) / math.log1p(-part))

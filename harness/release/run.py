@@ -1,0 +1,434 @@
+"""One release: each step is applied, judged, and left only when the proof lets go of it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import yaml
+
+from harness import HarnessError, Json
+from harness.meshes.lock import undisturbed
+from harness.meshes.mesh import ROOT, Mesh, Progress, quietly
+from harness.proof.evidence import Baseline, Bounds, Claim, State
+from harness.proof.figures import Sightings
+from harness.proof.stores import writers
+from harness.proof.story import Story
+from harness.proof.target import Routing, Target
+from harness.proof.traffic import Traffic, new_run
+from harness.proof.verdict import Verdict, judge
+from harness.proof.watch import PATIENCE, Watch
+from harness.release.routes import LADDER, Group, Step, Versions, mark_of, marked, needed, routes_at
+
+LIVE = ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml"
+"""What gives the workshop's v2 the database of those who answer callers."""
+
+GIVE_UP = 10
+"""How many times its time a step may take to see enough; then it is given up."""
+
+FEW = 10
+"""How many requests the candidate must answer at each step."""
+
+BY_NUMBER = {"shares", "sampled", "exercised"}
+"""The claims that more requests may prove."""
+
+MOST = 10_000_000
+"""How many requests a step sends at most."""
+
+SILENCE = 50
+"""How many requests must not reach the candidate before it is said that it hears nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a release does, and what it asks of the candidate."""
+
+    versions: Versions = field(default_factory=Versions)
+    steps: tuple[Step, ...] = LADDER
+    testers: Group = field(default_factory=Group)
+    seconds: float = 60.0
+    """How long a step lasts at least where others send the requests."""
+    requests: int = 0
+    """How many requests of its own each step sends at least; 0: it sends none."""
+    concurrency: int = 8
+    url: str | None = None
+    """Where to send them, if not to the workshop's gateway."""
+    part: float = 0.02
+    """A defect in this part of all answers must have shown, with a probability of 95 %."""
+    bounds: Bounds = field(default_factory=Bounds)
+    patience: float = PATIENCE
+
+
+class CalledOff(HarnessError):
+    """Somebody else changed the route: the release is theirs now."""
+
+
+class Release:
+    """A release of a target's candidate."""
+
+    def __init__(self, mesh: Mesh, target: Target, plan: Plan, show: Callable[[str], None],
+                 progress: Progress = quietly) -> None:  # fmt: skip
+        self._mesh, self._target, self._plan = mesh, target, plan
+        self._show, self._progress = show, progress
+        self._id = new_run()
+        self._baseline = Baseline(plan.versions.stable)
+        self._secret: Json | None = None
+        self._answered = 0
+        """How many requests the candidate answered at the steps so far."""
+        self._broken: Verdict | None = None
+        """The verdict at the moment when a claim was broken."""
+        self.story: tuple[Routing, Story] | None = None
+        """The first request that broke a claim, with what was applied."""
+
+    def climb(self) -> Verdict:
+        """Take every step; return the last verdict: of the last step, or of the one that broke off.
+
+        After any other end than the last step's, the stable version answers every caller.
+
+        :raises HarnessError: another release is under way, a subset or a route is missing, the mesh does
+            not answer, or somebody else changed the route meanwhile.
+        """
+        with _alone(self._mesh):
+            self._original = must_not_stand(self._mesh, self._target)
+            self._must_have_subsets()
+            try:
+                for step in self._plan.steps:
+                    verdict = self._take(step)
+                    if not verdict.passed:
+                        self._bail_out()
+                        return verdict
+                self._apply(self._at(self._plan.steps[-1]))  # without the mark
+                return verdict
+            except CalledOff:
+                raise
+            except BaseException:
+                self._bail_out()
+                raise
+
+    # --- a step -----------------------------------------------------------------------------------------
+
+    def _take(self, step: Step) -> Verdict:
+        """Apply a step, and judge what happens then."""
+        versions = self._plan.versions
+        if not step.dark:
+            self._give_the_live_store()
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        mark = {"id": self._id, "step": str(step), "since": since, "host": socket.gethostname(),
+                "process": os.getpid(), **versions._asdict()}  # fmt: skip
+        self._apply(marked(self._at(step), mark))
+        begun = time.monotonic()
+        verdict = self._judge(step)
+        seen = {side.version: side.requests for side in verdict.sides}
+        words = f"{verdict.requests:,} requests, {seen.get(versions.candidate, 0):,} at {versions.candidate}"
+        held = sum(claim.holds for claim in verdict.claims)
+        word = {"PASS": "ok  ", "FAIL": "FAIL", "UNPROVEN": "?   "}[verdict.word]
+        self._show(
+            f"{word}  {step!s:<7}  {words}; {held} of {len(verdict.claims)} claims hold"
+            f" ({time.monotonic() - begun:.0f} s)"
+        )
+        return verdict
+
+    def _at(self, step: Step | None) -> Json:
+        host = Routing(self._mesh.scene(self._target.namespace), self._target).host
+        return routes_at(self._original, host, self._plan.versions, step, self._plan.testers)
+
+    def _judge(self, step: Step) -> Verdict:
+        plan = self._plan
+        callers = Callers(step, plan) if plan.requests else None
+        bounds = replace(plan.bounds, baseline=self._baseline)
+        watch = Watch(self._mesh, self._target, bounds=bounds, patience=plan.patience,
+                      sightings=callers.sightings if callers else None)  # fmt: skip
+        watch.follow()
+        try:
+            if callers:
+                self._send(watch, step, callers)
+            else:
+                self._wait(watch, step)
+            if self._broken:
+                return self._broken
+            self._must_be_ours(watch)
+            watch.settle(self._progress)
+            verdict = watch.verdict()
+            self._remember(watch)
+            more = (self._enough(watch), *(callers.claims() if callers else ()))
+            return replace(verdict, claims=(*verdict.claims, *more))
+        finally:
+            watch.close()
+
+    def _send(self, watch: Watch, step: Step, callers: "Callers") -> None:
+        """Send requests until enough was seen, or a claim is broken."""
+        plan, look = self._plan, self._looking(watch, callers)
+
+        def must_end() -> bool:
+            return look() or (callers.sightings.sent >= plan.requests and not self._lacks(watch))
+
+        url, show = plan.url or self._mesh.url(), lambda _: self._tell(watch, step)
+        traffic = Traffic(url, watch.run, MOST, plan.concurrency, self._target.service, callers.headers)
+        traffic.send(callers.saw, must_end, show)
+
+    def _wait(self, watch: Watch, step: Step) -> None:
+        """Read on until the step's time is over and enough was seen, or a claim is broken."""
+        look, begun, told = self._looking(watch), time.monotonic(), 0.0
+        while (spent := time.monotonic() - begun) < GIVE_UP * self._plan.seconds and not look():
+            if spent > self._plan.seconds and not self._lacks(watch):
+                return
+            if spent > told + 1:
+                told = spent
+                self._tell(watch, step)
+            time.sleep(0.02)
+
+    def _looking(self, watch: Watch, callers: "Callers | None" = None) -> Callable[[], bool]:
+        """Return a function that reads what was logged, and says whether the step must end at once.
+
+        It leads callers back itself where a claim is broken: nothing is waited for before.
+        """
+        judged, known, asked = 0.0, 0, time.monotonic()
+
+        def look() -> bool:
+            nonlocal judged, known, asked
+            watch.read()
+            now, broken = time.monotonic(), len(watch.broken)
+            if now > asked + 2 * self._mesh.quiet:
+                asked = now
+                watch.look()
+            of_callers = callers.claims() if callers else ()
+            wrong = tuple(claim for claim in of_callers if claim.state == "fails")
+            if watch.changes or (broken == known and now < judged + 1 and not wrong):
+                return bool(watch.changes)
+            judged, known = now, broken
+            verdict = judge(watch.evidence, watch.run)
+            if verdict.failed() or wrong:
+                self.story = (watch.routing, watch.broken[0]) if watch.broken else None
+                self._lead_back()
+                self._broken = replace(verdict, claims=(*verdict.claims, *wrong))
+            return bool(self._broken)
+
+        return look
+
+    def _lacks(self, watch: Watch) -> bool:
+        """Say whether too few requests were seen to know."""
+        verdict = judge(watch.evidence, watch.run)
+        return not self._enough(watch).holds or not BY_NUMBER.isdisjoint(verdict.unproven())
+
+    def _enough(self, watch: Watch) -> Claim:
+        """Claim that the candidate answered enough: some now, and many since the release began.
+
+        Of so many, a defect in a part of all answers would have shown.
+        """
+        part, candidate = self._plan.part, self._plan.versions.candidate
+        now = watch.evidence.times[candidate].count
+        answered, wanted = self._answered + now, needed(part)
+        detail = f"{now:,} now, {answered:,} in all; of {wanted:,} a defect in {100 * part:g} % shows"
+        state: State = "holds" if answered >= wanted and now >= FEW else "unproven"
+        return Claim("enough", f"{candidate} answered enough requests", state, detail)
+
+    def _tell(self, watch: Watch, step: Step) -> None:
+        self._progress(f"{step}: {watch.evidence.stories:,} requests; {self._enough(watch).detail}")
+
+    def _remember(self, watch: Watch) -> None:
+        """Keep how the stable version does, for the steps at which it answers few callers or nobody."""
+        stable, before = self._baseline.version, self._baseline
+        self._answered += watch.evidence.times[self._plan.versions.candidate].count
+        calls = [(call, tally.count) for shape, tally in watch.evidence.shapes.items() for call in shape.own]
+        mine = [(call, count) for call, count in calls if call.version == stable]
+        self._baseline = Baseline(
+            stable,
+            before.answers + sum(count for _, count in mine),
+            before.failures + sum(count for call, count in mine if call.status >= 500 or not call.status),
+            watch.evidence.times[stable].quantile(0.99) or before.p99,
+        )
+
+    def _must_be_ours(self, watch: Watch) -> None:
+        if not watch.changes:
+            return
+        found = ruling(self._mesh, self._target)
+        if not found or mark_of(found).get("id") != self._id:
+            raise CalledOff(f"somebody else ended the release ({watch.changes[-1]}): what they applied stays")
+        raise HarnessError(f"{watch.changes[-1]} during a step, so nothing can be said of it")
+
+    # --- what is applied --------------------------------------------------------------------------------
+
+    def _apply(self, document: Json) -> None:
+        apply(self._mesh, document)
+
+    def _must_have_subsets(self) -> None:
+        routing = Routing(self._mesh.scene(self._target.namespace), self._target)
+        known = routing.applied.subsets_of(routing.host)
+        for name in self._plan.versions:
+            if name not in known:
+                there = ", ".join(known) or "none"
+                raise HarnessError(
+                    f"no DestinationRule gives {self._target.service} a subset '{name}' (there are: {there})"
+                )
+
+    def _give_the_live_store(self) -> None:
+        """Let the workshop's candidate write where callers read, before it answers any.
+
+        No copy may reach it any more then, so the stable version is alone for that moment.
+        """
+        routing = Routing(self._mesh.scene(self._target.namespace), self._target)
+        access = dict(writers(self._mesh, routing))
+        stable, candidate = (access.get(name) for name in self._plan.versions)
+        if not stable or not candidate or candidate.database == stable.database:
+            return
+        self._apply(self._at(None))
+        [secret] = yaml.safe_load_all(LIVE.read_text())
+        name = secret["metadata"]["name"]
+        self._secret = {**secret, "stringData": dict(self._mesh.secrets([name])[name])}
+        self._progress(f"{self._plan.versions.candidate} gets the live store")
+        self._mesh.apply(LIVE)
+
+    def _lead_back(self) -> None:
+        """Lead every caller back to the stable version."""
+        with undisturbed():
+            self._apply(self._at(None))
+
+    def _bail_out(self) -> None:
+        """Prove that the candidate hears nothing, and give it its store back."""
+        with undisturbed():
+            self._lead_back()
+            stable, candidate = self._plan.versions
+            self._show(f"bailed out: {stable} answers every caller")
+            self._prove_silence(candidate)
+            if self._secret:
+                self._apply(self._secret)
+
+    def _prove_silence(self, candidate: str) -> None:
+        callers = Callers(Step(testers=False), self._plan) if self._plan.requests else None
+        watch = Watch(self._mesh, self._target, patience=2, sightings=callers.sightings if callers else None)
+        watch.follow()
+        try:
+            if callers:
+                url = self._plan.url or self._mesh.url()
+                Traffic(url, watch.run, SILENCE, self._plan.concurrency, self._target.service).send(
+                    callers.saw, lambda: bool(watch.read() and False), self._progress
+                )
+            else:
+                end = time.monotonic() + 10
+                while time.monotonic() < end and watch.evidence.stories < SILENCE:
+                    watch.read()
+                    time.sleep(0.02)
+            watch.settle(self._progress)
+            got = sum(len(s.at(candidate)) * t.count for s, t in watch.evidence.shapes.items())
+            seen = watch.evidence.stories
+            self._show(f"            {candidate} received {got:,} of {seen:,} requests since")
+        finally:
+            watch.close()
+
+
+class Callers:
+    """The release's own callers: one in five is a tester."""
+
+    def __init__(self, step: Step, plan: Plan) -> None:
+        self._step, self._plan = step, plan
+        self.sightings = Sightings()
+        self._saw: Counter[tuple[bool, str]] = Counter()
+
+    @staticmethod
+    def _is_tester(ticket: int) -> bool:
+        return ticket % 10 in (4, 5)  # a GET and a POST
+
+    def headers(self, ticket: int) -> dict[str, str]:
+        header, value = self._plan.testers
+        return {header: value} if self._is_tester(ticket) else {}
+
+    def saw(self, ticket: int, status: int, version: str | None, seconds: float) -> None:
+        """Enter what the caller of a ticket saw."""
+        self.sightings.saw(ticket, status, version, seconds)
+        if version:
+            self._saw[self._is_tester(ticket), version] += 1
+
+    def broken(self) -> bool:
+        return any(claim.state == "fails" for claim in self.claims())
+
+    def claims(self) -> Iterator[Claim]:
+        """Claim that testers, and where they alone may, nobody else, saw the candidate."""
+        stable, candidate = self._plan.versions
+        if self._step.dark or self._step.percent == 100 or not self._saw:
+            return
+        others, missed = self._saw[False, candidate], self._saw[True, stable]
+        testers = self._saw[True, candidate]
+        detail = f"{testers:,} of {testers + missed:,}"
+        yield Claim(
+            "testers", f"every tester saw {candidate}", "fails" if missed else "holds", detail,
+            {"testers": testers, "missed": missed},
+        )  # fmt: skip
+        if not self._step.percent:
+            total = others + self._saw[False, stable]
+            yield Claim(
+                "only-testers", f"nobody but testers saw {candidate}", "fails" if others else "holds",
+                f"{others:,} of {total:,} others did", {"leaks": others},
+            )  # fmt: skip
+
+
+# --- one release at a time --------------------------------------------------------------------------------
+
+
+def ruling(mesh: Mesh, target: Target) -> Json | None:
+    """Return the VirtualService that rules the target for sidecars."""
+    routing = Routing(mesh.scene(target.namespace), target)
+    found = routing.applied.ruling(routing.host, target.namespace)
+    if found and found[0]["kind"] == "VirtualService":
+        return found[0]
+    return None
+
+
+def must_not_stand(mesh: Mesh, target: Target) -> Json:
+    """Return the VirtualService that a release of a target may begin with.
+
+    :raises HarnessError: there is none, or a release stands at a step already.
+    """
+    found = ruling(mesh, target)
+    if not found:
+        raise HarnessError(f"no VirtualService routes {target.service}: a release changes one")
+    if mark := mark_of(found):
+        stands = f"a release stands at {mark.get('step')} since {mark.get('since')}"
+        raise HarnessError(f"{stands}: end it with 'make bail-out' first")
+    return found
+
+
+@contextlib.contextmanager
+def _alone(mesh: Mesh) -> Iterator[None]:
+    """Let no second release begin on this machine."""
+    mesh.home.mkdir(parents=True, exist_ok=True)
+    path = mesh.home / "release.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HarnessError(
+                "a release is under way: wait for it, or end it with 'make bail-out'"
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def apply(mesh: Mesh, document: Json) -> list[str]:
+    """Apply one object."""
+    path = mesh.home / "release.json"  # JSON: in YAML some texts would be numbers, or truths
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1))
+    return mesh.apply(path)
+
+
+def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
+    """Lead every caller to the stable version, whatever is applied; return what was done, line by line.
+
+    :raises HarnessError: the mesh does not run, or does not answer.
+    """
+    with undisturbed():
+        routing = Routing(mesh.scene(target.namespace), target)
+        for found in routing.applied.ruling(routing.host, target.namespace)[:1]:
+            if found["kind"] == "HTTPRoute":
+                return mesh.apply(ROOT / "istio" / "gateway-api" / "v1-only.yaml")
+            with contextlib.suppress(HarnessError):  # no rule of it leads there
+                return apply(mesh, routes_at(found, routing.host, versions, None, Plan().testers))
+        return mesh.apply(ROOT / "istio" / "v1-only.yaml")
