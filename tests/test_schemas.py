@@ -19,6 +19,8 @@ RECORDED = ROOT / "tests" / "recorded"
 KUBERNETES = sorted(RECORDED.glob("kubernetes-*.json"))
 ISTIO_VERSIONS = sorted(RECORDED.glob("istio-*.json"))
 GATEWAY_API = sorted(RECORDED.glob("gateway-api-*.json"))
+NOT_IN = {"TrafficExtension": {"istio-1.28.0"}}
+"""Kinds that an older version does not have."""
 
 
 def schema_for(document: dict[str, Any], path: Path) -> dict[str, Any] | None:
@@ -59,9 +61,9 @@ def test_manifests_are_as_published(path: Path) -> None:
 
 def test_every_manifest_has_a_schema_in_each_family() -> None:
     for document in applied():
+        istio = [p for p in ISTIO_VERSIONS if p.stem not in NOT_IN.get(document["kind"], ())]
         families = [
-            all(schema_for(document, p) for p in family)
-            for family in (KUBERNETES, ISTIO_VERSIONS, GATEWAY_API)
+            all(schema_for(document, p) for p in family) for family in (KUBERNETES, istio, GATEWAY_API)
         ]
         assert any(families), document["kind"]
 

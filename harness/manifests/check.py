@@ -10,6 +10,7 @@ from harness.manifests.lookup import (
     DOMAIN,
     GATEWAY_NAMESPACE,
     NAMESPACE,
+    extensions_of,
     full_host,
     gateway_names,
     host_of,
@@ -25,13 +26,14 @@ from harness.manifests.virtualservice import VirtualService
 def check(given: Iterable[tuple[str, Object]]) -> None:
     """Check that every workload can run; each object stands behind the name of its file.
 
-    :raises ManifestError: a service account or a Secret that nothing defines, or a probe of a port that is
-        not there.
+    :raises ManifestError: a service account or a Secret that nothing defines, a probe of a port that is not
+        there, or a second TrafficExtension for a workload.
     """
     given = list(given)
     accounts = {a.metadata.name for _, a in given if isinstance(a, ServiceAccount)} | {"default"}
     secrets = {s.metadata.name for _, s in given if isinstance(s, Secret)}
     problems = []
+    sources = {found.key: source for source, found in given}
     for source, workload in given:
         if not isinstance(workload, Deployment):
             continue
@@ -49,6 +51,9 @@ def check(given: Iterable[tuple[str, Object]]) -> None:
         if get and container.ports and not container.serves(get.port):
             field = f"{where}.containers[0].readinessProbe.httpGet.port"
             problems.append(f"{field}: no port '{get.port}' in the container")
+        for extra in extensions_of((found for _, found in given), workload)[1:]:
+            problem = f"{workload.metadata.name} has one already, and only a cluster runs several"
+            problems.append(f"{sources[extra.key]}: TrafficExtension {extra.metadata.name}: {problem}")
     if problems:
         raise ManifestError("\n".join(problems))
 

@@ -7,6 +7,7 @@ from harness.manifests.base import Object, covers
 from harness.manifests.destinationrule import DestinationRule, Subset, TrafficPolicy
 from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Deployment, Secret, Service
+from harness.manifests.trafficextension import TrafficExtension
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
@@ -105,6 +106,12 @@ def traffic_policy(objects: Iterable[Object], host: str) -> TrafficPolicy | None
     """Return how a host is treated: as the oldest DestinationRule says that says anything."""
     policies = (rule.spec.traffic_policy for rule in destination_rules(objects, host))
     return next((policy for policy in policies if policy), None)
+
+
+def extensions_of(objects: Iterable[Object], workload: Deployment) -> list[TrafficExtension]:
+    """Return the TrafficExtensions that select a workload."""
+    found = of_kind(objects, TrafficExtension)
+    return [e for e in found if e.spec.selector.match_labels.items() <= workload.labels.items()]
 
 
 def gateway_names(gateway: Gateway) -> set[str]:

@@ -16,12 +16,22 @@ from harness.manifests.base import NOT_HERE, Object
 from harness.manifests.destinationrule import DestinationRule
 from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
+from harness.manifests.trafficextension import TrafficExtension
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
 KINDS: dict[str, type[Object]] = {
     model.__name__: model
-    for model in (ServiceAccount, Secret, Service, Deployment, Gateway, VirtualService, DestinationRule)
+    for model in (
+        ServiceAccount,
+        Secret,
+        Service,
+        Deployment,
+        Gateway,
+        VirtualService,
+        DestinationRule,
+        TrafficExtension,
+    )
 }
 
 MOST_BYTES = 3 * 2**20

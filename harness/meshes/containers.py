@@ -26,6 +26,7 @@ from harness.meshes.images import image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
+    ANSWER,
     GATEWAY,
     ISTIO,
     LOOPBACK,
@@ -157,8 +158,8 @@ class ContainerMesh(EnvoyMesh):
             container = pod.deployment.container
             app = Address(LOOPBACK, container.port)
             bootstrap = sidecar(
-                pod.name, XDS, STDOUT, app, inbound=inbound, outbound=outbound, admin=admin, status=status,
-                readiness=container.readiness_path,
+                pod.name, pod.workload, XDS, STDOUT, app, inbound=inbound, outbound=outbound, admin=admin,
+                status=status, readiness=container.readiness_path,
             )  # fmt: skip
         else:
             listen = Address(any_address, INGRESS)
@@ -328,8 +329,10 @@ class ContainerMesh(EnvoyMesh):
                 if name == "istio-proxy":
                     # A stream goes back a little, since the engine may be where another clock is.
                     tail: int | str = "all" if new else 100
-                    start = partial(container.logs, stream=True, follow=True, stderr=False, tail=tail)
-                    yield Stream(container.id, pod, start)
+                    start = partial(container.logs, stream=True, follow=True, tail=tail)
+                    yield Stream(f"{container.id}/stdout", pod, partial(start, stderr=False))
+                    # The engine mixes the two streams within a line: each is read by itself.
+                    yield Stream(f"{container.id}/stderr", pod, partial(start, stdout=False), ANSWER)
 
         return StreamFollower(streams)
 

@@ -16,6 +16,7 @@ from harness.manifests.check import check
 from harness.manifests.kubernetes import Deployment, Secret
 from harness.manifests.lookup import NAMESPACE, of_kind
 from harness.manifests.read import ManifestError, read, read_each, to_document, to_object
+from harness.manifests.trafficextension import TrafficExtension
 from harness.meshes.images import image
 from harness.meshes.lock import lock, undisturbed
 from harness.meshes.mesh import (
@@ -287,6 +288,8 @@ class EnvoyMesh(Mesh, Proxies):
         if not files:
             self.write_clusters([])
             self.write_routes(objects)
+        accepted = of_kind(objects_before, TrafficExtension)
+        self.write_extensions([*of_kind(objects, Deployment), *accepted])
         try:
             self.start_pods(missing)
             alive = [pod for pod in wanted if running.get(pod.name) or pod in missing]

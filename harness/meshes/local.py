@@ -20,7 +20,17 @@ from harness.manifests.base import Object
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import must_be_ours
-from harness.meshes.mesh import GATEWAY, LOOPBACK, ROOT, LogFollower, MeshError, Progress, get, quietly
+from harness.meshes.mesh import (
+    ANSWER,
+    GATEWAY,
+    LOOPBACK,
+    ROOT,
+    LogFollower,
+    MeshError,
+    Progress,
+    get,
+    quietly,
+)
 from harness.meshes.pods import EnvoyPod, whole, workload_of
 from harness.meshes.scene import Pod
 from harness.meshes.stores import access_of
@@ -100,7 +110,7 @@ class LocalMesh(EnvoyMesh):
         log = str(folder / "access.log")
         if app:
             address = Address(*app.getsockname())
-            bootstrap = sidecar(pod.name, str(self.xds), log, address)
+            bootstrap = sidecar(pod.name, pod.workload, str(self.xds), log, address)
         else:
             bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, self.port))
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
@@ -271,15 +281,19 @@ def _must_answer(url: str) -> None:
     get(url, timeout=1).raise_for_status()
 
 
+_ONLY = {"access.log": b"", "istio-proxy.log": ANSWER.encode()}
+"""The logs that are followed, and what their lines must contain to be read."""
+
+
 class _FileFollower(LogFollower):
-    """Reads what is added to access logs, pods that start meanwhile included."""
+    """Reads what is added to proxies' logs, pods that start meanwhile included."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read = defaultdict(int, {path: path.stat().st_size for path in self._files()})
 
     def _files(self) -> Iterator[Path]:
-        return self._folder.glob("*/access.log")
+        return (path for name in _ONLY for path in self._folder.glob(f"*/{name}"))
 
     def lines(self) -> Iterator[tuple[str, str]]:
         for path in self._files():
@@ -291,4 +305,5 @@ class _FileFollower(LogFollower):
                     if not line.endswith(b"\n"):
                         break  # half written; the rest comes with the next call
                     self._read[path] += len(line)
-                    yield path.parent.name, line.decode(errors="replace").rstrip("\n")
+                    if _ONLY[path.name] in line:
+                        yield path.parent.name, line.decode(errors="replace").rstrip("\n")

@@ -25,6 +25,8 @@ class Stream:
     key: str
     pod: str
     open: Callable[[], LogStream]
+    only: str = ""
+    """What a line must contain to be read."""
 
 
 class StreamFollower(LogFollower):
@@ -50,7 +52,7 @@ class StreamFollower(LogFollower):
         for stream in self._find(new):
             if stream.key not in self._open:
                 opened = self._open[stream.key] = stream.open()
-                thread = threading.Thread(target=self._read, args=(stream.pod, opened), daemon=True)
+                thread = threading.Thread(target=self._read, args=(stream, opened), daemon=True)
                 thread.start()
                 self._threads.append(thread)
 
@@ -59,14 +61,15 @@ class StreamFollower(LogFollower):
             with contextlib.suppress(Exception):  # a mesh that does not answer may at the next look
                 self._attach(new=True)
 
-    def _read(self, pod: str, stream: LogStream) -> None:
-        rest = b""
+    def _read(self, stream: Stream, opened: LogStream) -> None:
+        rest, only = b"", stream.only.encode()
         # The stream breaks off when the container goes, or when this follower is closed.
         with contextlib.suppress(Exception):
-            for piece in stream:
+            for piece in opened:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    self._lines.put((pod, line.decode(errors="replace")))
+                    if only in line:
+                        self._lines.put((stream.pod, line.decode(errors="replace")))
 
     def lines(self) -> Iterator[tuple[str, str]]:
         while not self._lines.empty():

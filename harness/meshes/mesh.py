@@ -30,6 +30,9 @@ TARGET = "recommendation"
 GATEWAY = "istio-ingressgateway"
 LOOPBACK = "127.0.0.1"
 
+ANSWER = "dark-launch answer "
+"""What marks the lines of proxies' own logs that hold an answer; istio/compare.yaml writes them."""
+
 Progress = Callable[[str], None]
 
 
@@ -140,7 +143,10 @@ class Mesh(ABC):
 
     @abstractmethod
     def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
-        """Follow the access logs of the proxies of ``scene``'s pods, of those that start meanwhile too."""
+        """Follow the proxies of ``scene``'s pods, and of those that start meanwhile.
+
+        There are the lines of their access logs, and those of their own logs that hold an answer.
+        """
 
     @abstractmethod
     def request_log(self, pod: Pod) -> Iterable[str]:

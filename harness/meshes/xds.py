@@ -11,10 +11,13 @@ from pathlib import Path
 
 from harness import Json
 from harness.manifests.base import Object
+from harness.manifests.kubernetes import Deployment
+from harness.manifests.lookup import of_kind
 from harness.meshes.mesh import MeshError, wait_until
 from harness.meshes.pods import EnvoyPod
-from harness.rendering.bootstrap import CLUSTER, ROUTES, discovery_response
+from harness.rendering.bootstrap import CLUSTER, FILTER, ROUTES, discovery_response
 from harness.rendering.clusters import Endpoint, clusters
+from harness.rendering.extensions import EXTENSION, extension, extension_file
 from harness.rendering.routes import gateway_routes, sidecar_routes
 from harness.rendering.values import Address
 
@@ -92,10 +95,18 @@ class Proxies(ABC):
         """Write what sidecars and gateway read of which requests go where."""
         self._write_resources("sidecar.json", ROUTES, [sidecar_routes(objects)])
         self._write_resources("gateway.json", ROUTES, [gateway_routes(objects)])
+        self.write_extensions(objects)
+
+    def write_extensions(self, objects: list[Object]) -> None:
+        """Write what the sidecars of each workload read of its extension, where that has changed."""
+        for workload in of_kind(objects, Deployment):
+            name = extension_file(workload.metadata.name)
+            text = _response(FILTER, [extension(objects, workload)])
+            if not (self.xds / name).exists() or (self.xds / name).read_text() != text:
+                self.write(name, text)
 
     def _write_resources(self, name: str, resource_type: str, resources: list[Json]) -> None:
-        version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
-        self.write(name, json.dumps(discovery_response(version, resource_type, resources), indent=1))
+        self.write(name, _response(resource_type, resources))
 
     def _has_taken(self, pod: EnvoyPod, versions: dict[str, str], rejected: int) -> bool:
         """Say whether a pod's proxy runs the files' ``versions``.
@@ -106,6 +117,8 @@ class Proxies(ABC):
         routes = "sidecar" if pod.deployment else "gateway"
         running = self._statistics(pod.name, "version_text")
         wanted = {"cluster_manager.cds": versions["clusters"], f".rds.{routes}": versions[routes]}
+        if pod.deployment:
+            wanted[f".{EXTENSION}"] = versions[Path(extension_file(pod.workload)).stem]
         if all(
             any(name.endswith(f"{end}.version_text") and value == f'"{version}"' for name, value in running)
             for end, version in wanted.items()
@@ -131,6 +144,11 @@ class Proxies(ABC):
         except OSError:
             return []
         return [(line.partition(": ")[0], line.partition(": ")[2]) for line in lines]
+
+
+def _response(resource_type: str, resources: list[Json]) -> str:
+    version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
+    return json.dumps(discovery_response(version, resource_type, resources), indent=1)
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ from harness import Json
 from harness.manifests.lookup import NAMESPACE
 from harness.rendering.accesslog import ACCESS_LOG_FORMAT
 from harness.rendering.clusters import PROTOCOLS, static_cluster
+from harness.rendering.extensions import EXTENSION, LUA, extension_file
 from harness.rendering.values import Address, type_url
 
 # How every proxy is started. Istio's, too, are told to write their access logs without delay.
@@ -29,6 +30,7 @@ def discovery_response(version: str, resource_type: str, resources: Iterable[Jso
 
 CLUSTER = "config.cluster.v3.Cluster"
 ROUTES = "config.route.v3.RouteConfiguration"
+FILTER = "config.core.v3.TypedExtensionConfig"
 
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -50,6 +52,7 @@ SOCKET = {"pipe": {"path": "admin", "mode": 0o600}}
 
 def sidecar(
     name: str,
+    workload: str,
     xds: str,
     log: str,
     app: Address,
@@ -60,9 +63,10 @@ def sidecar(
     status: Address | None = None,
     readiness: str = "/",
 ) -> Json:
-    """Return the bootstrap of the sidecar of pod ``name``.
+    """Return the bootstrap of the sidecar of a workload's pod ``name``.
 
-    :param xds: the folder of the files ``clusters.json`` and ``sidecar.json``, which Envoy watches.
+    :param xds: the folder of the files that Envoy watches: ``clusters.json``, ``sidecar.json``, and one of
+        the workload's own for its extension.
     :param log: the access log's path.
     :param app: where the pod's application listens.
     :param inbound: where other proxies send requests for the application.
@@ -75,8 +79,9 @@ def sidecar(
     # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
     again = {"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}}
     to_app = {"name": "default", "match": {"prefix": "/"}, "route": {**_to(inbound_cluster), **again}}
+    rules = {"route_config": _static_routes(inbound_cluster, [to_app])}
     listeners = [
-        _listener("inbound", inbound, log, {"route_config": _static_routes(inbound_cluster, [to_app])}),
+        _listener("inbound", inbound, log, rules, [_discovered(f"{xds}/{extension_file(workload)}")]),
         _listener("outbound", outbound, log, {"rds": _rds(xds, "sidecar")}),
     ]
     clusters = [static_cluster(inbound_cluster, [app]) | _AS_ASKED]
@@ -144,7 +149,22 @@ def _file(path: str) -> Json:
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
 
 
-def _listener(name: str, address: Address, log: str | None, settings: Json) -> Json:
+def _discovered(path: str) -> Json:
+    """Return an HTTP filter that is read from a file; until then it has no code."""
+    return {
+        "name": EXTENSION,
+        "config_discovery": {
+            "config_source": _file(path),
+            "default_config": {"@type": type_url(LUA)},
+            "apply_default_config_without_warming": True,
+            "type_urls": [type_url(LUA)],
+        },
+    }
+
+
+def _listener(
+    name: str, address: Address, log: str | None, settings: Json, extensions: Iterable[Json] = ()
+) -> Json:
     access_log = {
         "name": "envoy.access_loggers.file",
         "typed_config": {
@@ -158,6 +178,7 @@ def _listener(name: str, address: Address, log: str | None, settings: Json) -> J
             "name": "envoy.filters.http.fault",
             "typed_config": {"@type": type_url("extensions.filters.http.fault.v3.HTTPFault")},
         },
+        *extensions,
         {
             "name": "envoy.filters.http.router",
             "typed_config": {"@type": type_url("extensions.filters.http.router.v3.Router")},
