@@ -9,9 +9,10 @@ from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment, Service
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import parse, read, to_document
-from harness.meshes.mesh import ISTIO, WORKLOADS
+from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 from harness.rendering.clusters import Endpoint
 from harness.rendering.clusters import clusters as render_clusters
+from harness.rendering.extensions import extension
 from harness.rendering.routes import sidecar_routes
 from harness.rendering.values import Address
 
@@ -44,6 +45,17 @@ def test_a_service_without_routes_is_reached_and_any_other_host_is_not() -> None
     assert route["route"]["cluster"] == "outbound|8080||preference.tutorial.svc.cluster.local"
     [blocked] = routes("*")
     assert blocked["direct_response"]["status"] == 502
+
+
+def test_the_sidecars_that_a_traffic_extension_selects_run_its_code() -> None:
+    applied = objects(*read(ROOT / "istio" / "compare.yaml"))
+    code = {
+        workload.metadata.name: extension(applied, workload)["typed_config"].get("default_source_code")
+        for workload in of_kind(applied, Deployment)
+    }
+    assert code["customer"] is code["preference"] is None
+    assert code["recommendation-v1"] == code["recommendation-v2"]
+    assert "dark-launch answer" in code["recommendation-v1"]["inline_string"]
 
 
 def endpoint(port: int, **labels: str) -> Endpoint:

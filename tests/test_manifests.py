@@ -159,6 +159,47 @@ def test_what_a_cluster_refuses_of_other_kinds_is_refused(kind: str, spec: str, 
     assert "\n" not in str(caught.value)
 
 
+COMPARE = (ROOT / "istio" / "compare.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("mode: SERVER", "mode: CLIENT"), "spec.match[0].mode: only a cluster has 'CLIENT': write SERVER"),
+        (("mode: SERVER", "ports: []"), "spec.match[0].mode: only a cluster has 'CLIENT_AND_SERVER': write"),
+        (
+            ("  match:\n    - mode: SERVER\n", ""),
+            "spec.match[0].mode: only a cluster has 'CLIENT_AND_SERVER'",
+        ),
+        (("mode: SERVER", "mode: SERVER\n      ports: []"), f"spec.match[0].ports: {ONLY_A_CLUSTER}"),
+        (("lua:", "wasm: {url: a}\n  lua:"), f"spec.wasm: {ONLY_A_CLUSTER}"),
+        (("selector:", "targetRefs: []\n  selector:"), f"spec.targetRefs: {ONLY_A_CLUSTER}"),
+        (("inlineCode:", "inlinecode:"), "lua.inlinecode: unknown or unsupported field, did you mean 'inl"),
+        (("v1alpha1", "v1"), "apiVersion: input should be 'extensions.istio.io/v1alpha1'"),
+    ],
+)
+def test_a_traffic_extension_is_as_the_sidecars_here_can_run_it(
+    change: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse(COMPARE.replace(*change, 1), "my.yaml")
+    assert message in str(caught.value)
+
+
+def test_no_workload_has_two_traffic_extensions() -> None:
+    [one] = parse(COMPARE, "one.yaml")
+    [two] = parse(COMPARE.replace("name: compare", "name: two").replace("app:", "version:"), "two.yaml")
+    check([("a.yaml", o) for o in applied(one, two)])
+    [two] = parse(COMPARE.replace("name: compare", "name: two"), "two.yaml")
+    with pytest.raises(ManifestError) as caught:
+        check([*[("a.yaml", o) for o in applied(one)], ("two.yaml", two)])
+    assert str(caught.value).splitlines() == [
+        f"two.yaml: TrafficExtension two: recommendation-{version} has one already, and only a cluster runs "
+        "several"
+        for version in ("v1", "v2")
+    ]
+
+
 def test_all_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(MIRROR.replace("mirror:", "mirorr:").replace("hosts:", "hots:"))
     (tmp_path / "b.yaml").write_text(MIRROR.replace("- destination:", "- weight: -1\n          destination:"))

@@ -1,5 +1,6 @@
 """A version of recommendation for tests: it says what it received, and misbehaves when told to."""
 
+import gzip
 import hashlib
 import itertools
 import os
@@ -27,6 +28,17 @@ numbers = itertools.count(1)
 def health() -> str:
     """Be healthy."""
     return "ok"
+
+
+@app.route("/answer", methods=["GET", "POST"])
+def answer() -> Response:
+    """Answer what the query says: ``body`` so many ``times``, of a ``type``, as a ``stream`` or ``gzip``."""
+    asked = request.args
+    body = (asked["body"].replace("VERSION", VERSION) * int(asked.get("times", 1))).encode()
+    body = gzip.compress(body) if "gzip" in asked else body
+    reply = Response(iter([body]) if "stream" in asked else body, content_type=asked.get("type"))
+    reply.headers.update({"Content-Encoding": "gzip"} if "gzip" in asked else {})
+    return reply
 
 
 @app.route("/", methods=["GET", "POST"])
