@@ -186,6 +186,11 @@ def test_a_traffic_extension_is_as_the_sidecars_here_can_run_it(
     assert message in str(caught.value)
 
 
+def test_a_traffic_extension_that_selects_nothing_is_told() -> None:
+    line = "trafficextension/compare spec.selector: no workload bears these labels, so this runs nowhere"
+    assert line in told(*parse(COMPARE.replace("app: ", "app: other-"), "other.yaml"))
+
+
 def test_no_workload_has_two_traffic_extensions() -> None:
     [one] = parse(COMPARE, "one.yaml")
     [two] = parse(COMPARE.replace("name: compare", "name: two").replace("app:", "version:"), "two.yaml")

@@ -20,6 +20,7 @@ from harness.manifests.lookup import (
     wanted_hosts,
 )
 from harness.manifests.read import ManifestError
+from harness.manifests.trafficextension import TrafficExtension
 from harness.manifests.virtualservice import VirtualService
 
 
@@ -77,6 +78,7 @@ def warnings(objects: Iterable[Object]) -> Iterator[str]:
 def warnings_here(objects: Iterable[Object]) -> Iterator[str]:
     """Yield a line for each thing that does nothing on the meshes that the harness configures itself."""
     objects = list(objects)
+    workloads = [workload.labels for workload in of_kind(objects, Deployment)]
     for found in objects:
         if isinstance(found, Service):
             yield from _of_service(objects, found)
@@ -89,6 +91,8 @@ def warnings_here(objects: Iterable[Object]) -> Iterator[str]:
         elif isinstance(found, Gateway) and not selects(found):
             problem = "no gateway bears these labels, so nobody comes in by it: write istio: ingressgateway"
             yield f"{found.key} spec.selector: {problem}"
+        elif isinstance(found, TrafficExtension) and not any(map(found.selects, workloads)):
+            yield f"{found.key} spec.selector: no workload bears these labels, so this runs nowhere"
 
 
 def _of_service(objects: list[Object], service: Service) -> Iterator[str]:

@@ -110,8 +110,7 @@ def traffic_policy(objects: Iterable[Object], host: str) -> TrafficPolicy | None
 
 def extensions_of(objects: Iterable[Object], workload: Deployment) -> list[TrafficExtension]:
     """Return the TrafficExtensions that select a workload."""
-    found = of_kind(objects, TrafficExtension)
-    return [e for e in found if e.spec.selector.match_labels.items() <= workload.labels.items()]
+    return [found for found in of_kind(objects, TrafficExtension) if found.selects(workload.labels)]
 
 
 def gateway_names(gateway: Gateway) -> set[str]:

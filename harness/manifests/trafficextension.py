@@ -3,6 +3,7 @@
 https://istio.io/latest/docs/reference/config/proxy_extensions/
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -49,3 +50,7 @@ class TrafficExtension(Object):
     api_version: Literal["extensions.istio.io/v1alpha1"]
     kind: Literal["TrafficExtension"]
     spec: TrafficExtensionSpec
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Say whether a workload with these labels runs it."""
+        return self.spec.selector.match_labels.items() <= labels.items()
