@@ -134,6 +134,8 @@ def test_digests_hide_values_and_can_be_compared_field_by_field(versions: EnvoyM
     assert v1[0] == v2[0]
     assert v1[1] != v2[1]
     assert [len(line) for line in (*v1, *v2)] == [8] * 4
+    many = ask(versions, body="7,", times=4096, type="application/json").answers
+    assert [answer.body.count(",") for answer in many] == [4096, 4096]
     broken = ask(versions, body='secret "secret', type="application/json").answers
     assert not any("secret" in answer.body for answer in broken)
 
