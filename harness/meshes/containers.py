@@ -331,7 +331,7 @@ class ContainerMesh(EnvoyMesh):
                     tail: int | str = "all" if new else 100
                     start = partial(container.logs, stream=True, follow=True, tail=tail)
                     yield Stream(f"{container.id}/stdout", pod, partial(start, stderr=False))
-                    # The engine mixes the two streams within a line: each is read by itself.
+                    # Mixed, a line of one may stand within a long line of the other.
                     yield Stream(f"{container.id}/stderr", pod, partial(start, stdout=False), ANSWER)
 
         return StreamFollower(streams)

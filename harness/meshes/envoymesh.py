@@ -288,9 +288,9 @@ class EnvoyMesh(Mesh, Proxies):
         if not files:
             self.write_clusters([])
             self.write_routes(objects)
-        accepted = of_kind(objects_before, TrafficExtension)
-        self.write_extensions([*of_kind(objects, Deployment), *accepted])
         try:
+            accepted = of_kind(objects_before, TrafficExtension)
+            self.write_extensions([*of_kind(objects, Deployment), *accepted])
             self.start_pods(missing)
             alive = [pod for pod in wanted if running.get(pod.name) or pod in missing]
             late = self.publish(objects, alive)
