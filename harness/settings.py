@@ -29,3 +29,8 @@ def store_base_image() -> str:
 def kubectl() -> str:
     """Return which kubectl to use: KUBECTL, or nothing."""
     return os.environ.get("KUBECTL", "")
+
+
+def in_pod() -> bool:
+    """Say whether this runs in a pod of a cluster, which gives its containers the API server's address."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ

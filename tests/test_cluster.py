@@ -599,8 +599,18 @@ def test_a_missing_context_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kubectl.write_text("#!/bin/sh\necho 'error: current-context is not set' >&2; exit 1\n")
     kubectl.chmod(0o755)
     monkeypatch.setenv("KUBECTL", str(kubectl))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(MeshError, match=r"has no current context: start a cluster \(minikube start"):
         Kubectl.find("tutorial")
+
+
+def test_in_a_pod_no_context_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text('#!/bin/sh\n[ "$1" = config ] && exit 1; echo "$@"\n')
+    kubectl.chmod(0o755)
+    monkeypatch.setenv("KUBECTL", str(kubectl))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert Kubectl.find("shop").run("get", "pods") == "--namespace=shop get pods\n"
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,11 +24,14 @@ class Kubectl:
 
     program: str
     context: str
+    """Nothing in a pod without a kubeconfig."""
     namespace: str
 
     @classmethod
     def find(cls, namespace: str) -> "Kubectl":
         """Return the kubectl (or oc) of this machine, with its current context.
+
+        In a pod it needs none: kubectl then asks the pod's own cluster, as the pod's ServiceAccount.
 
         :raises MeshError: there is none, or it has no context.
         """
@@ -37,16 +40,18 @@ class Kubectl:
         if program is None:
             raise MeshError(f"{wanted[0]} is not installed: see https://kubernetes.io/docs/tasks/tools/")
         found = subprocess.run([program, "config", "current-context"], capture_output=True, text=True)
-        if found.returncode or not found.stdout.strip():
+        context = "" if found.returncode else found.stdout.strip()
+        if not context and not settings.in_pod():
             raise MeshError(
                 f"{program} has no current context: start a cluster (minikube start, crc start), "
                 f"or choose one ({program} config use-context NAME)"
             )
-        return cls(program, found.stdout.strip(), namespace)
+        return cls(program, context, namespace)
 
     def command(self, *words: str) -> list[str]:
         """Return the command line that runs kubectl with ``words``."""
-        return [self.program, f"--context={self.context}", f"--namespace={self.namespace}", *words]
+        context = [f"--context={self.context}"] if self.context else []
+        return [self.program, *context, f"--namespace={self.namespace}", *words]
 
     def run(self, *words: str, given: str | None = None, timeout: float = 60) -> str:
         """Return what kubectl prints; ``given`` is its standard input.
