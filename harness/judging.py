@@ -60,6 +60,11 @@ def _sample(value: str) -> int:
     raise click.BadParameter(f"'{value}' is not a part such as 1/100")
 
 
+def fields(value: str) -> tuple[str, ...]:
+    """Read names of fields, with commas or spaces between."""
+    return tuple(value.replace(",", " ").split())
+
+
 def span(value: str) -> float:
     """Read how long: 90s, or 1h30m."""
     try:
@@ -121,6 +126,10 @@ def with_bounds(command: Command) -> Command:
         "--max-differences", type=part, default="0", show_default=True, metavar="PART",
         help="How many answers may have another status: 0.001, or 0.1%.",
     )  # fmt: skip
+    @click.option(
+        "--ignore", envvar=f"{TYPED}IGNORE", type=fields, default="", metavar="FIELDS",
+        help="Fields of answers that may differ, with commas between: version,items[].price.",
+    )  # fmt: skip
     @click.option("--same-size", is_flag=True, help="Ask for answers of the same size.")
     @click.option(
         "--max-p99-ratio", type=Number(0), help="How much slower v2 may be (1.5: half as slow again)."
@@ -133,9 +142,11 @@ def with_bounds(command: Command) -> Command:
     @click.option("--junit", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML, too.")
     @functools.wraps(command)
     def run(
-        *given: Any, max_differences: float, same_size: bool, max_p99_ratio: float | None, **more: Any
-    ) -> Any:
-        return command(*given, bounds=Bounds(max_differences, same_size, max_p99_ratio), **more)
+        *given: Any, max_differences: float, same_size: bool, max_p99_ratio: float | None,
+        ignore: tuple[str, ...], **more: Any,
+    ) -> Any:  # fmt: skip
+        bounds = Bounds(max_differences, same_size, max_p99_ratio, ignore)
+        return command(*given, bounds=bounds, **more)
 
     return run  # type: ignore[return-value]
 

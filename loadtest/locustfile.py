@@ -34,7 +34,7 @@ from harness.choice import MESHES, make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.meshes.mesh import LOOPBACK, TARGET, check_port
 from harness.proof.target import Target
-from harness.proof.traffic import HEADERS, TIMEOUT, Ticket, probe, version_in
+from harness.proof.traffic import TIMEOUT, Ticket, probe, version_in
 from harness.terminal import collect_rarely, render
 from loadtest.ledger_tab import add_tab
 from loadtest.run import LIMIT, SEEN, Run, where
@@ -543,7 +543,7 @@ class Caller(FastHttpUser):
                 f"{self.host}{'&' if '?' in (self.host or '') else '?'}{request.query}",
                 name=urlsplit(self.host or "").path or "/",
                 data=request.body.decode(),
-                headers={"user-agent": str(Ticket(run, number)), **HEADERS},
+                headers={"user-agent": str(Ticket(run, number)), "accept": request.accept},
                 catch_response=True,
             ) as reply:
                 status, version = reply.status_code, version_in(reply.text or "", callers.service)

@@ -16,6 +16,9 @@ from helpers import shadow, wait_for
 from harness.manifests.lookup import NAMESPACE
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ANSWER, ROOT, MeshError
+from harness.proof.evidence import Bounds, Claim
+from harness.proof.target import Target
+from harness.proof.watch import verify
 from harness.rendering.accesslog import Hop, parse_line
 
 Write = Callable[[str | list[dict[str, Any]]], Path]
@@ -159,3 +162,26 @@ def test_code_that_does_not_compile_is_refused_and_the_old_runs_on(
     with pytest.raises(MeshError, match=r"Envoy rejected the configuration .*'<name>' expected"):
         versions.apply(manifest(COMPARE.read_text().replace("local digests", "local")))
     assert len(ask(versions, body="VERSION", type="text/plain").answers) == 2
+
+
+def test_the_verdict_names_a_field_that_v2_answers_wrongly(mesh: EnvoyMesh) -> None:
+    def compared(file: str, size: int = 400, **bounds: Any) -> Claim:
+        mesh.apply(ROOT / file)
+        return verify(mesh, Target(), size, bounds=Bounds(**bounds)).claim("same-content")
+
+    mesh.apply(ROOT / "istio" / "mirror.yaml", COMPARE)
+    alone = compared("recommendation/kubernetes.yaml")
+    assert alone.state == "unproven", alone.detail
+    assert "--ignore" in alone.detail
+    healthy = compared("istio/mirror-twice.yaml", ignored=("hostname", "version"))
+    assert healthy.state == "holds", healthy.detail
+    assert healthy.figures == {"requests": 200, "compared": 200, "paired": 200}
+    different = compared("istio/mirror-twice.yaml")
+    assert sorted(different.figures) == [
+        "compared", "differs in hostname", "differs in version", "paired", "requests"
+    ], different.detail  # fmt: skip
+    planted = "recommendation/settings/planted-defect.yaml"
+    wrong = compared(planted, 800, ignored=("hostname", "version"))
+    assert wrong.state == "fails", wrong.detail
+    assert "feedback differs in 40, v1's own two in 0 (0 became 1" in wrong.detail
+    assert len(wrong.examples) == 3

@@ -5,7 +5,8 @@ A claim holds, fails, or is unproven: where nobody could see, nothing is proven.
 
 from collections.abc import Iterator, Mapping
 
-from harness.proof.evidence import Claim, Evidence, Sum
+from harness.proof.answers import Compared
+from harness.proof.evidence import Claim, Evidence, State, Sum
 from harness.proof.figures import FALSE_ALARM, Tally, binomial_interval
 from harness.proof.story import DIRECT, UNKNOWN, Call, Shape
 
@@ -188,6 +189,38 @@ def _failed(call: Call) -> bool:
     return call.status >= 500 or call.status == 0
 
 
+def same_content(evidence: Evidence) -> Iterator[Claim]:
+    """Claim, where the proxies log answers, that each dark version answers as the callers' version does."""
+    for version in (
+        filter(evidence.routing.is_dark, evidence.routing.copied) if evidence.answers.wanted else ()
+    ):
+        found = evidence.answers.of[version]
+        surely, perhaps = found.differing()
+        words = [f"{found.compared:,} of {found.requests:,} GETs compared"]
+        words += [_in_words(name, found) for name in [*surely, *perhaps][:5]]
+        if perhaps and not found.paired:
+            remedy = f"v1 gets no copy (istio/mirror-twice.yaml): or --ignore {','.join(perhaps)}"
+            words.append(f"whether that is noise is not known, since {remedy}")
+        elif perhaps and not surely:
+            words.append("more requests would tell")
+        examples = [id for name in [*surely, *perhaps] for id, _ in found.fields[name].examples][:3]
+        state: State = "fails" if surely else "unproven" if perhaps or not found.compared else "holds"
+        figures = {"requests": found.requests, "compared": found.compared, "paired": found.paired}
+        figures |= {f"differs in {name}": found.fields[name].differs for name in surely}
+        yield Claim(
+            "same-content", f"{version} answers what the callers' version does", state, "; ".join(words),
+            figures, tuple(examples), version,
+        )  # fmt: skip
+
+
+def _in_words(name: str, found: Compared) -> str:
+    """Say how a field differs: how often, how often by itself, and up to three examples."""
+    told = found.fields[name]
+    examples = dict.fromkeys(str(difference) for _, difference in told.examples)
+    own = f", v1's own two in {told.own:,}" if found.paired else ""
+    return f"{name} differs in {told.differs:,}{own} ({', '.join(examples)})"
+
+
 FIRST = (answered, passed_on, logged)
-LAST = (silent, direct, failures, exercised, attributed, understood, no_loop)
+LAST = (same_content, silent, direct, failures, exercised, attributed, understood, no_loop)
 """What stands before and behind the claims on the stories of each rule."""

@@ -52,6 +52,8 @@ class Counts:
         kind.tally.add(story.key)
         if self._writes and story.key[1] == "POST" and len(self.evidence.writes) < MOST:
             self.evidence.writes[story.key[0]] = kind.shape
+        if not story.shape:
+            self._compare(story)
         for version, hop in story.arrivals:
             self.evidence.times[version].add(hop.status, hop.duration, hop.sent)
         for call, hop in story.calls:
@@ -63,6 +65,22 @@ class Counts:
         if kind.suspect or self.broken:
             self._keep_broken(story, kind)
         story.count_as(kind.shape)
+
+    def _compare(self, story: Story) -> None:
+        """Compare what the dark versions answered with what the caller got, where one version answered."""
+        answered = [call for call, _ in story.calls if call.rule >= 0 and call.answered and call.version]
+        if len(answered) != 1:
+            return
+        [call] = answered
+        expected = self.evidence.routing.rules[call.rule].expectation
+        sizes = {version: hop.sent for version, hop in story.arrivals if hop.answered}
+        dark = [version for version in expected.copied if version not in expected.allowed]
+        for version in dark:
+            if version in sizes and call.version in sizes:
+                self.evidence.sizes[version].add(sizes[version], sizes[call.version])
+        id, method, path = story.key
+        if dark and method == "GET" and call.version:
+            self.evidence.answers.finished((id, path), call.version, dark)
 
     def amend(self, late: Iterable[Story]) -> None:
         """Count stories anew that got hops after they had been counted."""

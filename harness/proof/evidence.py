@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from harness.proof.figures import Sightings, Tally, Times
+from harness.proof.answers import Answers
+from harness.proof.figures import Sightings, Sizes, Tally, Times
 from harness.proof.stores import Stored
 from harness.proof.story import Shape
 from harness.proof.target import Routing, Rule
@@ -51,6 +52,8 @@ class Bounds:
     same_size: bool = False
     max_p99_ratio: float | None = None
     """How many times as long as v1's v2's 99th percentile may be."""
+    ignored: tuple[str, ...] = ()
+    """The fields of answers that are not compared."""
     max_failures: float = 0.0
     """Which part (0 to 1) of callers may get a failure more than from the version of ``baseline``."""
     baseline: Baseline | None = None
@@ -70,6 +73,10 @@ class Evidence:
     """What callers saw, where the harness was the caller."""
     times: defaultdict[str, Times] = field(default_factory=lambda: defaultdict(Times))
     """What each version's proxies measured."""
+    sizes: defaultdict[str, Sizes] = field(default_factory=lambda: defaultdict(Sizes))
+    """How large each dark version's answers are beside the callers'."""
+    answers: Answers = field(default_factory=Answers)
+    """What the versions answered, where their proxies log it."""
     callers: Times = field(default_factory=Times)
     """What the proxies of callers measured."""
     blind: Mapping[str, str] = field(default_factory=dict)

@@ -71,6 +71,23 @@ class Times:
         return sum(count for value, count in self._durations.items() if value > milliseconds)
 
 
+@dataclass(slots=True)
+class Sizes:
+    """How the sizes of a version's answers, in bytes, differ from those of the callers'."""
+
+    same: int = 0
+    other: int = 0
+    smaller: int = 0
+    """By how much at most."""
+    larger: int = 0
+
+    def add(self, ours: int, theirs: int) -> None:
+        self.same += ours == theirs
+        self.other += ours != theirs
+        self.smaller = max(self.smaller, theirs - ours)
+        self.larger = max(self.larger, ours - theirs)
+
+
 class Sightings:
     """What the harness saw as a caller, joined with the stories of its tickets."""
 

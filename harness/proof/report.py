@@ -4,9 +4,10 @@ import re
 import shlex
 import textwrap
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from harness.meshes.mesh import in_clone
+from harness.proof.comparison import Comparison
 from harness.proof.evidence import State
 from harness.proof.verdict import Side, Verdict
 
@@ -53,6 +54,8 @@ def table(verdict: Verdict, style: Callable[[str, State], str] = lambda word, st
     lines += ["", f"  {'seen by':<{broad}}  requests   median      p99  reply size   status"]
     for side in (verdict.callers, *verdict.sides):
         lines.append(_row(side, seen[side.version], broad))
+    for comparison in verdict.compared:
+        lines += ["", *_compared(comparison)]
     held = sum(claim.holds for claim in verdict.claims)
     result: State = ("holds", "fails", "unproven")[verdict.exit_code]
     lines += ["", f"{style(verdict.word, result)}  {held} of {len(verdict.claims)} claims hold"]
@@ -63,6 +66,23 @@ def table(verdict: Verdict, style: Callable[[str, State], str] = lambda word, st
     told = [f"see one of them: {trace}{shlex.quote(harmless(e))}" for e in list(examples)[:3]]
     lines += [wrap(f"      {line}", 8) for line in (*told, *map(harmless, verdict.findings))]
     return "\n".join(lines)
+
+
+def _compared(comparison: Comparison) -> Iterator[str]:
+    """Yield how a dark version answered, line by line."""
+    version, against = map(harmless, (comparison.version, comparison.against))
+    status = ", ".join(f"{pair}: {count:,}".replace(" ", "\xa0") for pair, count in comparison.status.items())
+    yield wrap(f"  {against} x {version}   status  {status}", 20)
+    sizes = f"the same: {comparison.same_size:,}"
+    if comparison.other_size:
+        by = f"-{comparison.smaller:,} to +{comparison.larger:,} B"
+        sizes += f"; another: {comparison.other_size:,} ({by})"
+    yield wrap(f"  {'':<{len(against) + len(version) + 3}}   size    {sizes}", 20)
+    times = [
+        f"{name}:\xa0{_ms(theirs)}\xa0x\xa0{_ms(ours)}".replace(" ms", "\xa0ms")
+        for name, (theirs, ours) in comparison.times.items()
+    ]
+    yield wrap(f"  {'':<{len(against) + len(version) + 3}}   time    {', '.join(times)}", 20)
 
 
 def _row(side: Side, name: str, broad: int) -> str:

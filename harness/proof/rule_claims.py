@@ -185,14 +185,19 @@ def delivered(stream: Stream) -> Iterator[Claim]:
                               fails=bool(troubles), version=version)  # fmt: skip
 
 
+def status_pairs(shape: Shape, version: str) -> list[tuple[int, int]]:
+    """Return what a version answered to the copies of a request, each behind what the caller got."""
+    theirs = sorted(call.status for call in shape.own if call.routed)
+    ours = sorted(arrival.status for arrival in shape.at(version) if not arrival.trouble)
+    return list(zip(theirs, ours, strict=False))
+
+
 def same_status(stream: Stream) -> Iterator[Claim]:
     """Claim that each dark version answered with the status that the caller got."""
     for version in stream.dark():
         found, different = Sum(compared=0, different=0), Counter[tuple[int, int]]()
         for shape, tally in stream.shapes.items():
-            theirs = sorted(call.status for call in shape.own if call.routed)
-            ours = sorted(arrival.status for arrival in shape.at(version) if not arrival.trouble)
-            pairs = list(zip(theirs, ours, strict=False))
+            pairs = status_pairs(shape, version)
             unlike = [(a, b) for a, b in pairs if a != b]
             found.add(tally, breaks=bool(unlike), compared=len(pairs), different=len(unlike))
             for pair in unlike:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from harness import HarnessError, Json, settings
 from harness.manifests.protocol import is_http, protocol_of
-from harness.meshes.mesh import TARGET
+from harness.meshes.mesh import ANSWER, TARGET
 from harness.meshes.scene import Pod, Scene
 from harness.proof.expectation import (
     DOMAIN,
@@ -217,6 +217,12 @@ class Routing:
         taken = " and ".join(dict.fromkeys(protocol_of(port)[1] for port in ports))
         problem = f"Istio takes the port of service/{self.target.service} for {taken}, not for HTTP"
         return f"{problem}: no route counts there, and nothing can be mirrored"
+
+    @property
+    def logs_answers(self) -> bool:
+        """Whether what is applied tells the proxies to log answers, as istio/compare.yaml does."""
+        codes = (found["spec"].get("lua") or {} for found in self.scene.of_kind("TrafficExtension"))
+        return any(ANSWER.strip() in str(code.get("inlineCode")) for code in codes)
 
     def is_dark(self, version: str) -> bool:
         """Say whether no rule lets a version answer callers."""

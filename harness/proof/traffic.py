@@ -22,9 +22,6 @@ from harness.meshes.mesh import TARGET, Progress
 TIMEOUT = 30.0
 """Seconds after which a caller gives up, however the answer drips in."""
 
-HEADERS = {"accept": "text/plain"}
-"""What each request bears beside its ticket."""
-
 ENOUGH = 64 * 1024
 """How many bytes of an answer are looked at."""
 
@@ -62,23 +59,27 @@ class Probe(NamedTuple):
     method: str
     query: str
     body: bytes
+    accept: str
+    """The type of answer that is asked for."""
 
 
 def probe(number: int) -> Probe:
     """Return the request that bears ticket ``number``: a GET, or a POST of up to 2 KiB, by turns.
 
-    No two look alike, so that a copy that was mixed up with another shows.
+    Every second GET asks for JSON. No two look alike, so that a copy that was mixed up with another shows.
     """
     query = f"item={number}"
     if number % 2 == 0:
-        return Probe("GET", query, b"")
-    return Probe("POST", query, b"x" * (number * 37 % 2048))
+        return Probe("GET", query, b"", "application/json" if number % 4 else "text/plain")
+    return Probe("POST", query, b"x" * (number * 37 % 2048), "text/plain")
 
 
 def version_in(answer: str, service: str = TARGET) -> str | None:
     """Return the version that an answer names in the words of the workshop's services, if it does."""
-    match = re.search(rf"{re.escape(service)} (\S{{1,60}}) from ", answer)
-    return match[1] if match else None
+    name = re.escape(service)
+    words = rf'{name} (\S{{1,60}}) from |"service": ?"{name}", ?"version": ?"([^"]{{1,60}})"'
+    match = re.search(words, answer)
+    return match[1] or match[2] if match else None
 
 
 class Traffic:
@@ -150,7 +151,7 @@ def call(
     """Send one request; return status (0: no whole answer in time), the answer's beginning, and seconds."""
     request = probe(ticket.number)
     where = f"{url}{'&' if '?' in url else '?'}{request.query}"
-    headers = {"user-agent": str(ticket), **HEADERS, **more}
+    headers = {"user-agent": str(ticket), "accept": request.accept, **more}
     start, status, kept = time.perf_counter(), 0, b""
     with (
         contextlib.suppress(requests.RequestException, HTTPError, OSError, ValueError),

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.proof import claims as run_claims
+from harness.proof.comparison import Comparison, comparisons
 from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Times
 from harness.proof.rule_claims import OF_RULE
@@ -41,6 +42,8 @@ class Verdict:
     callers: Side
     unjudged: int = 0
     """Requests that were under way at the end, or when what is applied changed."""
+    compared: tuple[Comparison, ...] = ()
+    """How each dark version answered beside the callers' version."""
     findings: tuple[str, ...] = ()
     """What `doctor` finds, one line each, where a claim does not hold."""
 
@@ -109,6 +112,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
         sides=tuple(_side(name, evidence.times.get(name, Times())) for name in routing.versions),
         callers=_side("callers", seen.times if seen else evidence.callers),
         unjudged=unjudged,
+        compared=tuple(comparisons(evidence)),
     )
 
 

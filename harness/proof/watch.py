@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from harness import HarnessError
-from harness.meshes.mesh import LogFollower, Mesh, MeshError, Progress, quietly
+from harness.meshes.mesh import ANSWER, LogFollower, Mesh, MeshError, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
+from harness.proof.answers import Answers, parse_answer
 from harness.proof.counting import Counts
 from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Sightings
@@ -69,7 +70,10 @@ class Watch:
         """Judge by what is applied now."""
         self._applied = _fingerprint(routing)
         self.routing, self.ledger = routing, Ledger(routing, self._mesh.still, self._patience)
-        self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds)
+        self.evidence = Evidence(
+            routing, sightings=self._sightings, bounds=self._bounds,
+            answers=Answers(self._bounds.ignored, asked_for=routing.logs_answers),
+        )  # fmt: skip
         self._stores = Stores(self._mesh, routing)
         self._counts = Counts(self.evidence, self.run, writes=bool(self._stores))
         self.broken = self._counts.broken
@@ -130,13 +134,24 @@ class Watch:
             self.enter(pod, line, time.monotonic())
 
     def enter(self, pod: str, line: str, now: float) -> None:
+        if ANSWER in line:
+            self._enter_answer(pod, line)
+            return
         try:
             hop = parse_line(line)
         except Unreadable:
             self.evidence.unreadable += 1
             return
-        if hop and (self._sample == 1 or not zlib.crc32(hop.request_id.encode()) % self._sample):
+        if hop and self._is_sampled(hop.request_id):
             self.add(pod, hop, now)
+
+    def _enter_answer(self, pod: str, line: str) -> None:
+        found, version = parse_answer(line), self.routing.version_of_pod.get(pod)
+        if found and version and self._is_sampled(found[0][0]):
+            self.evidence.answers.add(version, *found)
+
+    def _is_sampled(self, request_id: str) -> bool:
+        return self._sample == 1 or not zlib.crc32(request_id.encode()) % self._sample
 
     def add(self, pod: str, hop: Hop, now: float) -> None:
         if pod not in self._logged:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from harness.judging import Number, address, examples, part, span, with_target
+from harness.judging import Number, address, examples, fields, part, span, with_target
 from harness.meshes.mesh import Mesh
 from harness.proof import trace
 from harness.proof.evidence import Bounds
@@ -85,13 +85,17 @@ def with_versions(command: Any) -> Any:
     help="How many answers in the dark may have another status.",
 )  # fmt: skip
 @click.option(
+    "--ignore", envvar=f"{TYPED}IGNORE", type=fields, default="", metavar="FIELDS",
+    help="Fields of answers that may differ in the dark, with commas between.",
+)  # fmt: skip
+@click.option(
     "--max-p99-ratio", envvar=f"{TYPED}MAX_P99_RATIO", type=Number(0), default=10, show_default=True,
     help="How many times as slow the slowest answers may be.",
 )  # fmt: skip
 def release_command(
     mesh: Mesh, target: Target, stable: str, candidate: str, steps: tuple[Step, ...], step_time: float,
     size: int | None, concurrency: int, url: str | None, testers: Group, defect: float, max_failures: float,
-    max_differences: float, max_p99_ratio: float,
+    max_differences: float, ignore: tuple[str, ...], max_p99_ratio: float,
 ) -> None:  # fmt: skip
     """Release the candidate step by step, each left only when every claim holds.
 
@@ -99,7 +103,7 @@ def release_command(
 
     Exit 0: it answers everybody. 1: a claim failed. 2: something is unproven, or it could not run.
     """
-    bounds = Bounds(max_differences, False, max_p99_ratio, max_failures)
+    bounds = Bounds(max_differences, False, max_p99_ratio, ignore, max_failures)
     plan = Plan(
         Versions(stable, candidate), steps, testers, step_time, size or 0, concurrency, url, defect, bounds
     )

@@ -26,7 +26,7 @@ def recommend() -> Response:
     """Say who answers and for which time; keep what is posted, else count the feedback on an item."""
     details: dict[str, int] = {}
     if request.method in ("GET", "HEAD"):
-        details = store.count()
+        details = _miscounted(store.count())
         said = "".join(f", {name}: {number}" for name, number in details.items())
     else:
         details["bytes"] = size = sum(map(len, body_chunks()))
@@ -37,6 +37,13 @@ def recommend() -> Response:
     return reply(
         "recommendation {version} from '{hostname}': {count}".format(**answer) + said, **answer, **details
     )
+
+
+def _miscounted(details: dict[str, int]) -> dict[str, int]:
+    """Return what is told of an item: with PLANTED_DEFECT, those that end with a 4 have one feedback more."""
+    if PLANTED_DEFECT and request.args.get("item", "").endswith("4"):
+        return {name: count + 1 for name, count in details.items()}
+    return details
 
 
 def _defective(size: int) -> int:
