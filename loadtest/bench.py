@@ -39,13 +39,14 @@ from harness.proof.traffic import Traffic, new_run
 from harness.proof.watch import verify
 from harness.terminal import collect_rarely, run
 from loadtest import replay
+from loadtest.bail_out import bail_out_under_load
 
 ISTIO = ROOT / "istio"
 MIRROR, V1_ONLY = ISTIO / "mirror.yaml", ISTIO / "v1-only.yaml"
 FUSE, NO_FUSE = ISTIO / "fuse.yaml", ISTIO / "destination-rule.yaml"
 SHADOW = "recommendation-v2"
 SENDERS = 16
-PARTS = ("mesh", "chains", "mirror", "proof")
+PARTS = ("mesh", "chains", "mirror", "proof", "release")
 MIB = 2**20
 
 # All hosts here are addresses; of itself gevent has a thread look up each of them.
@@ -414,6 +415,17 @@ def seconds_to_a_leak(mesh: LocalMesh) -> float:
     return ended - leaks[0]
 
 
+def measure_bail_out(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
+    """Measure how long callers are harmed by a v2 that dies at 50 % of a release, and how many."""
+    runs = [bail_out_under_load(mesh) for _ in range(effort.rounds)]
+    yield Figure("from the first bad reply of a release to the last", "s", [r.seconds for r in runs], "<= 1")
+    yield Figure("callers harmed until then", "", [float(r.harmed) for r in runs])
+    yield Figure(
+        "harmed if somebody looked once a minute", "", [r.harmed_by_interval for r in runs],
+        note="at the same rate, after half a minute on average",
+    )  # fmt: skip
+
+
 def measure_mesh(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     """Measure how long the mesh takes to start, and what memory it needs; it runs afterwards."""
     times = []
@@ -497,6 +509,7 @@ def main(quick: bool, large: int, stories: int, only: str | None, output: Path) 
                 measure_proof(mesh, effort, 200 if quick else large),
                 measure_leak(mesh, effort),
             ],
+            "release": [measure_bail_out(mesh, effort)],
         }
         try:
             if only and only != "mesh":

@@ -215,7 +215,7 @@ def test_what_is_applied_during_a_watch_is_judged_from_then_on(mesh: EnvoyMesh) 
         requests.get(mesh.url(), timeout=10)
         wait_for(lambda: watch.read() or watch.evidence.stories, "the first request")
         mesh.apply(MIRROR)
-        wait_for(lambda: watch.read() or watch._look(), "the change")
+        wait_for(lambda: watch.read() or watch.look(), "the change")
         blurred = time.monotonic() + mesh.quiet
         wait_for(lambda: watch.read() or time.monotonic() > blurred, "an end of the blur")
         requests.get(mesh.url(), timeout=10)

@@ -94,6 +94,18 @@ def groups(kubectl: Kubectl) -> frozenset[str]:
     return frozenset(version.partition("/")[0] for version in kubectl.run("api-versions").split())
 
 
+EXTENSIONS = "trafficextensions.extensions.istio.io"
+
+
+@cache
+def has_extensions(kubectl: Kubectl) -> bool:
+    """Say whether the server has Istio's TrafficExtensions: since 1.30. Their API group is older."""
+    group = EXTENSIONS.partition(".")[2]
+    if group not in groups(kubectl):
+        return False
+    return EXTENSIONS in kubectl.run("api-resources", f"--api-group={group}", "--output=name").split()
+
+
 class ContainerLog:
     """What one container logs, as it comes. A stream that breaks off is opened again where it ended."""
 

@@ -15,7 +15,7 @@ import yaml
 
 from harness import Json, settings
 from harness.cluster import deploy, pods, readiness, scene
-from harness.cluster.kubectl import ContainerLog, Kubectl
+from harness.cluster.kubectl import EXTENSIONS, ContainerLog, Kubectl, has_extensions
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import SIDECAR
 from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
@@ -210,6 +210,7 @@ class ClusterMesh(Mesh):
         if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", self.namespace, timeout=300)
         elif facts.namespace:
+            kinds += f",{EXTENSIONS}" if has_extensions(self.kubectl) else ""
             words = ["delete", kinds, ours, "--ignore-not-found", "--cascade=foreground"]
             self.kubectl.run(*words, timeout=300)
         images = [image(name).tag for name in (*deploy.services(), "loadtest")]
@@ -224,13 +225,28 @@ class ClusterMesh(Mesh):
     def apply(self, *paths: Path) -> list[str]:
         given = _read(paths)
         self.must_run()
-        if any(document["kind"] == "VirtualService" for document in given):
+        kinds = {document["kind"] for document in given}
+        if "VirtualService" in kinds:
             readiness.must_rule(self.kubectl)
+        if "TrafficExtension" in kinds and not has_extensions(self.kubectl):
+            raise MeshError(
+                "this Istio has no TrafficExtension, which came with 1.30: status, size and time of answers "
+                "are compared without it"
+            )
         lines = self.create(self.render(given))
         for document in given:
             if document.get("kind") == "Deployment":
                 readiness.wait_for_rollout(self.kubectl, document["metadata"]["name"], self.progress)
         self._wait_for_routes()
+        return lines
+
+    def put(self, document: Json) -> list[str]:
+        if document["kind"] == "Secret":
+            return self.create(self.render([document]))
+        lines = self.kubectl.run("apply", "--filename=-", given=json.dumps(document)).splitlines()
+        pods = [pod for pod in scene.pods(self.kubectl, self.namespace, (), []) if pod.proxy_id]
+        names = [pod.name for pod in pods if pod.namespace == self.namespace and not pod.gateway]
+        readiness.wait_for_rules(self.kubectl, document, names, self.progress)
         return lines
 
     def delete(self, *paths: Path) -> list[str]:

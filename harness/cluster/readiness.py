@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl, groups
@@ -14,6 +15,9 @@ from harness.rendering.routes import sidecar_routes
 
 ROUTE_DEADLINE = 60.0
 """Seconds in which Istio must bring a route to the proxies."""
+
+RULES_DEADLINE = 20.0
+"""Seconds after which it is taken that some proxies never have a release's rules."""
 
 
 def wait_for_rollout(kubectl: Kubectl, workload: str, progress: Progress) -> None:
@@ -55,6 +59,64 @@ def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress)
 
     problem = f"does not have the route after {ROUTE_DEADLINE:g} s"
     _wait_for_proxies(kubectl, progress, "config_dump?resource=dynamic_route_configs", there, problem)
+
+
+def wait_for_rules(kubectl: Kubectl, document: Json, pods: list[str], progress: Progress) -> None:
+    """Wait until sidecars have the rules of a VirtualService, by their names; of twenty pods at most.
+
+    Whoever may not be asked, or does not come round in time, is passed over: the proof sees what happens.
+    """
+    progress("waiting for the proxies to take the route")
+    wanted = {rule["name"]: _promised(rule) for rule in document["spec"]["http"] if "name" in rule}
+    domain = f".{kubectl.namespace}.svc.cluster.local"
+    hosts = {host if "." in host else host + domain for host in document["spec"]["hosts"]}
+    late = set(pods[:20])
+
+    def ask(pod: str) -> None:
+        with contextlib.suppress(ValueError):
+            try:
+                said = json.loads(ask_proxy(kubectl, pod, "config_dump?resource=dynamic_route_configs"))
+            except MeshError:
+                late.discard(pod)
+                return
+            found = [
+                (route["name"], _subsets(_route_summary(route)))
+                for config in said.get("configs", [])
+                for host in config.get("route_config", {}).get("virtual_hosts", [])
+                for route in host.get("routes", [])
+                if host["name"].partition(":")[0] in hosts and route.get("name") in wanted
+            ]
+            has_all = {name for name, _ in found} == set(wanted)
+            if has_all and all(wanted[name] == promised for name, promised in found):
+                late.discard(pod)
+
+    def all_have_them() -> bool:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, sorted(late)))
+        return not late
+
+    wait_until(all_have_them, RULES_DEADLINE, pause=0.1)
+
+
+def _promised(rule: Json) -> Json:
+    """Return what a rule of a VirtualService promises: subsets with weights, and mirrors with shares."""
+    routes = [(r["destination"].get("subset", ""), r.get("weight", 0)) for r in rule.get("route", [])]
+    single = len(routes) == 1
+    mirrors = [(m["destination"], m.get("percentage", {})) for m in rule.get("mirrors") or []]
+    mirrors += [(rule["mirror"], rule.get("mirrorPercentage", {}))] if rule.get("mirror") else []
+    return {
+        "clusters": sorted(
+            (subset, 0 if single else weight) for subset, weight in routes if single or weight
+        ),
+        "mirrors": sorted((to.get("subset", ""), part.get("value", 100) / 100) for to, part in mirrors),
+    }
+
+
+def _subsets(summarised: Json) -> Json:
+    return {
+        name: sorted((cluster.split("|")[2], number) for cluster, number in summarised[name])
+        for name in ("clusters", "mirrors")
+    }
 
 
 def wait_for_endpoints(kubectl: Kubectl, workload: str, progress: Progress) -> None:

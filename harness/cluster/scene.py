@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness import Json
-from harness.cluster.kubectl import Kubectl, container_status, groups
+from harness.cluster.kubectl import EXTENSIONS, Kubectl, container_status, groups, has_extensions
 from harness.cluster.pods import SIDECAR, containers, has_sidecar
 from harness.meshes.mesh import MeshError
 from harness.meshes.scene import Pod, Scene
@@ -29,6 +29,7 @@ def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene
     objects = here.items(CORE)
     unread: list[str] = []
     kinds = [kind for kind in (*ROUTING, *POLICIES) if kind.partition(".")[2] in groups(kubectl)]
+    kinds += [EXTENSIONS] if has_extensions(kubectl) else []
     if kinds:
         objects += _everywhere(here, ",".join(kinds), unread)
     return Scene(namespace, tuple(objects), tuple(pods(kubectl, namespace, callers, unread)), tuple(unread))

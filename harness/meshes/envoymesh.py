@@ -163,6 +163,11 @@ class EnvoyMesh(Mesh, Proxies):
             self._reconcile(new, workloads)
             return lines
 
+    def put(self, document: Json) -> list[str]:
+        path = self.state / "put.json"  # not YAML, in which some texts would be numbers, or truths
+        path.write_text(json.dumps(document, indent=1))
+        return self.apply(path)
+
     def delete(self, *paths: Path) -> list[str]:
         given = read_each(*paths)
         with lock(self.state):

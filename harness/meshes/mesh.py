@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from harness import HarnessError
+from harness import HarnessError, Json
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
@@ -101,6 +101,13 @@ class Mesh(ABC):
     @abstractmethod
     def apply(self, *paths: Path) -> list[str]:
         """Apply manifests as kubectl does; return one line for each object."""
+
+    @abstractmethod
+    def put(self, document: Json) -> list[str]:
+        """Apply one object as it is, and wait until the proxies route by it; return lines as ``apply`` does.
+
+        :raises MeshError: the mesh does not take it.
+        """
 
     @abstractmethod
     def delete(self, *paths: Path) -> list[str]:

@@ -317,8 +317,9 @@ class Watch:
             for pod in self.routing.pods_of(version):
                 if not pod.proxy:
                     yield version, f"pod {pod.name} has no sidecar, so nobody sees what arrives there"
-                elif pod.name not in self._logged and self._mesh.logs_requests(pod) is False:
-                    yield version, f"the sidecar of pod {pod.name} logs no requests"
+                elif pod.name not in self._logged and not (logs := self._mesh.logs_requests(pod)):
+                    what = "logs no requests" if logs is False else "does not say whether it logs requests"
+                    yield version, f"the sidecar of pod {pod.name} {what}"
 
 
 def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:

@@ -13,6 +13,8 @@ from harness.meshes.scene import named
 ANNOTATION = "dark-launch/release"
 """The annotation by which a VirtualService says at which step a release stands."""
 
+APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
 TESTERS = "-testers"
 """How the names of the rules end that a release adds for testers."""
 
@@ -107,7 +109,11 @@ def routes_at(found: Json, host: str, versions: Versions, step: Step | None, tes
     if not changed:
         raise HarnessError(f"{named(found)} has no rule that leads to {host.partition('.')[0]} alone")
     metadata = {k: v for k, v in found["metadata"].items() if k in ("name", "namespace", "labels")}
-    others = {k: v for k, v in (found["metadata"].get("annotations") or {}).items() if k != ANNOTATION}
+    others = {
+        k: v
+        for k, v in (found["metadata"].get("annotations") or {}).items()
+        if k not in (ANNOTATION, APPLIED)
+    }
     return {
         "apiVersion": found["apiVersion"],
         "kind": found["kind"],

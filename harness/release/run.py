@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import time
@@ -103,7 +102,7 @@ class Release:
                     if not verdict.passed:
                         self._bail_out()
                         return verdict
-                self._apply(self._at(self._plan.steps[-1]))  # without the mark
+                self._mesh.put(self._at(self._plan.steps[-1]))  # without the mark
                 return verdict
             except CalledOff:
                 raise
@@ -121,7 +120,7 @@ class Release:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         mark = {"id": self._id, "step": str(step), "since": since, "host": socket.gethostname(),
                 "process": os.getpid(), **versions._asdict()}  # fmt: skip
-        self._apply(marked(self._at(step), mark))
+        self._mesh.put(marked(self._at(step), mark))
         begun = time.monotonic()
         verdict = self._judge(step)
         seen = {side.version: side.requests for side in verdict.sides}
@@ -254,9 +253,6 @@ class Release:
 
     # --- what is applied --------------------------------------------------------------------------------
 
-    def _apply(self, document: Json) -> None:
-        apply(self._mesh, document)
-
     def _must_have_subsets(self) -> None:
         routing = Routing(self._mesh.scene(self._target.namespace), self._target)
         known = routing.applied.subsets_of(routing.host)
@@ -277,7 +273,7 @@ class Release:
         stable, candidate = (access.get(name) for name in self._plan.versions)
         if not stable or not candidate or candidate.database == stable.database:
             return
-        self._apply(self._at(None))
+        self._mesh.put(self._at(None))
         [secret] = yaml.safe_load_all(LIVE.read_text())
         name = secret["metadata"]["name"]
         self._secret = {**secret, "stringData": dict(self._mesh.secrets([name])[name])}
@@ -287,7 +283,7 @@ class Release:
     def _lead_back(self) -> None:
         """Lead every caller back to the stable version."""
         with undisturbed():
-            self._apply(self._at(None))
+            self._mesh.put(self._at(None))
 
     def _bail_out(self) -> None:
         """Prove that the candidate hears nothing, and give it its store back."""
@@ -297,7 +293,7 @@ class Release:
             self._show(f"bailed out: {stable} answers every caller")
             self._prove_silence(candidate)
             if self._secret:
-                self._apply(self._secret)
+                self._mesh.put(self._secret)
 
     def _prove_silence(self, candidate: str) -> None:
         callers = Callers(Step(testers=False), self._plan) if self._plan.requests else None
@@ -411,14 +407,6 @@ def _alone(mesh: Mesh) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def apply(mesh: Mesh, document: Json) -> list[str]:
-    """Apply one object."""
-    path = mesh.home / "release.json"  # JSON: in YAML some texts would be numbers, or truths
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1))
-    return mesh.apply(path)
-
-
 def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
     """Lead every caller to the stable version, whatever is applied; return what was done, line by line.
 
@@ -426,9 +414,16 @@ def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
     """
     with undisturbed():
         routing = Routing(mesh.scene(target.namespace), target)
-        for found in routing.applied.ruling(routing.host, target.namespace)[:1]:
-            if found["kind"] == "HTTPRoute":
-                return mesh.apply(ROOT / "istio" / "gateway-api" / "v1-only.yaml")
-            with contextlib.suppress(HarnessError):  # no rule of it leads there
-                return apply(mesh, routes_at(found, routing.host, versions, None, Plan().testers))
-        return mesh.apply(ROOT / "istio" / "v1-only.yaml")
+        ruling = routing.applied.ruling(routing.host, target.namespace)
+        if ruling and ruling[0]["kind"] == "VirtualService":
+            try:
+                return mesh.put(routes_at(ruling[0], routing.host, versions, None, Group()))
+            except HarnessError:  # it leads elsewhere
+                if target != Target():
+                    raise
+        if target != Target():
+            raise HarnessError(
+                f"no VirtualService routes {target.service}, so there is nothing to change back"
+            )
+        folder = ROOT / "istio" / ("gateway-api" if ruling and ruling[0]["kind"] == "HTTPRoute" else "")
+        return mesh.apply(folder / "v1-only.yaml")
