@@ -79,13 +79,18 @@ def wait_for_rules(kubectl: Kubectl, document: Json, pods: list[str], progress: 
             except MeshError:
                 late.discard(pod)
                 return
-            found = [
-                (route["name"], _subsets(_route_summary(route)))
+            known = [
+                host
                 for config in said.get("configs", [])
                 for host in config.get("route_config", {}).get("virtual_hosts", [])
-                for route in host.get("routes", [])
-                if host["name"].partition(":")[0] in hosts and route.get("name") in wanted
+                if host["name"].partition(":")[0] in hosts
             ]
+            if not known:  # a Sidecar keeps the host from it
+                late.discard(pod)
+                return
+            routes = [route for host in known for route in host.get("routes", [])]
+            named = [route for route in routes if route.get("name") in wanted]
+            found = [(route["name"], _subsets(_route_summary(route))) for route in named]
             has_all = {name for name, _ in found} == set(wanted)
             if has_all and all(wanted[name] == promised for name, promised in found):
                 late.discard(pod)
