@@ -34,6 +34,9 @@ GIVE_UP = 10
 FEW = 10
 """How many requests the candidate must answer at each step."""
 
+WARM = 100
+"""How many answers of the candidate must be seen before it is called slow in the middle of a step."""
+
 BY_NUMBER = {"shares", "sampled", "exercised"}
 """The claims that more requests may prove."""
 
@@ -202,7 +205,10 @@ class Release:
                 return bool(watch.changes)
             judged, known = now, broken
             verdict = judge(watch.evidence, watch.run)
-            if verdict.failed() or wrong:
+            failed = set(verdict.failed())
+            if watch.evidence.times[self._plan.versions.candidate].count < WARM:
+                failed.discard("p99-ratio")
+            if failed or wrong:
                 self.story = (watch.routing, watch.broken[0]) if watch.broken else None
                 self._lead_back()
                 self._broken = replace(verdict, claims=(*verdict.claims, *wrong))
