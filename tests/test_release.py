@@ -1,12 +1,13 @@
 """The release: from dark to everybody, and back at the first violation, on real proxies."""
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import yaml
 from helpers import free_port, run, shadow, wait_for
 
 from harness import HarnessError
+from harness.cluster.mesh import ClusterMesh
 from harness.manifests.read import parse
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.mesh import ROOT
+from harness.meshes.mesh import ROOT, MeshError
 from harness.proof.evidence import Bounds
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
@@ -150,15 +152,20 @@ QUICK = Plan(steps=parse_steps("dark testers 10% 100%"), requests=150, part=0.1,
 
 
 @pytest.fixture
-def release(mesh: EnvoyMesh) -> Callable[..., tuple[Verdict, list[str]]]:
-    """Return a function that releases v2 with a plan, and returns the verdict and what was told."""
+def release(mesh: EnvoyMesh | ClusterMesh) -> Iterator[Callable[..., tuple[Verdict, list[str]]]]:
+    """Yield a function that releases v2 with a plan, and returns the verdict and what was told."""
+    if isinstance(mesh, ClusterMesh):
+        mesh.bring("tests-shadow", mesh.platform(mesh.facts()))
 
     def release(**settings: Any) -> tuple[Verdict, list[str]]:
         told: list[str] = []
         verdict = Release(mesh, Target(), replace(QUICK, **settings), told.append).climb()
         return verdict, told
 
-    return release
+    yield release
+    if isinstance(mesh, ClusterMesh):  # others are reset
+        with contextlib.suppress(MeshError):
+            mesh.delete(ROOT / "istio" / "compare.yaml")
 
 
 def ruled(mesh: EnvoyMesh) -> list[str]:
@@ -197,6 +204,7 @@ class Load:
             thread.join()
 
 
+@pytest.mark.on_cluster
 def test_a_healthy_v2_reaches_everybody_without_a_failed_request(
     mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]]
 ) -> None:
@@ -233,6 +241,7 @@ def wrong_field() -> list[dict[str, Any]]:
     return [d for name in names for d in yaml.safe_load_all((ROOT / f"{name}.yaml").read_text())]
 
 
+@pytest.mark.on_cluster
 @pytest.mark.parametrize(
     ("defect", "settings", "step", "claims"),
     [
