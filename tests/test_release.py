@@ -23,6 +23,7 @@ from harness.manifests.read import parse
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT, MeshError
 from harness.proof.evidence import Bounds
+from harness.proof.report import table
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
 from harness.release.routes import (
@@ -205,12 +206,13 @@ class Load:
 
 
 @pytest.mark.on_cluster
+@pytest.mark.timeout(400)
 def test_a_healthy_v2_reaches_everybody_without_a_failed_request(
     mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]]
 ) -> None:
     with Load(mesh.url()) as load:
         verdict, told = release()
-    assert verdict.passed, told
+    assert verdict.passed, "\n".join([*told, table(verdict)])
     assert [line.split()[:2] for line in told] == [["ok", word] for word in ("dark", "testers", "10", "100")]
     assert set(dict(load.seen[True]) | dict(load.seen[False])) == {200}
     testers = [version for _, version in load.seen[True]]
@@ -242,6 +244,7 @@ def wrong_field() -> list[dict[str, Any]]:
 
 
 @pytest.mark.on_cluster
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("defect", "settings", "step", "claims"),
     [
@@ -265,7 +268,7 @@ def test_a_defect_stops_the_release_at_the_step_where_it_shows(
 ) -> None:  # fmt: skip
     mesh.apply(manifest(defect()))
     verdict, told = release(**settings)
-    assert sorted(verdict.failed()) == sorted(claims.split()), told
+    assert sorted(verdict.failed()) == sorted(claims.split()), "\n".join([*told, table(verdict)])
     failed, back, silence = told[-3:]
     assert re.match(f"FAIL  {step} ", failed)
     assert back == "bailed out: v1 answers every caller"

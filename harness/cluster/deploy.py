@@ -1,6 +1,7 @@
 """What `make deploy` applies to a cluster, and `make undeploy` deletes. Pure."""
 
 import base64
+import json
 from collections.abc import Iterable
 
 from harness import Json
@@ -51,7 +52,8 @@ def render(documents: Iterable[Json], namespace: str, registry: str, gateway: st
     Images get their tag (and registry), objects the label by which `make undeploy` finds them, and
     identities the namespace and gateway (``*/ns/…/sa/…``) that are really there.
     """
-    rendered = list(documents)
+    # By way of text: what YAML's aliases share is changed in one place only.
+    rendered: list[Json] = [json.loads(json.dumps(document)) for document in documents]
     for document in rendered:
         document["metadata"].setdefault("labels", {})[OURS] = PROJECT
         if document["kind"] == "Secret":
