@@ -24,7 +24,7 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT, MeshError
 from harness.proof.evidence import Bounds
 from harness.proof.report import table
-from harness.proof.target import Target
+from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 from harness.release.routes import (
     DARK,
@@ -171,10 +171,15 @@ def release(mesh: EnvoyMesh | ClusterMesh) -> Iterator[Callable[..., tuple[Verdi
 
 def ruled(mesh: EnvoyMesh) -> list[str]:
     """Return what rules now, in words; no release may stand there."""
-    found = ruling(mesh, Target())
-    assert found
+    found = applied(mesh)
     assert mark_of(found) == {}
     return words(found)
+
+
+def applied(mesh: EnvoyMesh) -> dict[str, Any]:
+    found = ruling(Routing(mesh.scene("tutorial"), Target()))
+    assert found
+    return found
 
 
 class Load:
@@ -281,7 +286,7 @@ def test_a_release_is_called_off_by_somebody_elses_bail_out(
     mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]]
 ) -> None:
     def call_off() -> None:
-        wait_for(lambda: mark_of(ruling(mesh, Target()) or {}).get("step") == "dark", "the dark step")
+        wait_for(lambda: mark_of(applied(mesh)).get("step") == "dark", "the dark step")
         with pytest.raises(HarnessError, match="a release is under way"):
             release()
         assert bail_out(mesh, Target(), Versions()) == ["virtualservice/recommendation configured"]

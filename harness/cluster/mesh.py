@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -240,13 +240,15 @@ class ClusterMesh(Mesh):
         self._wait_for_routes()
         return lines
 
-    def put(self, document: Json) -> list[str]:
+    def put(self, document: Json, hurry: Callable[[], bool] = bool) -> list[str]:
         if document["kind"] == "Secret":
             return self.create(self.render([document]))
         lines = self.kubectl.run("apply", "--filename=-", given=json.dumps(document)).splitlines()
+        if hurry():
+            return lines
         pods = [pod for pod in scene.pods(self.kubectl, self.namespace, (), []) if pod.proxy_id]
         names = [pod.name for pod in pods if pod.namespace == self.namespace and not pod.gateway]
-        readiness.wait_for_rules(self.kubectl, document, names, self.progress)
+        readiness.wait_for_rules(self.kubectl, document, names, hurry, self.progress)
         return lines
 
     def delete(self, *paths: Path) -> list[str]:

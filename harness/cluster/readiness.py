@@ -61,10 +61,14 @@ def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress)
     _wait_for_proxies(kubectl, progress, "config_dump?resource=dynamic_route_configs", there, problem)
 
 
-def wait_for_rules(kubectl: Kubectl, document: Json, pods: list[str], progress: Progress) -> None:
+def wait_for_rules(
+    kubectl: Kubectl, document: Json, pods: list[str], hurry: Callable[[], bool], progress: Progress
+) -> None:
     """Wait until sidecars have the rules of a VirtualService, by their names; of twenty pods at most.
 
     Whoever may not be asked, or does not come round in time, is passed over: the proof sees what happens.
+
+    :param hurry: says whether to wait no longer.
     """
     progress("waiting for the proxies to take the route")
     wanted = {rule["name"]: _promised(rule) for rule in document["spec"]["http"] if "name" in rule}
@@ -98,7 +102,7 @@ def wait_for_rules(kubectl: Kubectl, document: Json, pods: list[str], progress: 
     def all_have_them() -> bool:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(ask, sorted(late)))
-        return not late
+        return not late or hurry()
 
     wait_until(all_have_them, RULES_DEADLINE, pause=0.1)
 

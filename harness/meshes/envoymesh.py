@@ -163,7 +163,7 @@ class EnvoyMesh(Mesh, Proxies):
             self._reconcile(new, workloads)
             return lines
 
-    def put(self, document: Json) -> list[str]:
+    def put(self, document: Json, hurry: Callable[[], bool] = bool) -> list[str]:
         path = self.state / "put.json"  # not YAML, in which some texts would be numbers, or truths
         path.write_text(json.dumps(document, indent=1))
         return self.apply(path)

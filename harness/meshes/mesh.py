@@ -103,9 +103,10 @@ class Mesh(ABC):
         """Apply manifests as kubectl does; return one line for each object."""
 
     @abstractmethod
-    def put(self, document: Json) -> list[str]:
+    def put(self, document: Json, hurry: Callable[[], bool] = bool) -> list[str]:
         """Apply one object as it is, and wait until the proxies route by it; return lines as ``apply`` does.
 
+        :param hurry: says whether to wait no longer.
         :raises MeshError: the mesh does not take it.
         """
 

@@ -169,12 +169,12 @@ def failures(evidence: Evidence) -> Iterator[Claim]:
             continue
         found = Sum(answers=0, failures=0, stable=baseline.answers, stable_failures=baseline.failures)
         for shape, tally in evidence.shapes.items():
-            bad = sum(call.version == version and _failed(call) for call in shape.own)
+            bad = sum(call.version == version and is_failure(call) for call in shape.own)
             found.add(
                 tally, breaks=bad > 0, failures=bad,
                 answers=sum(call.version == version for call in shape.own),
                 stable=sum(call.version == baseline.version for call in shape.own),
-                stable_failures=sum(c.version == baseline.version and _failed(c) for c in shape.own),
+                stable_failures=sum(c.version == baseline.version and is_failure(c) for c in shape.own),
             )  # fmt: skip
         part = found["stable_failures"] / found["stable"] if found["stable"] else 0.0
         part = min(part + evidence.bounds.max_failures, 1.0)
@@ -185,7 +185,8 @@ def failures(evidence: Evidence) -> Iterator[Claim]:
         yield found.claim("failures", statement, detail, fails=found["failures"] > most, version=version)
 
 
-def _failed(call: Call) -> bool:
+def is_failure(call: Call) -> bool:
+    """Say whether a caller got a failure, or no answer."""
     return call.status >= 500 or call.status == 0
 
 

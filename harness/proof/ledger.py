@@ -6,7 +6,7 @@ not, the same method and the same path. So these three join the hops of one requ
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from harness.proof.expectation import GATEWAY, MESH
 from harness.proof.story import BESIDE, DIRECT, UNCOUNTED, UNKNOWN, Call, Key, Story
@@ -29,13 +29,19 @@ KINDS = 10_000
 class Ledger:
     """The stories that are not finished yet."""
 
-    def __init__(self, routing: Routing, quiet: float, patience: float) -> None:
+    def __init__(
+        self, routing: Routing, quiet: float, patience: float, alarming: Callable[[Call], bool] | None = None
+    ) -> None:
         """Keep stories of a target.
 
         :param quiet: for how many seconds a story that has all its hops may get more.
         :param patience: for how many seconds a story waits for a hop that must come.
+        :param alarming: says of a call whether nothing may be waited for any more.
         """
         self.routing = routing
+        self._alarming = alarming
+        self.alarm: Story | None = None
+        """The first story with an alarming call."""
         self._quiet, self._patience = quiet, patience
         self.open: dict[Key, Story] = {}
         """The stories that are not finished, the oldest first."""
@@ -83,6 +89,8 @@ class Ledger:
             return
         if call:
             story.calls.append((call, hop))
+            if self._alarming and not self.alarm and self._alarming(call):
+                self.alarm = story
         elif version:
             story.arrivals.append((version, hop))
         if (call or hop.status >= 500) and self._is_urgent(story):

@@ -3,7 +3,7 @@
 import itertools
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Sightings
 from harness.proof.ledger import CROWD, Ledger
 from harness.proof.stores import Stores
-from harness.proof.story import Story
+from harness.proof.story import Call, Story
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
@@ -41,7 +41,7 @@ class Watch:
 
     def __init__(
         self, mesh: Mesh, target: Target, *, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
-        sample: int = 1, sightings: Sightings | None = None,
+        sample: int = 1, sightings: Sightings | None = None, alarming: Callable[[Call], bool] | None = None,
     ) -> None:  # fmt: skip
         """Prepare a run.
 
@@ -49,8 +49,10 @@ class Watch:
         :param sample: judge one request in so many, chosen by a hash of the request id: every proxy's log
             gives the same ones, on however many machines they are read.
         :param sightings: what callers saw, where the harness is the caller.
+        :param alarming: says of a call whether ``read`` is to stop there: see ``ledger.alarm``.
         :raises HarnessError: the mesh does not run, or has no such Service.
         """
+        self._alarming = alarming
         self._mesh, self.target, self._sample, self._sightings = mesh, target, sample, sightings
         self._bounds, self._patience, self.run = bounds, patience, new_run()
         self.changes: list[str] = []
@@ -59,22 +61,32 @@ class Watch:
         self._follower: LogFollower | None = None
         self._logged: set[str] = set()
         self._since = self._latest = self._until = ""
-        self._blurred = 0.0
+        self.blurred = 0.0
+        """Until when, by the monotonic clock, what begins is not judged."""
         self._suspects: list[Story] = []
         self._asked = time.monotonic()
         self._told = self._asked, 0
         """When figures were told, and of how many stories."""
-        self._start(Routing(self._ask(), target))
+        self._start(*self.prepare())
 
-    def _start(self, routing: Routing) -> None:
+    def prepare(self) -> "tuple[Routing, Stores]":
+        """Ask what is applied and runs now, and what the stores hold, for ``renew``; any thread may do so.
+
+        :raises HarnessError: the mesh does not run, or has no such Service.
+        """
+        routing = Routing(self._ask(), self.target)
+        return routing, Stores(self._mesh, routing)
+
+    def _start(self, routing: Routing, stores: Stores) -> None:
         """Judge by what is applied now."""
         self._applied = _fingerprint(routing)
-        self.routing, self.ledger = routing, Ledger(routing, self._mesh.still, self._patience)
+        self.routing = routing
+        self.ledger = Ledger(routing, self._mesh.still, self._patience, self._alarming)
         self.evidence = Evidence(
             routing, sightings=self._sightings, bounds=self._bounds,
             answers=Answers(self._bounds.ignored, asked_for=routing.logs_answers),
         )  # fmt: skip
-        self._stores = Stores(self._mesh, routing)
+        self._stores = stores
         self._counts = Counts(self.evidence, self.run, writes=bool(self._stores))
         self.broken = self._counts.broken
         """The first stories that break a claim."""
@@ -106,15 +118,17 @@ class Watch:
             begun = last = time.monotonic()
             while (now := time.monotonic()) < min(last + self._mesh.still + 1, begun + 5):
                 hops = self.ledger.hops
-                self._read_lines()
+                self.read_lines()
                 last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
             self._since = self._latest
             self.ledger.unjoined = self.evidence.unreadable = 0
 
     def read(self) -> bool:
-        """Enter what was logged meanwhile; return whether it makes no sense to go on: there is a loop."""
-        self._read_lines()
+        """Enter what was logged meanwhile; return whether it makes no sense to go on: a loop, or an alarm."""
+        self.read_lines()
+        if self.ledger.alarm:
+            return True
         self.sweep(time.monotonic())
         return bool(self.routing.loops(self.ledger.edges))
 
@@ -128,7 +142,8 @@ class Watch:
             self.read()
             time.sleep(0.02)
 
-    def _read_lines(self) -> None:
+    def read_lines(self) -> None:
+        """Enter what was logged meanwhile, and judge nothing yet."""
         assert self._follower
         for pod, line in itertools.islice(self._follower.lines(), AT_ONCE):
             self.enter(pod, line, time.monotonic())
@@ -160,7 +175,7 @@ class Watch:
             self._logged.add(pod)
         if hop.start > self._latest:
             self._latest = hop.start
-            if now < self._blurred:
+            if now < self.blurred:
                 self._since = hop.start
         self.ledger.add(pod, hop, now)
 
@@ -203,27 +218,37 @@ class Watch:
         behind = f"what stands behind {self.target.service}'s routes changed"
         self.changes.append(f"what is applied changed: {objects}" if changed else behind)
         self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
-        self._start_again(routing)
+        self._start_again(routing, Stores(self._mesh, routing))
         return True
 
-    def _start_again(self, routing: Routing) -> None:
+    def _start_again(self, routing: Routing, stores: Stores) -> None:
         """Judge by what is applied now, and nothing that began before."""
         self._suspects.clear()
         # Proxies take what is new a moment later; what begins before is judged by neither.
-        self._since, self._blurred = self._latest, time.monotonic() + self._mesh.quiet
-        self._start(routing)
+        self._since, self.blurred = self._latest, time.monotonic() + self._mesh.quiet
+        self._until = ""
+        self._start(routing, stores)
 
-    def renew(self, sightings: Sightings) -> None:
-        """Begin anew, under another name; what begins in the next ``mesh.quiet`` seconds is not judged.
+    def renew(
+        self, sightings: Sightings | None = None, bounds: Bounds | None = None,
+        prepared: "tuple[Routing, Stores] | None" = None,
+    ) -> None:  # fmt: skip
+        """Begin anew, under another name; what begins before ``blurred`` is not judged.
 
-        :param sightings: what callers see from now on.
+        :param sightings: what callers see from now on, where the harness is the caller.
+        :param prepared: what ``prepare`` returned; None: it is asked for now.
         :raises MeshError: the mesh does not answer.
         """
-        routing = Routing(self._ask(), self.target)
+        prepared = prepared or self.prepare()
         self.run, self._sightings = new_run(), sightings
+        self._bounds = bounds or self._bounds
         self.changes.clear()
         self.unjudged = 0
-        self._start_again(routing)
+        self._start_again(*prepared)
+
+    def count(self, story: Story) -> None:
+        """Judge a story now, whatever may still come of it."""
+        self._counts.add(story, self._counts.kind_of(story))
 
     def unjudged_stories(self) -> list[Story]:
         return [*self.ledger.open.values(), *self._suspects]

@@ -2,11 +2,10 @@
 
 import contextlib
 import fcntl
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -15,15 +14,16 @@ import yaml
 from harness import HarnessError, Json
 from harness.meshes.lock import undisturbed
 from harness.meshes.mesh import ROOT, Mesh, Progress, quietly
+from harness.proof.claims import is_failure
 from harness.proof.evidence import Baseline, Bounds, Claim, State
 from harness.proof.figures import Sightings
-from harness.proof.stores import writers
-from harness.proof.story import Story
+from harness.proof.stores import Stores, writers
+from harness.proof.story import Call, Story
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
 from harness.proof.watch import PATIENCE, Watch
-from harness.release.routes import LADDER, Group, Step, Versions, mark_of, marked, needed, routes_at
+from harness.release.routes import DARK, LADDER, Group, Step, Versions, mark_of, marked, needed, routes_at
 
 LIVE = ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml"
 """What gives the workshop's v2 the database of those who answer callers."""
@@ -81,6 +81,8 @@ class Release:
         self._id = new_run()
         self._baseline = Baseline(plan.versions.stable)
         self._secret: Json | None = None
+        self._back = False
+        """Whether every caller is led back."""
         self._answered = 0
         """How many requests the candidate answered at the steps so far."""
         self._broken: Verdict | None = None
@@ -97,8 +99,13 @@ class Release:
             not answer, or somebody else changed the route meanwhile.
         """
         with _alone(self._mesh):
-            self._original = must_not_stand(self._mesh, self._target)
-            self._must_have_subsets()
+            routing = Routing(self._mesh.scene(self._target.namespace), self._target)
+            self._original, self._host = must_not_stand(routing), routing.host
+            self._must_have_subsets(routing)
+            self._watch = Watch(
+                self._mesh, self._target, patience=self._plan.patience, alarming=self._is_alarming
+            )
+            self._watch.follow()
             try:
                 for step in self._plan.steps:
                     verdict = self._take(step)
@@ -112,6 +119,8 @@ class Release:
             except BaseException:
                 self._bail_out()
                 raise
+            finally:
+                self._watch.close()
 
     # --- a step -----------------------------------------------------------------------------------------
 
@@ -121,11 +130,10 @@ class Release:
         if not step.dark:
             self._give_the_live_store()
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        mark = {"id": self._id, "step": str(step), "since": since, "host": socket.gethostname(),
-                "process": os.getpid(), **versions._asdict()}  # fmt: skip
-        self._mesh.put(marked(self._at(step), mark))
+        mark = {"id": self._id, "step": str(step), "since": since, **versions._asdict()}
         begun = time.monotonic()
-        verdict = self._judge(step)
+        prepared = self._put(marked(self._at(step), mark))
+        verdict = self._broken or self._judge(step, prepared)
         seen = {side.version: side.requests for side in verdict.sides}
         words = f"{verdict.requests:,} requests, {seen.get(versions.candidate, 0):,} at {versions.candidate}"
         held = sum(claim.holds for claim in verdict.claims)
@@ -137,70 +145,83 @@ class Release:
         return verdict
 
     def _at(self, step: Step | None) -> Json:
-        host = Routing(self._mesh.scene(self._target.namespace), self._target).host
-        return routes_at(self._original, host, self._plan.versions, step, self._plan.testers)
+        return routes_at(self._original, self._host, self._plan.versions, step, self._plan.testers)
 
-    def _judge(self, step: Step) -> Verdict:
-        plan = self._plan
+    def _put(self, document: Json) -> "tuple[Routing, Stores]":
+        """Apply a route, and ask what runs then; the logs are read meanwhile, so that no alarm waits."""
+
+        def put() -> "tuple[Routing, Stores]":
+            self._mesh.put(document, hurry=lambda: bool(self._watch.ledger.alarm))
+            return self._watch.prepare()
+
+        with ThreadPoolExecutor(1) as pool:
+            doing = pool.submit(put)
+            while not doing.done() and not self._watch.ledger.alarm:
+                self._watch.read_lines()
+                time.sleep(0.02)
+            self._heed_alarm()
+            return doing.result()
+
+    def _judge(self, step: Step, prepared: "tuple[Routing, Stores]") -> Verdict:
+        plan, watch = self._plan, self._watch
         callers = Callers(step, plan) if plan.requests else None
         bounds = replace(plan.bounds, baseline=self._baseline)
-        watch = Watch(self._mesh, self._target, bounds=bounds, patience=plan.patience,
-                      sightings=callers.sightings if callers else None)  # fmt: skip
-        watch.follow()
-        try:
-            if callers:
-                self._send(watch, step, callers)
-            else:
-                self._wait(watch, step)
-            if self._broken:
-                return self._broken
-            self._must_be_ours(watch)
-            watch.settle(self._progress)
-            verdict = watch.verdict()
-            self._remember(watch)
-            more = (self._enough(watch), *(callers.claims() if callers else ()))
-            return replace(verdict, claims=(*verdict.claims, *more))
-        finally:
-            watch.close()
+        watch.renew(callers.sightings if callers else None, bounds, prepared)
+        if callers:
+            self._send(step, callers)
+        else:
+            self._wait(step)
+        if self._broken:
+            return self._broken
+        self._must_be_ours()
+        watch.settle(self._progress)
+        verdict = watch.verdict()
+        self._remember()
+        more = (self._enough(), *(callers.claims() if callers else ()))
+        return replace(verdict, claims=(*verdict.claims, *more))
 
-    def _send(self, watch: Watch, step: Step, callers: "Callers") -> None:
+    def _send(self, step: Step, callers: "Callers") -> None:
         """Send requests until enough was seen, or a claim is broken."""
-        plan, look = self._plan, self._looking(watch, callers)
+        plan, look = self._plan, self._looking(callers)
+        while time.monotonic() < self._watch.blurred:
+            self._watch.read()
+            time.sleep(0.02)
 
         def must_end() -> bool:
-            return look() or (callers.sightings.sent >= plan.requests and not self._lacks(watch))
+            return look() or (callers.sightings.sent >= plan.requests and not self._lacks())
 
-        url, show = plan.url or self._mesh.url(), lambda _: self._tell(watch, step)
-        traffic = Traffic(url, watch.run, MOST, plan.concurrency, self._target.service, callers.headers)
-        traffic.send(callers.saw, must_end, show)
+        url, run = plan.url or self._mesh.url(), self._watch.run
+        traffic = Traffic(url, run, MOST, plan.concurrency, self._target.service, callers.headers)
+        traffic.send(callers.saw, must_end, lambda _: self._tell(step))
 
-    def _wait(self, watch: Watch, step: Step) -> None:
+    def _wait(self, step: Step) -> None:
         """Read on until the step's time is over and enough was seen, or a claim is broken."""
-        look, begun, told = self._looking(watch), time.monotonic(), 0.0
+        look, begun, told = self._looking(), time.monotonic(), 0.0
         while (spent := time.monotonic() - begun) < GIVE_UP * self._plan.seconds and not look():
-            if spent > self._plan.seconds and not self._lacks(watch):
+            if spent > self._plan.seconds and not self._lacks():
                 return
             if spent > told + 1:
                 told = spent
-                self._tell(watch, step)
+                self._tell(step)
             time.sleep(0.02)
 
-    def _looking(self, watch: Watch, callers: "Callers | None" = None) -> Callable[[], bool]:
+    def _looking(self, callers: "Callers | None" = None) -> Callable[[], bool]:
         """Return a function that reads what was logged, and says whether the step must end at once.
 
         It leads callers back itself where a claim is broken: nothing is waited for before.
         """
-        judged, known, asked = 0.0, 0, time.monotonic()
+        watch, judged, known, asked = self._watch, 0.0, 0, time.monotonic()
 
         def look() -> bool:
             nonlocal judged, known, asked
-            watch.read()
+            looped = watch.read()
+            if self._heed_alarm() or looped:
+                return True
             now, broken = time.monotonic(), len(watch.broken)
             if now > asked + 2 * self._mesh.quiet:
                 asked = now
                 watch.look()
-            of_callers = callers.claims() if callers else ()
-            wrong = tuple(claim for claim in of_callers if claim.state == "fails")
+            wrong = tuple(c for c in (callers.claims() if callers else ()) if c.state == "fails")
             if watch.changes or (broken == known and now < judged + 1 and not wrong):
                 return bool(watch.changes)
             judged, known = now, broken
@@ -209,58 +230,83 @@ class Release:
             if watch.evidence.times[self._plan.versions.candidate].count < WARM:
                 failed.discard("p99-ratio")
             if failed or wrong:
-                self.story = (watch.routing, watch.broken[0]) if watch.broken else None
-                self._lead_back()
-                self._broken = replace(verdict, claims=(*verdict.claims, *wrong))
+                self._break_off(replace(verdict, claims=(*verdict.claims, *wrong)))
             return bool(self._broken)
 
         return look
 
-    def _lacks(self, watch: Watch) -> bool:
-        """Say whether too few requests were seen to know."""
-        verdict = judge(watch.evidence, watch.run)
-        return not self._enough(watch).holds or not BY_NUMBER.isdisjoint(verdict.unproven())
+    # --- an alarm ---------------------------------------------------------------------------------------
 
-    def _enough(self, watch: Watch) -> Claim:
+    def _is_alarming(self, call: Call) -> bool:
+        """Say whether a caller got a failure from the candidate where the stable version has none."""
+        spotless = not (self._back or self._baseline.failures or self._plan.bounds.max_failures)
+        return spotless and call.version == self._plan.versions.candidate and is_failure(call)
+
+    def _heed_alarm(self) -> bool:
+        """Lead every caller back if there is an alarm, and judge it; return whether a claim is broken."""
+        story = self._watch.ledger.alarm
+        if story and not self._broken:
+            self._lead_back()
+            self._watch.count(story)
+            verdict = judge(self._watch.evidence, self._watch.run)
+            if not verdict.failed():  # it came before its route was known
+                statement = f"callers get failures from {self._plan.versions.candidate}"
+                alarm = Claim("failures", statement, "fails", "1 or more", examples=(story.key[0],))
+                verdict = replace(verdict, claims=(*verdict.claims, alarm))
+            self._break_off(verdict)
+        return bool(self._broken)
+
+    def _break_off(self, verdict: Verdict) -> None:
+        self._lead_back()
+        self.story = (self._watch.routing, self._watch.broken[0]) if self._watch.broken else None
+        self._broken = verdict
+
+    def _lacks(self) -> bool:
+        """Say whether too few requests were seen to know."""
+        verdict = judge(self._watch.evidence, self._watch.run)
+        return not self._enough().holds or not BY_NUMBER.isdisjoint(verdict.unproven())
+
+    def _enough(self) -> Claim:
         """Claim that the candidate answered enough: some now, and many since the release began.
 
         Of so many, a defect in a part of all answers would have shown.
         """
         part, candidate = self._plan.part, self._plan.versions.candidate
-        now = watch.evidence.times[candidate].count
+        now = self._watch.evidence.times[candidate].count
         answered, wanted = self._answered + now, needed(part)
         detail = f"{now:,} now, {answered:,} in all; of {wanted:,} a defect in {100 * part:g} % shows"
         state: State = "holds" if answered >= wanted and now >= FEW else "unproven"
         return Claim("enough", f"{candidate} answered enough requests", state, detail)
 
-    def _tell(self, watch: Watch, step: Step) -> None:
-        self._progress(f"{step}: {watch.evidence.stories:,} requests; {self._enough(watch).detail}")
+    def _tell(self, step: Step) -> None:
+        self._progress(f"{step}: {self._watch.evidence.stories:,} requests; {self._enough().detail}")
 
-    def _remember(self, watch: Watch) -> None:
+    def _remember(self) -> None:
         """Keep how the stable version does, for the steps at which it answers few callers or nobody."""
-        stable, before = self._baseline.version, self._baseline
-        self._answered += watch.evidence.times[self._plan.versions.candidate].count
-        calls = [(call, tally.count) for shape, tally in watch.evidence.shapes.items() for call in shape.own]
+        stable, before, evidence = self._baseline.version, self._baseline, self._watch.evidence
+        self._answered += evidence.times[self._plan.versions.candidate].count
+        calls = [(call, tally.count) for shape, tally in evidence.shapes.items() for call in shape.own]
         mine = [(call, count) for call, count in calls if call.version == stable]
         self._baseline = Baseline(
             stable,
             before.answers + sum(count for _, count in mine),
-            before.failures + sum(count for call, count in mine if call.status >= 500 or not call.status),
-            watch.evidence.times[stable].quantile(0.99) or before.p99,
+            before.failures + sum(count for call, count in mine if is_failure(call)),
+            evidence.times[stable].quantile(0.99) or before.p99,
         )
 
-    def _must_be_ours(self, watch: Watch) -> None:
-        if not watch.changes:
+    def _must_be_ours(self) -> None:
+        if not self._watch.changes:
             return
-        found = ruling(self._mesh, self._target)
+        found = ruling(self._watch.routing)
         if not found or mark_of(found).get("id") != self._id:
-            raise CalledOff(f"somebody else ended the release ({watch.changes[-1]}): what they applied stays")
-        raise HarnessError(f"{watch.changes[-1]} during a step, so nothing can be said of it")
+            raise CalledOff(
+                f"somebody else ended the release ({self._watch.changes[-1]}): what they applied stays"
+            )
+        raise HarnessError(f"{self._watch.changes[-1]} during a step, so nothing can be said of it")
 
     # --- what is applied --------------------------------------------------------------------------------
 
-    def _must_have_subsets(self) -> None:
-        routing = Routing(self._mesh.scene(self._target.namespace), self._target)
+    def _must_have_subsets(self, routing: Routing) -> None:
         known = routing.applied.subsets_of(routing.host)
         for name in self._plan.versions:
             if name not in known:
@@ -287,41 +333,42 @@ class Release:
         self._mesh.apply(LIVE)
 
     def _lead_back(self) -> None:
-        """Lead every caller back to the stable version."""
-        with undisturbed():
-            self._mesh.put(self._at(None))
+        """Lead every caller back to the stable version, without waiting for the proxies."""
+        if not self._back:
+            with undisturbed():
+                self._mesh.put(self._at(None), hurry=lambda: True)
+                self._back = True
 
     def _bail_out(self) -> None:
-        """Prove that the candidate hears nothing, and give it its store back."""
+        """Lead every caller back, prove that the candidate hears nothing, and give it its store back."""
         with undisturbed():
             self._lead_back()
             stable, candidate = self._plan.versions
             self._show(f"bailed out: {stable} answers every caller")
+            self._mesh.put(self._at(None))
             self._prove_silence(candidate)
             if self._secret:
                 self._mesh.put(self._secret)
 
     def _prove_silence(self, candidate: str) -> None:
-        callers = Callers(Step(testers=False), self._plan) if self._plan.requests else None
-        watch = Watch(self._mesh, self._target, patience=2, sightings=callers.sightings if callers else None)
-        watch.follow()
-        try:
-            if callers:
-                url = self._plan.url or self._mesh.url()
-                Traffic(url, watch.run, SILENCE, self._plan.concurrency, self._target.service).send(
-                    callers.saw, lambda: bool(watch.read() and False), self._progress
-                )
-            else:
-                end = time.monotonic() + 10
-                while time.monotonic() < end and watch.evidence.stories < SILENCE:
-                    watch.read()
-                    time.sleep(0.02)
-            watch.settle(self._progress)
-            got = sum(len(s.at(candidate)) * t.count for s, t in watch.evidence.shapes.items())
-            seen = watch.evidence.stories
-            self._show(f"            {candidate} received {got:,} of {seen:,} requests since")
-        finally:
-            watch.close()
+        plan, watch = self._plan, self._watch
+        callers = Callers(DARK, plan) if plan.requests else None
+        watch.renew(callers.sightings if callers else None)
+        begun = time.monotonic()
+        while time.monotonic() < watch.blurred or not (callers or self._has_seen_silence(begun)):
+            watch.read()
+            time.sleep(0.02)
+        if callers:
+            url = plan.url or self._mesh.url()
+            traffic = Traffic(url, watch.run, SILENCE, plan.concurrency, self._target.service)
+            traffic.send(callers.saw, lambda: bool(watch.read() and False), self._progress)
+        watch.settle(self._progress)
+        got = sum(len(s.at(candidate)) * t.count for s, t in watch.evidence.shapes.items())
+        seen = watch.evidence.stories
+        self._show(f"            {candidate} received {got:,} of {seen:,} requests since")
+
+    def _has_seen_silence(self, begun: float) -> bool:
+        return self._watch.evidence.stories >= SILENCE or time.monotonic() > begun + 10
 
 
 class Callers:
@@ -372,23 +419,23 @@ class Callers:
 # --- one release at a time --------------------------------------------------------------------------------
 
 
-def ruling(mesh: Mesh, target: Target) -> Json | None:
+def ruling(routing: Routing) -> Json | None:
     """Return the VirtualService that rules the target for sidecars."""
-    routing = Routing(mesh.scene(target.namespace), target)
+    target = routing.target
     found = routing.applied.ruling(routing.host, target.namespace)
     if found and found[0]["kind"] == "VirtualService":
         return found[0]
     return None
 
 
-def must_not_stand(mesh: Mesh, target: Target) -> Json:
+def must_not_stand(routing: Routing) -> Json:
     """Return the VirtualService that a release of a target may begin with.
 
     :raises HarnessError: there is none, or a release stands at a step already.
     """
-    found = ruling(mesh, target)
+    found = ruling(routing)
     if not found:
-        raise HarnessError(f"no VirtualService routes {target.service}: a release changes one")
+        raise HarnessError(f"no VirtualService routes {routing.target.service}: a release changes one")
     if mark := mark_of(found):
         stands = f"a release stands at {mark.get('step')} since {mark.get('since')}"
         raise HarnessError(f"{stands}: end it with 'make bail-out' first")
@@ -420,10 +467,9 @@ def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
     """
     with undisturbed():
         routing = Routing(mesh.scene(target.namespace), target)
-        ruling = routing.applied.ruling(routing.host, target.namespace)
-        if ruling and ruling[0]["kind"] == "VirtualService":
+        if found := ruling(routing):
             try:
-                return mesh.put(routes_at(ruling[0], routing.host, versions, None, Group()))
+                return mesh.put(routes_at(found, routing.host, versions, None, Group()))
             except HarnessError:  # it leads elsewhere
                 if target != Target():
                     raise
@@ -431,5 +477,6 @@ def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
             raise HarnessError(
                 f"no VirtualService routes {target.service}, so there is nothing to change back"
             )
-        folder = ROOT / "istio" / ("gateway-api" if ruling and ruling[0]["kind"] == "HTTPRoute" else "")
+        ruled = routing.applied.ruling(routing.host, target.namespace)
+        folder = ROOT / "istio" / ("gateway-api" if ruled and ruled[0]["kind"] == "HTTPRoute" else "")
         return mesh.apply(folder / "v1-only.yaml")
