@@ -11,8 +11,9 @@ from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, quietly
 from harness.proof.target import Target
 from harness.proof.traffic import Traffic, new_run
+from harness.release.plan import Plan
 from harness.release.routes import parse_steps
-from harness.release.run import Plan, Release
+from harness.release.run import Release
 
 SHADOW = "recommendation-v2"
 

@@ -26,6 +26,7 @@ from harness.proof.evidence import Bounds
 from harness.proof.report import table
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
+from harness.release.plan import Plan
 from harness.release.routes import (
     DARK,
     LADDER,
@@ -38,7 +39,8 @@ from harness.release.routes import (
     parse_steps,
     routes_at,
 )
-from harness.release.run import CalledOff, Plan, Release, bail_out, ruling
+from harness.release.run import CalledOff, Release
+from harness.release.standing import bail_out, ruling
 
 HOST = "recommendation.tutorial.svc.cluster.local"
 

@@ -1,29 +1,28 @@
 """One release: each step is applied, judged, and left only when the proof lets go of it."""
 
-import contextlib
-import fcntl
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import yaml
 
 from harness import HarnessError, Json
 from harness.meshes.lock import undisturbed
-from harness.meshes.mesh import ROOT, Mesh, Progress, quietly
+from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, quietly
 from harness.proof.claims import is_failure
-from harness.proof.evidence import Baseline, Bounds, Claim, State
-from harness.proof.figures import Sightings
+from harness.proof.evidence import Baseline, Claim, State
 from harness.proof.stores import Stores, writers
 from harness.proof.story import Call, Story
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
-from harness.proof.watch import PATIENCE, Watch
-from harness.release.routes import DARK, LADDER, Group, Step, Versions, mark_of, marked, needed, routes_at
+from harness.proof.watch import Watch
+from harness.release.callers import Callers
+from harness.release.plan import Plan
+from harness.release.routes import DARK, Step, mark_of, marked, needed, routes_at
+from harness.release.standing import alone, must_not_stand, ruling
 
 LIVE = ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml"
 """What gives the workshop's v2 the database of those who answer callers."""
@@ -43,28 +42,11 @@ BY_NUMBER = {"shares", "sampled", "exercised"}
 MOST = 10_000_000
 """How many requests a step sends at most."""
 
+INSIST = 120.0
+"""For how many seconds a mesh that does not answer is asked again to bail out."""
+
 SILENCE = 50
 """How many requests must not reach the candidate before it is said that it hears nothing."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a release does, and what it asks of the candidate."""
-
-    versions: Versions = field(default_factory=Versions)
-    steps: tuple[Step, ...] = LADDER
-    testers: Group = field(default_factory=Group)
-    seconds: float = 60.0
-    """How long a step lasts at least where others send the requests."""
-    requests: int = 0
-    """How many requests of its own each step sends at least; 0: it sends none."""
-    concurrency: int = 8
-    url: str | None = None
-    """Where to send them, if not to the workshop's gateway."""
-    part: float = 0.02
-    """A defect in this part of all answers must have shown, with a probability of 95 %."""
-    bounds: Bounds = field(default_factory=Bounds)
-    patience: float = PATIENCE
 
 
 class CalledOff(HarnessError):
@@ -98,7 +80,7 @@ class Release:
         :raises HarnessError: another release is under way, a subset or a route is missing, the mesh does
             not answer, or somebody else changed the route meanwhile.
         """
-        with _alone(self._mesh):
+        with alone(self._mesh):
             routing = Routing(self._mesh.scene(self._target.namespace), self._target)
             self._original, self._host = must_not_stand(routing), routing.host
             self._must_have_subsets(routing)
@@ -115,6 +97,8 @@ class Release:
                 self._mesh.put(self._at(self._plan.steps[-1]))  # without the mark
                 return verdict
             except CalledOff:
+                if self._secret and self._watch.routing.is_dark(self._plan.versions.candidate):
+                    self._mesh.put(self._secret)
                 raise
             except BaseException:
                 self._bail_out()
@@ -180,7 +164,7 @@ class Release:
         more = (self._enough(), *(callers.claims() if callers else ()))
         return replace(verdict, claims=(*verdict.claims, *more))
 
-    def _send(self, step: Step, callers: "Callers") -> None:
+    def _send(self, step: Step, callers: Callers) -> None:
         """Send requests until enough was seen, or a claim is broken."""
         plan, look = self._plan, self._looking(callers)
         while time.monotonic() < self._watch.blurred:
@@ -205,7 +189,7 @@ class Release:
                 self._tell(step)
             time.sleep(0.02)
 
-    def _looking(self, callers: "Callers | None" = None) -> Callable[[], bool]:
+    def _looking(self, callers: Callers | None = None) -> Callable[[], bool]:
         """Return a function that reads what was logged, and says whether the step must end at once.
 
         It leads callers back itself where a claim is broken: nothing is waited for before.
@@ -333,11 +317,23 @@ class Release:
         self._mesh.apply(LIVE)
 
     def _lead_back(self) -> None:
-        """Lead every caller back to the stable version, without waiting for the proxies."""
-        if not self._back:
-            with undisturbed():
-                self._mesh.put(self._at(None), hurry=lambda: True)
-                self._back = True
+        """Lead every caller back to the stable version, without waiting for the proxies.
+
+        A mesh that does not answer is asked again.
+
+        :raises MeshError: it does not answer for long.
+        """
+        end = time.monotonic() + INSIST
+        while not self._back:
+            try:
+                with undisturbed():
+                    self._mesh.put(self._at(None), hurry=lambda: True)
+                    self._back = True
+            except MeshError as error:
+                if time.monotonic() > end:
+                    raise
+                self._progress(f"cannot bail out yet, and try again: {error}")
+                time.sleep(0.2)
 
     def _bail_out(self) -> None:
         """Lead every caller back, prove that the candidate hears nothing, and give it its store back."""
@@ -369,114 +365,3 @@ class Release:
 
     def _has_seen_silence(self, begun: float) -> bool:
         return self._watch.evidence.stories >= SILENCE or time.monotonic() > begun + 10
-
-
-class Callers:
-    """The release's own callers: one in five is a tester."""
-
-    def __init__(self, step: Step, plan: Plan) -> None:
-        self._step, self._plan = step, plan
-        self.sightings = Sightings()
-        self._saw: Counter[tuple[bool, str]] = Counter()
-
-    @staticmethod
-    def _is_tester(ticket: int) -> bool:
-        return ticket % 10 in (4, 5)  # a GET and a POST
-
-    def headers(self, ticket: int) -> dict[str, str]:
-        header, value = self._plan.testers
-        return {header: value} if self._is_tester(ticket) else {}
-
-    def saw(self, ticket: int, status: int, version: str | None, seconds: float) -> None:
-        """Enter what the caller of a ticket saw."""
-        self.sightings.saw(ticket, status, version, seconds)
-        if version:
-            self._saw[self._is_tester(ticket), version] += 1
-
-    def broken(self) -> bool:
-        return any(claim.state == "fails" for claim in self.claims())
-
-    def claims(self) -> Iterator[Claim]:
-        """Claim that testers, and where they alone may, nobody else, saw the candidate."""
-        stable, candidate = self._plan.versions
-        if self._step.dark or self._step.percent == 100 or not self._saw:
-            return
-        others, missed = self._saw[False, candidate], self._saw[True, stable]
-        testers = self._saw[True, candidate]
-        detail = f"{testers:,} of {testers + missed:,}"
-        yield Claim(
-            "testers", f"every tester saw {candidate}", "fails" if missed else "holds", detail,
-            {"testers": testers, "missed": missed},
-        )  # fmt: skip
-        if not self._step.percent:
-            total = others + self._saw[False, stable]
-            yield Claim(
-                "only-testers", f"nobody but testers saw {candidate}", "fails" if others else "holds",
-                f"{others:,} of {total:,} others did", {"leaks": others},
-            )  # fmt: skip
-
-
-# --- one release at a time --------------------------------------------------------------------------------
-
-
-def ruling(routing: Routing) -> Json | None:
-    """Return the VirtualService that rules the target for sidecars."""
-    target = routing.target
-    found = routing.applied.ruling(routing.host, target.namespace)
-    if found and found[0]["kind"] == "VirtualService":
-        return found[0]
-    return None
-
-
-def must_not_stand(routing: Routing) -> Json:
-    """Return the VirtualService that a release of a target may begin with.
-
-    :raises HarnessError: there is none, or a release stands at a step already.
-    """
-    found = ruling(routing)
-    if not found:
-        raise HarnessError(f"no VirtualService routes {routing.target.service}: a release changes one")
-    if mark := mark_of(found):
-        stands = f"a release stands at {mark.get('step')} since {mark.get('since')}"
-        raise HarnessError(f"{stands}: end it with 'make bail-out' first")
-    return found
-
-
-@contextlib.contextmanager
-def _alone(mesh: Mesh) -> Iterator[None]:
-    """Let no second release begin on this machine."""
-    mesh.home.mkdir(parents=True, exist_ok=True)
-    path = mesh.home / "release.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HarnessError(
-                "a release is under way: wait for it, or end it with 'make bail-out'"
-            ) from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
-    """Lead every caller to the stable version, whatever is applied; return what was done, line by line.
-
-    :raises HarnessError: the mesh does not run, or does not answer.
-    """
-    with undisturbed():
-        routing = Routing(mesh.scene(target.namespace), target)
-        if found := ruling(routing):
-            try:
-                return mesh.put(routes_at(found, routing.host, versions, None, Group()))
-            except HarnessError:  # it leads elsewhere
-                if target != Target():
-                    raise
-        if target != Target():
-            raise HarnessError(
-                f"no VirtualService routes {target.service}, so there is nothing to change back"
-            )
-        ruled = routing.applied.ruling(routing.host, target.namespace)
-        folder = ROOT / "istio" / ("gateway-api" if ruled and ruled[0]["kind"] == "HTTPRoute" else "")
-        return mesh.apply(folder / "v1-only.yaml")
