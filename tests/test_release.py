@@ -253,7 +253,7 @@ def wrong_field() -> list[dict[str, Any]]:
 @pytest.mark.on_cluster
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("defect", "settings", "step", "claims"),
+    ("defect", "settings", "step", "claim"),
     [
         (lambda: shadow("v2", FAIL_EVERY="50"), {}, "dark", "same-status"),
         (
@@ -271,11 +271,14 @@ def wrong_field() -> list[dict[str, Any]]:
 )
 def test_a_defect_stops_the_release_at_the_step_where_it_shows(
     mesh: EnvoyMesh, manifest: Callable[..., Path], release: Callable[..., tuple[Verdict, list[str]]],
-    defect: Callable[[], list[dict[str, Any]]], settings: dict[str, Any], step: str, claims: str,
+    defect: Callable[[], list[dict[str, Any]]], settings: dict[str, Any], step: str, claim: str,
 ) -> None:  # fmt: skip
     mesh.apply(manifest(defect()))
     verdict, told = release(**settings)
-    assert sorted(verdict.failed()) == sorted(claims.split()), "\n".join([*told, table(verdict)])
+    # Whether a caller knows of a failure yet, when its proxy has told of it, is chance.
+    assert [each for each in verdict.failed() if each != "answered"] == [claim], "\n".join(
+        [*told, table(verdict)]
+    )
     failed, back, silence = told[-3:]
     assert re.match(f"FAIL  {step} ", failed)
     assert back == "bailed out: v1 answers every caller"
