@@ -134,6 +134,7 @@ def test_any_other_answer_passes_untouched_and_is_not_logged(versions: EnvoyMesh
         assert answers == [], query
 
 
+@pytest.mark.of_any_mesh
 def test_digests_hide_values_and_can_be_compared_field_by_field(versions: EnvoyMesh, manifest: Write) -> None:
     versions.apply(manifest(COMPARE.read_text().replace("digests = false", "digests = true")))
     v1, v2 = (json.loads(a.body) for a in ask(versions, **JSON, type="application/json").answers)
@@ -154,6 +155,7 @@ def test_digests_hide_values_and_can_be_compared_field_by_field(versions: EnvoyM
     assert not any("secret" in answer.body for answer in broken)
 
 
+@pytest.mark.of_any_mesh
 def test_a_script_that_fails_lets_traffic_pass(versions: EnvoyMesh, manifest: Write) -> None:
     code = COMPARE.read_text().replace("(handle)\n", "(handle)\n        error('no')\n")
     assert code.count("error") == 2

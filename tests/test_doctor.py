@@ -715,6 +715,7 @@ def test_a_stopped_v2_is_found(mesh: EnvoyMesh) -> None:
     ]
 
 
+@pytest.mark.of_any_mesh
 def test_real_proxies_tell_of_a_blown_fuse(mesh: EnvoyMesh, manifest: Write) -> None:
     rules = yaml.safe_load(state("destination-rule").read_text())
     pool = {"tcp": {"maxConnections": 1}, "http": {"http1MaxPendingRequests": 1}}
@@ -730,6 +731,7 @@ def test_real_proxies_tell_of_a_blown_fuse(mesh: EnvoyMesh, manifest: Write) -> 
     )
 
 
+@pytest.mark.of_any_mesh
 def test_real_proxies_tell_of_a_loop(mesh: EnvoyMesh, manifest: Write) -> None:
     route = yaml.safe_load(state("mirror").read_text())
     route["spec"]["http"][0]["mirror"] = {"host": "customer"}

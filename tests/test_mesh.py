@@ -62,12 +62,14 @@ def test_v2_is_silent_before_mirroring_hears_all_while_mirrored_and_is_silent_af
     assert figures(passed(verify(mesh, Target(), 200)), "silent") == {"received": 0}
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.parametrize("name", ["mirror-10-percent", "mirror-reads"])  # test_store.py has the others
 def test_the_other_states_are_as_their_routes_say(mesh: EnvoyMesh, name: str) -> None:
     mesh.apply(state(name))
     passed(verify(mesh, Target(), 500))
 
 
+@pytest.mark.of_any_mesh
 def test_without_a_route_both_versions_answer(mesh: EnvoyMesh) -> None:
     mesh.apply(ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml")
     mesh.delete(state("v1-only"))
@@ -214,6 +216,7 @@ def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh)
     assert any(pod.state.startswith("Dead") for pod in mesh.pods())
 
 
+@pytest.mark.of_any_mesh
 def test_a_v2_that_answers_500_is_seen_by_the_verdict_alone(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", STATUS="500")))
     mesh.apply(state("mirror"))
@@ -234,6 +237,7 @@ def test_a_v2_whose_worker_dies_at_every_copy_did_not_answer(mesh: EnvoyMesh, ma
     assert figures(verdict, "delivered")["answered"] == 0
 
 
+@pytest.mark.of_any_mesh
 def test_a_v2_that_takes_longer_than_the_route_allows_did_not_answer(
     mesh: EnvoyMesh, manifest: Write
 ) -> None:
@@ -244,6 +248,7 @@ def test_a_v2_that_takes_longer_than_the_route_allows_did_not_answer(
     assert figures(verdict, "delivered")["unanswered"] == 100
 
 
+@pytest.mark.of_any_mesh
 def test_what_v2s_own_proxy_refuses_was_not_received(mesh: EnvoyMesh, manifest: Write) -> None:
     """An application that is dead beside its sidecar: the proxy answers in its place."""
     mesh.apply(state("mirror"))
@@ -317,6 +322,7 @@ def test_too_few_requests_for_a_percentage_prove_nothing(mesh: EnvoyMesh) -> Non
 # --- exactly once, and whole --------------------------------------------------------------------------
 
 
+@pytest.mark.of_any_mesh
 def test_v2_hears_a_request_once_while_v1_is_being_retried(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v1", FAIL_FIRST="yes")))
     mesh.apply(manifest(route(mirror=MIRROR_V2, retries={"attempts": 2, "retryOn": "503"})))
@@ -348,6 +354,7 @@ def test_a_body_that_is_too_large_is_refused_through_the_whole_mesh(mesh: EnvoyM
     assert (answer.status_code, answer.text) == (413, "customer: 413 Request Entity Too Large\n")
 
 
+@pytest.mark.of_any_mesh
 def test_callers_get_json_when_they_ask_for_it(mesh: EnvoyMesh) -> None:
     answer = requests.get(mesh.url(), headers={"accept": "application/json"}, timeout=30).json()
     assert answer["service"] == "customer"
@@ -357,6 +364,7 @@ def test_callers_get_json_when_they_ask_for_it(mesh: EnvoyMesh) -> None:
 # --- routes that match, and what they cost ------------------------------------------------------------
 
 
+@pytest.mark.of_any_mesh
 def test_promises_that_differ_by_method_are_kept_and_judged_apart(mesh: EnvoyMesh, manifest: Write) -> None:
     http = [
         {"name": "post", "match": [{"method": {"exact": "POST"}}], "route": [to("v1")], "mirror": MIRROR_V2},
@@ -367,6 +375,7 @@ def test_promises_that_differ_by_method_are_kept_and_judged_apart(mesh: EnvoyMes
     assert verdict.sides[1].requests == 100
 
 
+@pytest.mark.of_any_mesh
 def test_a_header_can_steer_a_caller_to_v2(mesh: EnvoyMesh, manifest: Write) -> None:
     tester = {"match": [{"headers": {"baggage": {"regex": ".*user=tester.*"}}}], "route": [to("v2")]}
     spec = {"hosts": ["recommendation"], "http": [tester, {"route": [to("v1")]}]}
@@ -381,6 +390,7 @@ def test_a_header_can_steer_a_caller_to_v2(mesh: EnvoyMesh, manifest: Write) -> 
     assert seen == {"tester": ["v2"], "customer": ["v1"]}
 
 
+@pytest.mark.of_any_mesh
 def test_a_route_timeout_is_kept(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v1", DELAY="3600")))
     mesh.apply(manifest(route(timeout="100ms")))
@@ -441,6 +451,7 @@ def sidecar_of(mesh: EnvoyMesh, workload: str) -> str:
 # --- commands that are refused ------------------------------------------------------------------------
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.parametrize(
     "text",
     [
@@ -459,6 +470,7 @@ def test_a_manifest_that_is_refused_changes_nothing(mesh: EnvoyMesh, manifest: W
     passed(verify(mesh, Target(), 50))
 
 
+@pytest.mark.of_any_mesh
 def test_what_envoy_rejects_is_rolled_back(mesh: EnvoyMesh, manifest: Write) -> None:
     before = mesh.objects()
     command = {"request": {"set": {"x-a": "%NO_SUCH_COMMAND%"}}}
@@ -478,6 +490,7 @@ def test_a_workload_that_does_not_come_up_is_rolled_back(mesh: EnvoyMesh, manife
     passed(verify(mesh, Target(), 50))
 
 
+@pytest.mark.of_any_mesh
 def test_apply_and_delete_say_what_kubectl_says(mesh: EnvoyMesh) -> None:
     assert mesh.apply(state("mirror")) == ["virtualservice/recommendation configured"]
     assert mesh.apply(state("mirror")) == ["virtualservice/recommendation unchanged"]
@@ -488,6 +501,7 @@ def test_apply_and_delete_say_what_kubectl_says(mesh: EnvoyMesh) -> None:
         mesh.delete(state("mirror"))
 
 
+@pytest.mark.of_any_mesh
 def test_a_rule_that_routes_need_can_go_and_come_back_as_on_istio(mesh: EnvoyMesh) -> None:
     mesh.delete(state("destination-rule"))
     assert get(mesh.url()).status_code == 503
@@ -523,11 +537,13 @@ def test_a_proxy_that_hangs_does_not_keep_a_route_from_the_others(mesh: EnvoyMes
         hung.resume()
 
 
+@pytest.mark.of_any_mesh
 def test_an_unknown_workload_is_named_with_those_that_exist(mesh: EnvoyMesh) -> None:
     with pytest.raises(MeshError, match=r"no workload 'reviews' .*recommendation-v2"):
         mesh.scale("reviews", 0)
 
 
+@pytest.mark.of_any_mesh
 def test_the_objects_of_a_mesh_are_those_of_its_files(mesh: EnvoyMesh) -> None:
     applied: list[Object] = read(state("v1-only"))
     assert mesh.objects()[applied[0].key] == ("istio/v1-only.yaml", applied[0])
