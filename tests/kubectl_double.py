@@ -52,6 +52,8 @@ def main(words: list[str]) -> None:
         case ["api-versions"]:
             also = ["gateway.networking.k8s.io/v1"] if os.environ.get("HTTP_ROUTE") else []
             print("\n".join([*RECORDED["api_versions"], *also]))
+        case ["api-resources"]:
+            print("wasmplugins.extensions.istio.io")  # as of Istio before 1.30
         case ["get", kinds, *names]:
             found = get(mesh, kinds, options)
             chosen = [item for item in found if not names or item["metadata"]["name"] in names]

@@ -579,6 +579,11 @@ def test_kubectls_complaint_is_one_line(cluster: ClusterMesh) -> None:
         cluster.kubectl.run("fly")
 
 
+def test_an_istio_without_extensions_says_what_is_compared(cluster: ClusterMesh) -> None:
+    with pytest.raises(MeshError, match=r"this Istio has no TrafficExtension, which came with 1\.30: status"):
+        cluster.apply(ROOT / "istio" / "compare.yaml")
+
+
 def test_the_commands_of_a_cluster(cluster: ClusterMesh, checkout: Path) -> None:
     def harness(*words: str) -> tuple[int, str]:
         done = run(checkout, sys.executable, "-m", "harness", *words)
