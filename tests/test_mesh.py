@@ -55,25 +55,25 @@ def figures(verdict: Verdict, id: str) -> Mapping[str, int]:
 def test_v2_is_silent_before_mirroring_hears_all_while_mirrored_and_is_silent_after_bailing_out(
     mesh: EnvoyMesh,
 ) -> None:
-    assert figures(passed(verify(mesh, Target(), 200)), "silent") == {"received": 0}
+    assert figures(passed(verify(mesh, Target(), 80)), "silent") == {"received": 0}
     mesh.apply(state("mirror"))
-    assert figures(passed(verify(mesh, Target(), 200)), "exactly-once")["received"] == 200
+    assert figures(passed(verify(mesh, Target(), 80)), "exactly-once")["received"] == 80
     mesh.apply(state("v1-only"))
-    assert figures(passed(verify(mesh, Target(), 200)), "silent") == {"received": 0}
+    assert figures(passed(verify(mesh, Target(), 80)), "silent") == {"received": 0}
 
 
 @pytest.mark.of_any_mesh
 @pytest.mark.parametrize("name", ["mirror-10-percent", "mirror-reads"])  # test_store.py has the others
 def test_the_other_states_are_as_their_routes_say(mesh: EnvoyMesh, name: str) -> None:
     mesh.apply(state(name))
-    passed(verify(mesh, Target(), 500))
+    passed(verify(mesh, Target(), 200))
 
 
 @pytest.mark.of_any_mesh
 def test_without_a_route_both_versions_answer(mesh: EnvoyMesh) -> None:
     mesh.apply(ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml")
     mesh.delete(state("v1-only"))
-    verdict = passed(verify(mesh, Target(), 200))
+    verdict = passed(verify(mesh, Target(), 80))
     assert {"v1", "v2"} <= figures(verdict, "answered-by").keys()
 
 
@@ -87,15 +87,15 @@ def test_the_share_that_is_mirrored_is_the_share_that_arrives(
 ) -> None:
     share = {} if percent is None else {"mirrorPercentage": {"value": percent}}
     mesh.apply(manifest(route(mirror=MIRROR_V2, **share)))
-    verdict = passed(verify(mesh, Target(), 500))
+    verdict = passed(verify(mesh, Target(), 200))
     v1, v2 = verdict.sides
-    assert v1.requests == 500
+    assert v1.requests == 200
     if percent is None:
-        assert v2.requests == 500
+        assert v2.requests == 200
     elif percent == 0:
         assert v2.requests == 0
     else:
-        assert 0 < v2.requests < 500
+        assert 0 < v2.requests < 200
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_deployment_as_people_write_it_runs(mesh: EnvoyMesh, manifest: Write) 
 def test_two_mirrors_each_get_their_share(mesh: EnvoyMesh, manifest: Write) -> None:
     v3 = {"destination": {"host": "recommendation", "subset": "v3"}, "percentage": {"value": 50}}
     mesh.apply(manifest(route(mirrors=[{"destination": MIRROR_V2}, v3])))
-    statements = [claim.statement for claim in passed(verify(mesh, Target(), 300)).claims]
+    statements = [claim.statement for claim in passed(verify(mesh, Target(), 100)).claims]
     assert "v2 received every request exactly once" in statements
     assert "v3 received 50 % of requests" in statements
 
@@ -148,12 +148,12 @@ MIRROR: dict[str, Any] = {"mirror": MIRROR_V2}
     ("promised", "applied", "claim"),
     [
         (V1_ONLY, {"fault": {"abort": {"httpStatus": 418, "percentage": {"value": 10}}}}, "answered"),
-        (MIRROR, {**MIRROR, "route": [to("v1", 99), to("v2", 1)]}, "answered-by"),
+        (MIRROR, {**MIRROR, "route": [to("v1", 90), to("v2", 10)]}, "answered-by"),
         (MIRROR, V1_ONLY, "exactly-once"),
         (MIRROR, {"mirrors": [{"destination": MIRROR_V2}] * 2}, "exactly-once"),
         (MIRROR, {**MIRROR, "mirrorPercentage": {"value": 90}}, "exactly-once"),
         (V1_ONLY, MIRROR, "silent"),
-        (V1_ONLY, {**MIRROR, "mirrorPercentage": {"value": 5}}, "silent"),
+        (V1_ONLY, {**MIRROR, "mirrorPercentage": {"value": 10}}, "silent"),
         (
             {**MIRROR, "mirrorPercentage": {"value": 10}},
             {**MIRROR, "mirrorPercentage": {"value": 50}},
@@ -177,8 +177,8 @@ def test_a_route_that_is_not_as_promised_fails_the_claim_that_it_breaks_and_no_o
     if claim in ("shares", "unshared"):  # both versions answer callers
         mesh.apply(manifest(without_store()))
     mesh.apply(manifest(route(**applied)))
-    # One leak in a hundred shows in 1,500 requests, but for one run in three million.
-    verdict = verify(promising(mesh, route(**promised)), Target(), 1500 if claim == "answered-by" else 300)
+    # What happens to one request in ten shows in 200, but for one run in a thousand millions.
+    verdict = verify(promising(mesh, route(**promised)), Target(), 200)
     assert broken(verdict) == [claim], "\n" + table(verdict)
 
 
@@ -188,12 +188,12 @@ def test_a_route_that_is_not_as_promised_fails_the_claim_that_it_breaks_and_no_o
 def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
     mesh.scale("recommendation-v2", 0)
-    verdict = verify(mesh, Target(), 200)
+    verdict = verify(mesh, Target(), 80)
     assert broken(verdict) == ["exactly-once"]
-    assert figures(verdict, "exactly-once")["missing"] == 200
+    assert figures(verdict, "exactly-once")["missing"] == 80
     assert verdict.routes == "all to v1; mirrored 100 % to v2 (no pod)"
     mesh.scale("recommendation-v2", 1)
-    passed(verify(mesh, Target(), 200))
+    passed(verify(mesh, Target(), 80))
 
 
 def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
@@ -207,12 +207,12 @@ def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh)
 
     killer = threading.Thread(target=kill_it_half_way)
     killer.start()
-    verdict = verify(mesh, Target(), 1500)
+    verdict = verify(mesh, Target(), 500)
     killer.join()
     assert verdict.failed()[0] == "exactly-once"  # what it was working on when it died is not answered
     missing = figures(verdict, "exactly-once")["missing"]
-    assert 0 < missing < 1500
-    assert figures(verdict, "exactly-once")["received"] == 1500 - missing
+    assert 0 < missing < 500
+    assert figures(verdict, "exactly-once")["received"] == 500 - missing
     assert any(pod.state.startswith("Dead") for pod in mesh.pods())
 
 
@@ -220,12 +220,12 @@ def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh)
 def test_a_v2_that_answers_500_is_seen_by_the_verdict_alone(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", STATUS="500")))
     mesh.apply(state("mirror"))
-    verdict = verify(mesh, Target(), 200)
+    verdict = verify(mesh, Target(), 80)
     assert broken(verdict) == ["same-status"]
     assert figures(verdict, "same-status") == {"compared": 200, "different": 200}
     assert "200 became 500 x 200" in verdict.claim("same-status").detail
     assert [side.status for side in verdict.sides] == [{200: 200}, {500: 200}]
-    allowed = verify(mesh, Target(), 200, bounds=Bounds(max_differences=1))
+    allowed = verify(mesh, Target(), 80, bounds=Bounds(max_differences=1))
     assert allowed.passed
 
 
@@ -262,9 +262,9 @@ def test_what_v2s_own_proxy_refuses_was_not_received(mesh: EnvoyMesh, manifest: 
 def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", DELAY="3600")))
     mesh.apply(state("mirror"))
-    verdict = verify(mesh, Target(), 200, patience=3)
+    verdict = verify(mesh, Target(), 80, patience=3)
     assert broken(verdict) == ["exactly-once"]
-    assert figures(verdict, "exactly-once")["missing"] == 200
+    assert figures(verdict, "exactly-once")["missing"] == 80
 
 
 @pytest.mark.of_any_mesh
@@ -285,7 +285,7 @@ def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write)
 def test_a_fuse_costs_a_v2_that_is_well_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("fuse"))
     mesh.apply(state("mirror"))
-    passed(verify(mesh, Target(), 200))
+    passed(verify(mesh, Target(), 80))
 
 
 @pytest.mark.of_any_mesh
@@ -326,9 +326,9 @@ def test_too_few_requests_for_a_percentage_prove_nothing(mesh: EnvoyMesh) -> Non
 def test_v2_hears_a_request_once_while_v1_is_being_retried(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v1", FAIL_FIRST="yes")))
     mesh.apply(manifest(route(mirror=MIRROR_V2, retries={"attempts": 2, "retryOn": "503"})))
-    v1, v2 = passed(verify(mesh, Target(), 200)).sides
-    assert v1.status == {503: 200, 200: 200}
-    assert v2.status == {200: 200}
+    v1, v2 = passed(verify(mesh, Target(), 80)).sides
+    assert v1.status == {503: 80, 200: 80}
+    assert v2.status == {200: 80}
 
 
 @pytest.mark.parametrize("size", [0, 1024, 3 * 1024 * 1024])
@@ -371,7 +371,7 @@ def test_promises_that_differ_by_method_are_kept_and_judged_apart(mesh: EnvoyMes
         {"name": "rest", "route": [to("v1")]},
     ]
     mesh.apply(manifest([virtual_service({"hosts": ["recommendation"], "http": http})]))
-    verdict = passed(verify(mesh, Target(), 200))
+    verdict = passed(verify(mesh, Target(), 80))
     assert verdict.sides[1].requests == 100
 
 
@@ -432,11 +432,11 @@ def test_switching_routes_and_pods_under_load_loses_no_request(mesh: EnvoyMesh) 
 
 
 @pytest.mark.of_any_mesh
-def test_ten_thousand_requests_over_kept_connections_give_no_503(mesh: EnvoyMesh) -> None:
+def test_thousands_of_requests_over_kept_connections_give_no_503(mesh: EnvoyMesh) -> None:
     """With pauses: the connections between the proxies and gunicorn idle between the bursts."""
     with requests.Session() as session, ThreadPoolExecutor(8) as pool:
         sidecar = sidecar_of(mesh, "recommendation-v1")
-        for burst in range(10):
+        for burst in range(4):
             codes = list(pool.map(lambda _: session.get(sidecar, timeout=30).status_code, range(1000)))
             assert set(codes) == {200}, f"burst {burst}"
             threading.Event().wait(0.3)
