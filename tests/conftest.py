@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,15 +95,31 @@ def underneath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
         mesh.down()
 
 
+@pytest.fixture(scope="session")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a command that stands in for kubectl."""
+    tests, folder = ROOT / "tests", tmp_path_factory.mktemp("kubectl")
+    command, where = folder / "kubectl", str(folder / "socket")
+    client = shlex.join([sys.executable, "-I", "-S", str(tests / "kubectl_client.py"), where])
+    command.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
+    command.chmod(0o755)
+    serving = [sys.executable, str(tests / "kubectl_double.py"), where]
+    with subprocess.Popen(serving, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as double:
+        assert double.stdout
+        assert double.stdout.readline() == b"ready\n"
+        yield command
+        double.terminate()
+
+
 @pytest.fixture
-def cluster(underneath: LocalMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterMesh]:
+def cluster(
+    underneath: LocalMesh, kubectl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ClusterMesh]:
     """Yield a cluster to which everything was deployed."""
     underneath.reset()
-    kubectl = tmp_path / "kubectl"
-    command = shlex.join([sys.executable, str(ROOT / "tests" / "kubectl_double.py")])
-    kubectl.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-    kubectl.chmod(0o755)
-    monkeypatch.setenv("KUBECTL", str(kubectl))
+    own = tmp_path / "kubectl"  # what is remembered of a server goes by the command
+    own.symlink_to(kubectl)
+    monkeypatch.setenv("KUBECTL", str(own))
     monkeypatch.setenv("MESH_STATE", str(underneath.state))
     monkeypatch.setattr(ClusterMesh, "quiet", 2.0)
     mesh = ClusterMesh()

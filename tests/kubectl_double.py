@@ -4,7 +4,7 @@ What the API server says of itself was recorded from a real one (recorded/cluste
 local mesh's folder. ISTIO_IS_SLOW=yes makes the proxies' configuration look as if mirrors never arrived.
 HTTP_ROUTE=mirror makes it look as if istio/gateway-api/mirror.yaml were applied too,
 GATEWAY_PORT=1 as if the ingress gateway listened nowhere.
-A Job's pods are processes on this machine.
+A Job's pods are processes on this machine. kubectl_client.py is the command; it hands all on to here.
 """
 
 import contextlib
@@ -17,8 +17,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from base64 import b64encode
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -294,4 +297,64 @@ def config_dump(mesh: LocalMesh, pod: str, path: str) -> str:
     return json.dumps(dump)
 
 
-main(sys.argv[1:])
+def serve(where: str) -> None:
+    """Run each command that comes by a socket in a copy of this process: its imports are done.
+
+    It ends when its standard input does, as the process that started it ends.
+    """
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(where)
+        listener.listen(64)
+        print("ready", flush=True)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                answer(connection)
+            connection.close()
+
+
+def answer(connection: socket.socket) -> None:
+    """Run one command, as kubectl_client.py sends it, with that process's files; end when that does."""
+    size, files, _, _ = socket.recv_fds(connection, 8, 3)
+    request = json.loads(b"".join(pieces(connection, int(size))))
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 (it is the process's)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+
+    def end_with_the_client() -> None:
+        connection.recv(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_with_the_client, daemon=True).start()
+    code: Any = 1
+    try:
+        main(request["words"])
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+        print(*([ended.code] if isinstance(ended.code, str) else []), end="\n" * (code == 1), file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        connection.send(str(code).encode())
+    os._exit(code)
+
+
+def pieces(connection: socket.socket, size: int) -> Iterator[bytes]:
+    """Yield what comes until it is ``size`` bytes."""
+    while size > 0:
+        piece = connection.recv(size)
+        size -= len(piece)
+        yield piece
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
