@@ -47,7 +47,7 @@ def type_along(checkout: Path, home: Path, typed: list[tuple[str, str]]) -> None
         assert same, f"$ {command}\nthe page says:\n{wanted}\nbut it prints:\n{ran.stdout}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_local_command_prints_what_the_page_says(checkout: Path, tmp_path: Path, page: Path) -> None:
     type_along(checkout, tmp_path, commands(page.read_text(), engine=False))
