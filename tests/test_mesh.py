@@ -372,7 +372,7 @@ def test_promises_that_differ_by_method_are_kept_and_judged_apart(mesh: EnvoyMes
     ]
     mesh.apply(manifest([virtual_service({"hosts": ["recommendation"], "http": http})]))
     verdict = passed(verify(mesh, Target(), 80))
-    assert verdict.sides[1].requests == 100
+    assert verdict.sides[1].requests == 40
 
 
 @pytest.mark.of_any_mesh
