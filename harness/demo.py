@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
+from harness.meshes.lock import undisturbed
 from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
 from harness.proof.report import wrap
 from harness.proof.target import Target
@@ -95,8 +96,9 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
             mesh.scale(SHADOW, 1)
             mesh.apply(ROOT / "istio" / "v1-only.yaml")
         else:
-            with contextlib.suppress(OSError):  # nobody may read what it prints any more
-                step("Clean up")
-                make("down")
-            mesh.down()
+            with undisturbed():
+                with contextlib.suppress(OSError):  # nobody may read what it prints any more
+                    step("Clean up")
+                    make("down")
+                mesh.down()
     return all(held)
