@@ -36,7 +36,7 @@ def examples(*lines: str) -> str:
 # --- options ----------------------------------------------------------------------------------------------
 
 
-def address(value: str) -> str:
+def _address(value: str) -> str:
     """Read an address."""
     if value and not re.match(r"https?://[^/?#\s\[]", value):
         raise click.BadParameter(f"'{value}' is not an address such as http://127.0.0.1:8080/")
@@ -60,7 +60,7 @@ def _sample(value: str) -> int:
     raise click.BadParameter(f"'{value}' is not a part such as 1/100")
 
 
-def fields(value: str) -> tuple[str, ...]:
+def _fields(value: str) -> tuple[str, ...]:
     """Read names of fields, with commas or spaces between."""
     return tuple(value.replace(",", " ").split())
 
@@ -97,6 +97,30 @@ def with_traffic(default: int) -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
+def with_callers(command: Command) -> Command:
+    """Add the options that say who sends, and where to."""
+    command = click.option(
+        "--url", envvar=f"{TYPED}URL", type=_address, metavar="TEXT",
+        help="Where to send requests. Default: the workshop's gateway.",
+    )(command)  # fmt: skip
+    return click.option(
+        "-c", "--concurrency", envvar=f"{TYPED}C", type=click.IntRange(1, 1000), default=8,
+        show_default=True, help="How many callers.",
+    )(command)  # fmt: skip
+
+
+def with_differences(command: Command) -> Command:
+    """Add the options that say in what v2's answers may differ."""
+    command = click.option(
+        "--ignore", envvar=f"{TYPED}IGNORE", type=_fields, default="", metavar="FIELDS",
+        help="Fields of answers that may differ, with commas between: version,items[].price.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--max-differences", type=part, default="0", show_default=True, metavar="PART",
+        help="How many answers may have another status: 0.001, or 0.1%.",
+    )(command)  # fmt: skip
+
+
 def with_target(command: Command) -> Command:
     """Add the options that name the target; the command gets a mesh and a Target."""
 
@@ -122,14 +146,7 @@ def with_target(command: Command) -> Command:
 def with_bounds(command: Command) -> Command:
     """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
 
-    @click.option(
-        "--max-differences", type=part, default="0", show_default=True, metavar="PART",
-        help="How many answers may have another status: 0.001, or 0.1%.",
-    )  # fmt: skip
-    @click.option(
-        "--ignore", envvar=f"{TYPED}IGNORE", type=fields, default="", metavar="FIELDS",
-        help="Fields of answers that may differ, with commas between: version,items[].price.",
-    )  # fmt: skip
+    @with_differences
     @click.option("--same-size", is_flag=True, help="Ask for answers of the same size.")
     @click.option(
         "--max-p99-ratio", type=Number(0), help="How much slower v2 may be (1.5: half as slow again)."
@@ -171,14 +188,7 @@ def tell(
 @click.command("verify", epilog=examples("verify", "verify -n 100000 -c 16", "verify --json | jq .claims"))
 @with_target
 @with_traffic(500)
-@click.option(
-    "-c", "--concurrency", envvar=f"{TYPED}C", type=click.IntRange(1, 1000), default=8, show_default=True,
-    help="How many callers.",
-)  # fmt: skip
-@click.option(
-    "--url", envvar=f"{TYPED}URL", type=address, metavar="TEXT",
-    help="Where to send requests. Default: the workshop's gateway.",
-)  # fmt: skip
+@with_callers
 @with_bounds
 def verify_command(
     mesh: Mesh, target: Target, size: int, concurrency: int, url: str | None, bounds: Bounds, patience: float,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from harness.judging import Number, address, examples, fields, part, span, with_target
+from harness.judging import Number, examples, part, span, with_callers, with_differences, with_target
 from harness.meshes.mesh import Mesh
 from harness.proof import trace
 from harness.proof.evidence import Bounds
@@ -36,8 +36,8 @@ def _group(value: str) -> Group:
 def with_versions(command: Any) -> Any:
     """Add the options that name the two subsets."""
     for name, default, words in (
-        ("candidate", "v2", "The subset that is released."),
-        ("stable", "v1", "The subset that answers callers now."),
+        ("candidate", Versions().candidate, "The subset that is released."),
+        ("stable", Versions().stable, "The subset that answers callers now."),
     ):
         command = click.option(f"--{name}", default=default, show_default=True, help=words)(command)
     return command
@@ -62,16 +62,9 @@ def with_versions(command: Any) -> Any:
     "-n", "--requests", "size", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000),
     help="Send requests: so many at each step, or more where more are needed.",
 )  # fmt: skip
+@with_callers
 @click.option(
-    "-c", "--concurrency", envvar=f"{TYPED}C", type=click.IntRange(1, 1000), default=8, show_default=True,
-    help="How many callers send them.",
-)  # fmt: skip
-@click.option(
-    "--url", envvar=f"{TYPED}URL", type=address, metavar="TEXT",
-    help="Where to send them. Default: the workshop's gateway.",
-)  # fmt: skip
-@click.option(
-    "--testers", envvar=f"{TYPED}TESTERS", type=_group, default="baggage:group=testers", show_default=True,
+    "--testers", envvar=f"{TYPED}TESTERS", type=_group, default=":".join(Group()), show_default=True,
     metavar="HEADER:VALUE", help="Whose requests the candidate answers first.",
 )  # fmt: skip
 @click.option(
@@ -82,14 +75,7 @@ def with_versions(command: Any) -> Any:
     "--max-failures", type=part, default="0", show_default=True, metavar="PART",
     help="How many more callers than by the stable version may get a failure.",
 )  # fmt: skip
-@click.option(
-    "--max-differences", type=part, default="0", show_default=True, metavar="PART",
-    help="How many answers in the dark may have another status.",
-)  # fmt: skip
-@click.option(
-    "--ignore", envvar=f"{TYPED}IGNORE", type=fields, default="", metavar="FIELDS",
-    help="Fields of answers that may differ in the dark, with commas between.",
-)  # fmt: skip
+@with_differences
 @click.option(
     "--max-p99-ratio", envvar=f"{TYPED}MAX_P99_RATIO", type=Number(0), default=10, show_default=True,
     help="How many times as slow the slowest answers may be.",
