@@ -79,24 +79,11 @@ def wait_for_rules(
     def ask(pod: str) -> None:
         with contextlib.suppress(ValueError):
             try:
-                said = json.loads(ask_proxy(kubectl, pod, "config_dump?resource=dynamic_route_configs"))
+                said = ask_proxy(kubectl, pod, "config_dump?resource=dynamic_route_configs")
+                there = _has_rules(json.loads(said), hosts, wanted)
             except MeshError:
-                late.discard(pod)
-                return
-            known = [
-                host
-                for config in said.get("configs", [])
-                for host in config.get("route_config", {}).get("virtual_hosts", [])
-                if host["name"].partition(":")[0] in hosts
-            ]
-            if not known:  # a Sidecar keeps the host from it
-                late.discard(pod)
-                return
-            routes = [route for host in known for route in host.get("routes", [])]
-            named = [route for route in routes if route.get("name") in wanted]
-            found = [(route["name"], _subsets(_route_summary(route))) for route in named]
-            has_all = {name for name, _ in found} == set(wanted)
-            if has_all and all(wanted[name] == promised for name, promised in found):
+                there = True
+            if there:
                 late.discard(pod)
 
     def all_have_them() -> bool:
@@ -105,6 +92,20 @@ def wait_for_rules(
         return not late or hurry()
 
     wait_until(all_have_them, RULES_DEADLINE, pause=0.1)
+
+
+def _has_rules(said: Json, hosts: set[str], wanted: dict[str, Json]) -> bool:
+    """Say whether a proxy has rules as they are promised, or does not know their hosts: a Sidecar's doing."""
+    known = [
+        host
+        for config in said.get("configs", [])
+        for host in config.get("route_config", {}).get("virtual_hosts", [])
+        if host["name"].partition(":")[0] in hosts
+    ]
+    routes = [route for host in known for route in host.get("routes", []) if route.get("name") in wanted]
+    found = [(route["name"], _subsets(_route_summary(route))) for route in routes]
+    has_all = {name for name, _ in found} == set(wanted)
+    return not known or (has_all and all(wanted[name] == promised for name, promised in found))
 
 
 def _promised(rule: Json) -> Json:
