@@ -60,7 +60,7 @@ def bail_out_under_load(mesh: LocalMesh, callers: int = 8) -> BailOut:
         nonlocal killed
         if not killed and by_v2 and time.monotonic() > by_v2[0] + 3:
             killed = time.monotonic()
-            for process in _processes(mesh):
+            for process in shadow_processes(mesh):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         return bool(killed) and not release.is_alive()
@@ -73,5 +73,6 @@ def bail_out_under_load(mesh: LocalMesh, callers: int = 8) -> BailOut:
     return BailOut(bad[-1] - bad[0], len(bad), len(by_v2) / (killed - by_v2[0]))
 
 
-def _processes(mesh: LocalMesh) -> list[psutil.Process]:
+def shadow_processes(mesh: LocalMesh) -> list[psutil.Process]:
+    """Return the processes of v2 itself, without its sidecar."""
     return [p for pod, container, p in mesh.processes() if pod.startswith(SHADOW) and container == "app"]

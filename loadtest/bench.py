@@ -39,12 +39,11 @@ from harness.proof.traffic import Traffic, new_run
 from harness.proof.watch import verify
 from harness.terminal import collect_rarely, run
 from loadtest import replay
-from loadtest.bail_out import bail_out_under_load
+from loadtest.bail_out import SHADOW, bail_out_under_load, shadow_processes
 
 ISTIO = ROOT / "istio"
 MIRROR, V1_ONLY = ISTIO / "mirror.yaml", ISTIO / "v1-only.yaml"
 FUSE, NO_FUSE = ISTIO / "fuse.yaml", ISTIO / "destination-rule.yaml"
-SHADOW = "recommendation-v2"
 SENDERS = 16
 PARTS = ("mesh", "chains", "mirror", "proof", "release")
 MIB = 2**20
@@ -246,7 +245,7 @@ def shadow_in(mesh: LocalMesh, state: str) -> Iterator[None]:
     mesh.apply(FUSE if "fuse" in state else NO_FUSE)
     mesh.scale(SHADOW, 0 if state == "v2 is dead" else 1)
     at_rate(mesh.url(), 100, 1)  # warm up what is new
-    hanging = [p for pod, container, p in mesh.processes() if pod.startswith(SHADOW) and container == "app"]
+    hanging = shadow_processes(mesh)
     try:
         for process in hanging if "hangs" in state else []:
             process.suspend()
