@@ -23,6 +23,7 @@ from harness.manifests.read import parse
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT, MeshError
 from harness.proof.evidence import Bounds
+from harness.proof.mark import mark_of, marked
 from harness.proof.report import table
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
@@ -33,8 +34,6 @@ from harness.release.routes import (
     Group,
     Step,
     Versions,
-    mark_of,
-    marked,
     needed,
     parse_steps,
     routes_at,

@@ -37,10 +37,11 @@ def must_be_ours(state: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(state: Path) -> Iterator[Path]:
+def lock(state: Path, busy: str = "") -> Iterator[Path]:
     """Let one command at a time change the mesh; yield the lock's path.
 
-    :raises MeshError: somebody else started it, or its folder cannot be written.
+    :param busy: what to say if another command is at it; nothing: wait for that.
+    :raises MeshError: somebody else started it, its folder cannot be written, or another is at it.
     """
     must_be_ours(state)
     path, current = state.with_suffix(".lock"), False
@@ -52,7 +53,10 @@ def lock(state: Path) -> Iterator[Path]:
             why = (error.strerror or "").lower()
             raise MeshError(f"the folder {path.parent} cannot be written: {why}") from None
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                raise MeshError(busy) from None
             # Whoever had it may have deleted it: then somebody else may hold a new one.
             with contextlib.suppress(FileNotFoundError):
                 current = os.path.samestat(os.fstat(file.fileno()), path.stat())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from harness.meshes.mesh import ANSWER
-from harness.proof.figures import EXAMPLES, FALSE_ALARM, binomial_interval
+from harness.proof.figures import EXAMPLES, FALSE_ALARM, most_by_chance
 
 AT_MOST = 64 * 2**20
 """How many bytes of answers wait at most for the other version's, or for their story."""
@@ -185,9 +185,9 @@ class Compared:
             often = found.alone + found.noise
             if found.differs and not self.paired:
                 perhaps.append(name)
-            elif found.alone > binomial_interval(often, 0.5, 2 * FALSE_ALARM / len(self.fields))[1]:
+            elif found.alone > most_by_chance(often, 0.5, FALSE_ALARM / len(self.fields)):
                 surely.append(name)
-            elif found.alone > (binomial_interval(often, 0.5, 2 * DOUBT)[1] if found.own else 0):
+            elif found.alone > (most_by_chance(often, 0.5, DOUBT) if found.own else 0):
                 perhaps.append(name)
         return surely, perhaps
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from harness.proof.answers import Compared
 from harness.proof.evidence import Claim, Evidence, State, Sum
-from harness.proof.figures import FALSE_ALARM, Tally, binomial_interval
-from harness.proof.story import DIRECT, UNKNOWN, Call, Shape
+from harness.proof.figures import FALSE_ALARM, Tally, most_by_chance
+from harness.proof.story import DIRECT, UNKNOWN, Shape
 
 
 def answered(evidence: Evidence) -> Iterator[Claim]:
@@ -167,27 +167,25 @@ def failures(evidence: Evidence) -> Iterator[Claim]:
     for version in evidence.routing.versions:
         if version == baseline.version or evidence.routing.is_dark(version):
             continue
-        found = Sum(answers=0, failures=0, stable=baseline.answers, stable_failures=baseline.failures)
+        stable, bad = outcomes(evidence, baseline.version)
+        stable, bad = stable + baseline.answers, bad + baseline.failures
+        found = Sum(answers=0, failures=0, stable=stable, stable_failures=bad)
         for shape, tally in evidence.shapes.items():
-            bad = sum(call.version == version and is_failure(call) for call in shape.own)
-            found.add(
-                tally, breaks=bad > 0, failures=bad,
-                answers=sum(call.version == version for call in shape.own),
-                stable=sum(call.version == baseline.version for call in shape.own),
-                stable_failures=sum(c.version == baseline.version and is_failure(c) for c in shape.own),
-            )  # fmt: skip
-        part = found["stable_failures"] / found["stable"] if found["stable"] else 0.0
-        part = min(part + evidence.bounds.max_failures, 1.0)
-        _, most = binomial_interval(found["answers"], part, 2 * FALSE_ALARM)
-        detail = f"{found['failures']:,} of {found['answers']:,}; {baseline.version} "
-        detail += f"{found['stable_failures']:,} of {found['stable']:,}"
+            calls = [call for call in shape.own if call.version == version]
+            failed = sum(call.failed for call in calls)
+            found.add(tally, breaks=failed > 0, answers=len(calls), failures=failed)
+        part = min((bad / stable if stable else 0.0) + evidence.bounds.max_failures, 1.0)
+        detail = f"{found['failures']:,} of {found['answers']:,}; {baseline.version} {bad:,} of {stable:,}"
         statement = f"callers get failures from {version} no more often than from {baseline.version}"
-        yield found.claim("failures", statement, detail, fails=found["failures"] > most, version=version)
+        fails = found["failures"] > most_by_chance(found["answers"], part, FALSE_ALARM)
+        yield found.claim("failures", statement, detail, fails=fails, version=version)
 
 
-def is_failure(call: Call) -> bool:
-    """Say whether a caller got a failure, or no answer."""
-    return call.status >= 500 or call.status == 0
+def outcomes(evidence: Evidence, version: str) -> tuple[int, int]:
+    """Return how many calls a version got, and how many of them failed."""
+    counted = [(call, tally.count) for shape, tally in evidence.shapes.items() for call in shape.own]
+    mine = [(call, count) for call, count in counted if call.version == version]
+    return sum(count for _, count in mine), sum(count for call, count in mine if call.failed)
 
 
 def same_content(evidence: Evidence) -> Iterator[Claim]:

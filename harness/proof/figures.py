@@ -143,6 +143,11 @@ def _bound(waiting: dict[int, Any]) -> int:
     return len(oldest)
 
 
+def most_by_chance(n: int, p: float, alpha: float) -> int:
+    """Return what ``n`` draws of probability ``p`` exceed with a probability of at most ``alpha``."""
+    return binomial_interval(n, p, 2 * alpha)[1]
+
+
 def binomial_interval(n: int, p: float, alpha: float) -> tuple[int, int]:
     """Return the smallest and largest count that ``n`` draws of probability ``p`` may give.
 

@@ -57,8 +57,7 @@ def table(verdict: Verdict, style: Callable[[str, State], str] = lambda word, st
     for comparison in verdict.compared:
         lines += ["", *_compared(comparison)]
     held = sum(claim.holds for claim in verdict.claims)
-    result: State = ("holds", "fails", "unproven")[verdict.exit_code]
-    lines += ["", f"{style(verdict.word, result)}  {held} of {len(verdict.claims)} claims hold"]
+    lines += ["", f"{style(verdict.word, verdict.state)}  {held} of {len(verdict.claims)} claims hold"]
     if verdict.unjudged:
         lines.append(f"      {verdict.unjudged:,} requests were under way, and are not judged")
     examples = dict.fromkeys(e for c in verdict.claims if c.state == "fails" for e in c.examples)
@@ -71,18 +70,19 @@ def table(verdict: Verdict, style: Callable[[str, State], str] = lambda word, st
 def _compared(comparison: Comparison) -> Iterator[str]:
     """Yield how a dark version answered, line by line."""
     version, against = map(harmless, (comparison.version, comparison.against))
+    label = f"  {against} x {version}   "
     status = ", ".join(f"{pair}: {count:,}".replace(" ", "\xa0") for pair, count in comparison.status.items())
-    yield wrap(f"  {against} x {version}   status  {status}", 20)
+    yield wrap(f"{label}status  {status}", 20)
     sizes = f"the same: {comparison.same_size:,}"
     if comparison.other_size:
         by = f"-{comparison.smaller:,} to +{comparison.larger:,} B"
         sizes += f"; another: {comparison.other_size:,} ({by})"
-    yield wrap(f"  {'':<{len(against) + len(version) + 3}}   size    {sizes}", 20)
+    yield wrap(f"{' ' * len(label)}size    {sizes}", 20)
     times = [
         f"{name}:\xa0{_ms(theirs)}\xa0x\xa0{_ms(ours)}".replace(" ms", "\xa0ms")
         for name, (theirs, ours) in comparison.times.items()
     ]
-    yield wrap(f"  {'':<{len(against) + len(version) + 3}}   time    {', '.join(times)}", 20)
+    yield wrap(f"{' ' * len(label)}time    {', '.join(times)}", 20)
 
 
 def _row(side: Side, name: str, broad: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from harness.proof.claims import is_phantom, silence_of
 from harness.proof.evidence import Claim, Stream, Sum
-from harness.proof.figures import FALSE_ALARM, Tally, binomial_interval
+from harness.proof.figures import FALSE_ALARM, Tally, binomial_interval, most_by_chance
 from harness.proof.story import BESIDE, Shape
 
 
@@ -250,7 +250,7 @@ def p99_ratio(stream: Stream) -> Iterator[Claim]:
     for version in [*stream.dark(), *others]:
         count, limit = times[version].count, bound * max(theirs, 1)
         slower = times[version].slower_than(limit)
-        _, most = binomial_interval(count, 0.01, 2 * FALSE_ALARM)
+        most = most_by_chance(count, 0.01, FALSE_ALARM)
         statement = f"{version}'s 99th percentile is at most {bound:g} times the callers' version's"
         ours = times[version].quantile(0.99)
         detail = f"{ours or 0:g} ms / {theirs:g} ms; {slower:,} of {count:,} took more than {limit:g} ms"

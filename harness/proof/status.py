@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from harness.meshes.mesh import Mesh, MeshError
 from harness.meshes.scene import key, named
 from harness.proof.expectation import Applied, Destination, Expectation, RouteRule, short_name
+from harness.proof.mark import in_words, mark_of
 from harness.proof.report import WIDTH
 from harness.proof.stores import writers
 from harness.proof.target import Routing, Target
-from harness.release.routes import mark_of
 
 
 def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
@@ -46,7 +46,7 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     yield from _routes(routing, sources)
     for found in routing.objects():
         if mark := mark_of(found):
-            yield f"a release stands at {mark.get('step')} since {mark.get('since')}: {named(found)}"
+            yield f"{in_words(mark)}: {named(found)}"
     with contextlib.suppress(MeshError):  # this user may not read Secrets
         said = [f"{version} writes to {at.database.name}" for version, at in writers(mesh, routing)]
         yield from [", ".join(said)] if said else ()

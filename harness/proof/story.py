@@ -40,6 +40,11 @@ class Call(NamedTuple):
     copied: bool
     """Whether there may be copies."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether the caller got a failure, or no answer."""
+        return self.status >= 500 or self.status == 0
+
 
 class Arrival(NamedTuple):
     """A request at the proxy of one of the target's versions."""

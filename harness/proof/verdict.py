@@ -57,6 +57,10 @@ class Verdict:
         return 0 if self.passed else 1 if self.failed() else 2
 
     @property
+    def state(self) -> State:
+        return "holds" if self.passed else "fails" if self.failed() else "unproven"
+
+    @property
     def word(self) -> str:
         return {0: "PASS", 1: "FAIL", 2: "UNPROVEN"}[self.exit_code]
 

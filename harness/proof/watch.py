@@ -32,6 +32,9 @@ AGAIN = 20.0
 AT_ONCE = 20_000
 """How many lines are read before finished stories are looked for."""
 
+Prepared = tuple[Routing, Stores]
+"""What is applied and runs at one moment, and what the stores hold."""
+
 _NEVER = "9"
 """A time after all others: what begins before it is not judged."""
 
@@ -69,7 +72,7 @@ class Watch:
         """When figures were told, and of how many stories."""
         self._start(*self.prepare())
 
-    def prepare(self) -> "tuple[Routing, Stores]":
+    def prepare(self) -> Prepared:
         """Ask what is applied and runs now, and what the stores hold, for ``renew``; any thread may do so.
 
         :raises HarnessError: the mesh does not run, or has no such Service.
@@ -231,7 +234,7 @@ class Watch:
 
     def renew(
         self, sightings: Sightings | None = None, bounds: Bounds | None = None,
-        prepared: "tuple[Routing, Stores] | None" = None,
+        prepared: Prepared | None = None,
     ) -> None:  # fmt: skip
         """Begin anew, under another name; what begins before ``blurred`` is not judged.
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.proof.evidence import Claim
+from harness.proof.evidence import Claim, Sum
 from harness.proof.figures import Sightings
 from harness.release.plan import Plan
 from harness.release.routes import Step
@@ -38,14 +38,9 @@ class Callers:
             return
         others, missed = self._saw[False, candidate], self._saw[True, stable]
         testers = self._saw[True, candidate]
-        detail = f"{testers:,} of {testers + missed:,}"
-        yield Claim(
-            "testers", f"every tester saw {candidate}", "fails" if missed else "holds", detail,
-            {"testers": testers, "missed": missed},
-        )  # fmt: skip
+        statement, detail = f"every tester saw {candidate}", f"{testers:,} of {testers + missed:,}"
+        yield Sum(testers=testers, missed=missed).claim("testers", statement, detail, fails=missed > 0)
         if not self._step.percent:
-            total = others + self._saw[False, stable]
-            yield Claim(
-                "only-testers", f"nobody but testers saw {candidate}", "fails" if others else "holds",
-                f"{others:,} of {total:,} others did", {"leaks": others},
-            )  # fmt: skip
+            statement = f"nobody but testers saw {candidate}"
+            detail = f"{others:,} of {others + self._saw[False, stable]:,} others did"
+            yield Sum(leaks=others).claim("only-testers", statement, detail, fails=others > 0)

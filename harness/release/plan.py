@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from harness.proof.evidence import Bounds
-from harness.proof.watch import PATIENCE
 from harness.release.routes import LADDER, Group, Step, Versions
 
 
@@ -24,4 +23,3 @@ class Plan:
     part: float = 0.02
     """A defect in this part of all answers must have shown, with a probability of 95 %."""
     bounds: Bounds = field(default_factory=Bounds)
-    patience: float = PATIENCE

@@ -1,17 +1,14 @@
 """The ladder's routes: a VirtualService as it is at each step of a release. Pure."""
 
-import json
 import math
 import re
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness import HarnessError, Json
 from harness.meshes.scene import named
-
-ANNOTATION = "dark-launch/release"
-"""The annotation by which a VirtualService says at which step a release stands."""
+from harness.proof.mark import ANNOTATION
 
 APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -163,22 +160,6 @@ def _leads_to(destination: Json, host: str) -> bool:
 def _mirrors_to(version: str, mirrors: Json) -> bool:
     many = [mirror["destination"] for mirror in mirrors.get("mirrors") or []]
     return any(mirror.get("subset") == version for mirror in [*many, mirrors.get("mirror") or {}])
-
-
-def marked(found: Json, mark: Json) -> Json:
-    """Return a VirtualService that bears the mark of a release."""
-    metadata = found["metadata"]
-    notes = {**metadata.get("annotations", {}), ANNOTATION: json.dumps(mark, sort_keys=True)}
-    return {**found, "metadata": {**metadata, "annotations": notes}}
-
-
-def mark_of(found: Json) -> dict[str, Any]:
-    """Return the mark of the release at whose step a VirtualService stands; nothing if at none."""
-    try:
-        mark = json.loads((found["metadata"].get("annotations") or {}).get(ANNOTATION, "{}"))
-    except ValueError:
-        return {"step": "?"}
-    return mark if isinstance(mark, dict) else {"step": "?"}
 
 
 def needed(part: float) -> int:

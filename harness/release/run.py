@@ -11,17 +11,19 @@ import yaml
 from harness import HarnessError, Json
 from harness.meshes.lock import undisturbed
 from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, quietly
-from harness.proof.claims import is_failure
-from harness.proof.evidence import Baseline, Claim, State
-from harness.proof.stores import Stores, writers
+from harness.proof.claims import outcomes
+from harness.proof.evidence import Baseline, Claim, Sum
+from harness.proof.mark import mark_of, marked
+from harness.proof.report import WORDS
+from harness.proof.stores import writers
 from harness.proof.story import Call, Story
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
-from harness.proof.watch import Watch
+from harness.proof.watch import Prepared, Watch
 from harness.release.callers import Callers
 from harness.release.plan import Plan
-from harness.release.routes import DARK, Step, mark_of, marked, needed, routes_at
+from harness.release.routes import DARK, Step, needed, routes_at
 from harness.release.standing import alone, must_not_stand, ruling
 
 LIVE = ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml"
@@ -81,12 +83,10 @@ class Release:
             not answer, or somebody else changed the route meanwhile.
         """
         with alone(self._mesh):
-            routing = Routing(self._mesh.scene(self._target.namespace), self._target)
+            self._watch = Watch(self._mesh, self._target, alarming=self._is_alarming)
+            routing = self._watch.routing
             self._original, self._host = must_not_stand(routing), routing.host
             self._must_have_subsets(routing)
-            self._watch = Watch(
-                self._mesh, self._target, patience=self._plan.patience, alarming=self._is_alarming
-            )
             self._watch.follow()
             try:
                 for step in self._plan.steps:
@@ -121,9 +121,8 @@ class Release:
         seen = {side.version: side.requests for side in verdict.sides}
         words = f"{verdict.requests:,} requests, {seen.get(versions.candidate, 0):,} at {versions.candidate}"
         held = sum(claim.holds for claim in verdict.claims)
-        word = {"PASS": "ok  ", "FAIL": "FAIL", "UNPROVEN": "?   "}[verdict.word]
         self._show(
-            f"{word}  {step!s:<7}  {words}; {held} of {len(verdict.claims)} claims hold"
+            f"{WORDS[verdict.state]:<4}  {step!s:<7}  {words}; {held} of {len(verdict.claims)} claims hold"
             f" ({time.monotonic() - begun:.0f} s)"
         )
         return verdict
@@ -131,10 +130,10 @@ class Release:
     def _at(self, step: Step | None) -> Json:
         return routes_at(self._original, self._host, self._plan.versions, step, self._plan.testers)
 
-    def _put(self, document: Json) -> "tuple[Routing, Stores]":
+    def _put(self, document: Json) -> Prepared:
         """Apply a route, and ask what runs then; the logs are read meanwhile, so that no alarm waits."""
 
-        def put() -> "tuple[Routing, Stores]":
+        def put() -> Prepared:
             self._mesh.put(document, hurry=lambda: bool(self._watch.ledger.alarm))
             return self._watch.prepare()
 
@@ -146,7 +145,7 @@ class Release:
             self._heed_alarm()
             return doing.result()
 
-    def _judge(self, step: Step, prepared: "tuple[Routing, Stores]") -> Verdict:
+    def _judge(self, step: Step, prepared: Prepared) -> Verdict:
         plan, watch = self._plan, self._watch
         callers = Callers(step, plan) if plan.requests else None
         bounds = replace(plan.bounds, baseline=self._baseline)
@@ -167,9 +166,7 @@ class Release:
     def _send(self, step: Step, callers: Callers) -> None:
         """Send requests until enough was seen, or a claim is broken."""
         plan, look = self._plan, self._looking(callers)
-        while time.monotonic() < self._watch.blurred:
-            self._watch.read()
-            time.sleep(0.02)
+        self._read_until(lambda: time.monotonic() >= self._watch.blurred)
 
         def must_end() -> bool:
             return look() or (callers.sightings.sent >= plan.requests and not self._lacks())
@@ -177,6 +174,11 @@ class Release:
         url, run = plan.url or self._mesh.url(), self._watch.run
         traffic = Traffic(url, run, MOST, plan.concurrency, self._target.service, callers.headers)
         traffic.send(callers.saw, must_end, lambda _: self._tell(step))
+
+    def _read_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._watch.read()
+            time.sleep(0.02)
 
     def _wait(self, step: Step) -> None:
         """Read on until the step's time is over and enough was seen, or a claim is broken."""
@@ -224,7 +226,7 @@ class Release:
     def _is_alarming(self, call: Call) -> bool:
         """Say whether a caller got a failure from the candidate where the stable version has none."""
         spotless = not (self._back or self._baseline.failures or self._plan.bounds.max_failures)
-        return spotless and call.version == self._plan.versions.candidate and is_failure(call)
+        return spotless and call.version == self._plan.versions.candidate and call.failed
 
     def _heed_alarm(self) -> bool:
         """Lead every caller back if there is an alarm, and judge it; return whether a claim is broken."""
@@ -259,24 +261,19 @@ class Release:
         now = self._watch.evidence.times[candidate].count
         answered, wanted = self._answered + now, needed(part)
         detail = f"{now:,} now, {answered:,} in all; of {wanted:,} a defect in {100 * part:g} % shows"
-        state: State = "holds" if answered >= wanted and now >= FEW else "unproven"
-        return Claim("enough", f"{candidate} answered enough requests", state, detail)
+        few = answered < wanted or now < FEW
+        return Sum().claim("enough", f"{candidate} answered enough requests", detail, unproven=few)
 
     def _tell(self, step: Step) -> None:
         self._progress(f"{step}: {self._watch.evidence.stories:,} requests; {self._enough().detail}")
 
     def _remember(self) -> None:
         """Keep how the stable version does, for the steps at which it answers few callers or nobody."""
-        stable, before, evidence = self._baseline.version, self._baseline, self._watch.evidence
+        before, evidence = self._baseline, self._watch.evidence
         self._answered += evidence.times[self._plan.versions.candidate].count
-        calls = [(call, tally.count) for shape, tally in evidence.shapes.items() for call in shape.own]
-        mine = [(call, count) for call, count in calls if call.version == stable]
-        self._baseline = Baseline(
-            stable,
-            before.answers + sum(count for _, count in mine),
-            before.failures + sum(count for call, count in mine if is_failure(call)),
-            evidence.times[stable].quantile(0.99) or before.p99,
-        )
+        answers, failures = outcomes(evidence, before.version)
+        p99 = evidence.times[before.version].quantile(0.99) or before.p99
+        self._baseline = Baseline(before.version, before.answers + answers, before.failures + failures, p99)
 
     def _must_be_ours(self) -> None:
         if not self._watch.changes:
@@ -304,8 +301,7 @@ class Release:
 
         No copy may reach it any more then, so the stable version is alone for that moment.
         """
-        routing = Routing(self._mesh.scene(self._target.namespace), self._target)
-        access = dict(writers(self._mesh, routing))
+        access = dict(writers(self._mesh, self._watch.routing))
         stable, candidate = (access.get(name) for name in self._plan.versions)
         if not stable or not candidate or candidate.database == stable.database:
             return
@@ -350,18 +346,15 @@ class Release:
         plan, watch = self._plan, self._watch
         callers = Callers(DARK, plan) if plan.requests else None
         watch.renew(callers.sightings if callers else None)
-        begun = time.monotonic()
-        while time.monotonic() < watch.blurred or not (callers or self._has_seen_silence(begun)):
-            watch.read()
-            time.sleep(0.02)
+        end = time.monotonic() + 10
+        self._read_until(lambda: time.monotonic() >= watch.blurred)
         if callers:
             url = plan.url or self._mesh.url()
             traffic = Traffic(url, watch.run, SILENCE, plan.concurrency, self._target.service)
-            traffic.send(callers.saw, lambda: bool(watch.read() and False), self._progress)
+            traffic.send(callers.saw, watch.read, self._progress)
+        else:
+            self._read_until(lambda: watch.evidence.stories >= SILENCE or time.monotonic() > end)
         watch.settle(self._progress)
         got = sum(len(s.at(candidate)) * t.count for s, t in watch.evidence.shapes.items())
         seen = watch.evidence.stories
         self._show(f"            {candidate} received {got:,} of {seen:,} requests since")
-
-    def _has_seen_silence(self, begun: float) -> bool:
-        return self._watch.evidence.stories >= SILENCE or time.monotonic() > begun + 10

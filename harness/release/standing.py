@@ -1,14 +1,14 @@
 """Where a release stands: what rules the target, one release at a time, and the way back."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 
 from harness import HarnessError, Json
-from harness.meshes.lock import undisturbed
+from harness.meshes.lock import lock, undisturbed
 from harness.meshes.mesh import ROOT, Mesh
+from harness.proof.mark import in_words, mark_of
 from harness.proof.target import Routing, Target
-from harness.release.routes import Group, Versions, mark_of, routes_at
+from harness.release.routes import Group, Versions, routes_at
 
 
 def ruling(routing: Routing) -> Json | None:
@@ -29,27 +29,19 @@ def must_not_stand(routing: Routing) -> Json:
     if not found:
         raise HarnessError(f"no VirtualService routes {routing.target.service}: a release changes one")
     if mark := mark_of(found):
-        stands = f"a release stands at {mark.get('step')} since {mark.get('since')}"
-        raise HarnessError(f"{stands}: end it with 'make bail-out' first")
+        raise HarnessError(f"{in_words(mark)}: end it with 'make bail-out' first")
     return found
 
 
 @contextlib.contextmanager
 def alone(mesh: Mesh) -> Iterator[None]:
     """Let no second release begin on this machine."""
-    mesh.home.mkdir(parents=True, exist_ok=True)
-    path = mesh.home / "release.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HarnessError(
-                "a release is under way: wait for it, or end it with 'make bail-out'"
-            ) from None
+    busy = "a release is under way: wait for it, or end it with 'make bail-out'"
+    with lock(mesh.home / "release", busy) as held:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            held.unlink(missing_ok=True)
 
 
 def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
