@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import MESHES, copy_project, start
+from helpers import MESHES, copy_project, reset, start
 
 from harness.cluster.mesh import ClusterMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
-from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE
+from harness.meshes.mesh import ROOT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,15 +32,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [m for m in MESHES if chosen in (None, m)]
         if not chosen and metafunc.definition.get_closest_marker("of_any_mesh"):
             names = ["local"]
-        if chosen == "cluster" and metafunc.definition.get_closest_marker("on_cluster"):
+        if chosen == "cluster":
             names = [chosen]
         metafunc.parametrize("running_mesh", names, indirect=True, scope="session")
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest file: at the end, one process would have it while the other has nothing."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what says something of the chosen mesh; begin with the longest file, lest one process be idle."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+    if config.getoption("mesh") == "cluster":
+        there = [item for item in items if _runs_on_a_cluster(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in there])
+        items[:] = there
+
+
+def _runs_on_a_cluster(item: pytest.Item) -> bool:
+    end_to_end = {"running_mesh", "a_cluster"} & set(getattr(item, "fixturenames", ()))
+    return bool(end_to_end) and not item.get_closest_marker("not_on_cluster")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,12 +69,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 def running_mesh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EnvoyMesh | ClusterMesh]:
-    """Yield a mesh that runs for the whole session; on a cluster, what `make deploy` brought there."""
+    """Yield a mesh that runs for the whole session; on a cluster, in a namespace of its own."""
     name: str = request.param
     if name == "cluster":
-        with contextlib.closing(ClusterMesh()) as deployed:
-            deployed.must_run()
-            yield deployed
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NAMESPACE", "dark-launch-tests")
+            deployed = ClusterMesh()
+            try:
+                deployed.up()
+                deployed.bring("tests-shadow", deployed.platform(deployed.facts()))
+                yield deployed
+            finally:
+                deployed.down()
+                deployed.close()
         return
     state = tmp_path_factory.mktemp(name) / "mesh"
     if name == "containers":
@@ -83,10 +99,7 @@ def running_mesh(
 @pytest.fixture
 def mesh(running_mesh: EnvoyMesh | ClusterMesh) -> EnvoyMesh | ClusterMesh:
     """Return the running mesh in its first state: everything runs, and v1 answers."""
-    if isinstance(running_mesh, ClusterMesh):
-        running_mesh.apply(*WITH_STORE, *ISTIO)
-    else:
-        running_mesh.reset()
+    reset(running_mesh)
     return running_mesh
 
 

@@ -1,6 +1,7 @@
 """What several test files need: meshes, manifests, commands, and patience."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -15,10 +16,16 @@ import psutil
 import pytest
 import yaml
 
+from harness.cluster.deploy import ALL_KINDS, CLUSTER_ONLY
+from harness.cluster.kubectl import EXTENSIONS, has_extensions
+from harness.cluster.mesh import ClusterMesh
+from harness.cluster.pods import pods_of
+from harness.cluster.preflight import OURS, PROJECT
+from harness.manifests.read import documents
 from harness.meshes.containers import ContainerMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
-from harness.meshes.mesh import ROOT, MeshError
+from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE, MeshError
 from harness.meshes.pods import workload_of
 from harness.meshes.scene import Scene, key
 
@@ -33,6 +40,20 @@ def start(name: str, state: Path, *, asked_for: bool) -> EnvoyMesh:
         if asked_for or os.environ.get("CI"):
             raise
         pytest.skip(f"MESH={name}: {error}")
+
+
+def reset(mesh: EnvoyMesh | ClusterMesh) -> None:
+    """Return a running mesh to its first state: everything runs, and v1 answers."""
+    if isinstance(mesh, EnvoyMesh):
+        mesh.reset()
+        return
+    files = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY]
+    kept = {(d["kind"], d["metadata"]["name"]) for path in files for _, d in documents(path)}
+    kinds = f"{ALL_KINDS},{EXTENSIONS}" if has_extensions(mesh.kubectl) else ALL_KINDS
+    for found in mesh.kubectl.items(kinds, f"--selector={OURS}={PROJECT}"):
+        if (found["kind"], found["metadata"]["name"]) not in kept:
+            mesh.kubectl.run("delete", "--filename=-", given=json.dumps(found))
+    mesh.apply(*files)
 
 
 def route(*, to: str = "v1", **fields: Any) -> list[dict[str, Any]]:
@@ -146,8 +167,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def kill(mesh: EnvoyMesh, workload: str, only: str | None = None) -> None:
-    """Kill all processes of a workload at once, or ``only`` one container's, behind the harness's back."""
+def kill(mesh: EnvoyMesh | ClusterMesh, workload: str, only: str | None = None) -> None:
+    """Kill all processes of a workload at once, or ``only`` one container's, behind the harness's back.
+
+    A cluster starts new ones at once.
+    """
+    if isinstance(mesh, ClusterMesh):
+        assert only is None
+        for pod in pods_of(mesh.kubectl, workload):
+            mesh.kubectl.run("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+        return
 
     def doomed(pod: str, container: str) -> bool:
         return workload in (workload_of(pod), "everything") and only in (None, container)

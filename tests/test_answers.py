@@ -12,9 +12,8 @@ from urllib.parse import urlencode
 import pytest
 import requests
 import yaml
-from helpers import shadow, wait_for
+from helpers import reset, shadow, wait_for
 
-from harness.manifests.lookup import NAMESPACE
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ANSWER, ROOT, MeshError
 from harness.proof.evidence import Bounds, Claim
@@ -60,7 +59,7 @@ def deployed(running_mesh: EnvoyMesh, tmp_path_factory: pytest.TempPathFactory) 
     }  # fmt: skip
     path = tmp_path_factory.mktemp("answers") / "versions.yaml"
     path.write_text(yaml.safe_dump_all([*shadow("v1"), *shadow("v2"), way_in]))
-    running_mesh.reset()
+    reset(running_mesh)
     running_mesh.apply(path)
     return running_mesh
 
@@ -90,7 +89,7 @@ def ask(mesh: EnvoyMesh, method: str = "GET", **query: Any) -> Seen:
                 hops[version] = hop
         return len(hops) == 2
 
-    with contextlib.closing(mesh.follow(NAMESPACE)) as follower:
+    with contextlib.closing(mesh.follow(Target().namespace)) as follower:
         url = mesh.url().replace("/customer", f"/outside/answer?{urlencode({**query, 'at': at})}")
         reply = requests.request(method, url, timeout=30)
         wait_for(both_logged, "the request in both logs")
@@ -169,6 +168,7 @@ def test_nothing_is_logged_once_it_is_deleted(versions: EnvoyMesh) -> None:
     assert ask(versions, body="VERSION", type="text/plain").answers == []
 
 
+@pytest.mark.not_on_cluster
 def test_code_that_does_not_compile_is_refused_and_the_old_runs_on(
     versions: EnvoyMesh, manifest: Write
 ) -> None:

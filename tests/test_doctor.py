@@ -696,7 +696,7 @@ def call(mesh: EnvoyMesh) -> None:
 
 
 def examined(mesh: EnvoyMesh) -> list[str]:
-    return [str(finding) for finding in doctor.examine(mesh, TARGET)]
+    return [str(finding) for finding in doctor.examine(mesh, Target())]
 
 
 def test_real_proxies_that_mirror_have_no_finding(mesh: EnvoyMesh) -> None:

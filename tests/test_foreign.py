@@ -362,7 +362,7 @@ NAMESPACE = "dark-launch-foreign"
 
 
 @pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest) -> Iterator[ClusterMesh]:
+def a_cluster(request: pytest.FixtureRequest) -> Iterator[ClusterMesh]:
     """Yield the cluster, on which the shop runs with shoppers of its own: the canary as a StatefulSet."""
     if request.config.getoption("mesh") != "cluster":
         pytest.skip("needs a cluster with Istio: --mesh cluster")
@@ -409,35 +409,35 @@ def watch_on_cluster(code: int, *words: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_on_a_cluster_a_mirror_is_proven_from_the_proxies_alone(cluster: ClusterMesh) -> None:
+def test_on_a_cluster_a_mirror_is_proven_from_the_proxies_alone(a_cluster: ClusterMesh) -> None:
     verdict = watch_on_cluster(0)
     assert verdict["requests"] > 10
     assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"]
 
 
-def test_on_a_cluster_a_canary_without_a_pod_fails_exactly_once_alone(cluster: ClusterMesh) -> None:
-    cluster.kubectl.run("scale", "statefulset/pricing-canary", "--replicas=0")
-    cluster.kubectl.run("wait", "--for=delete", "pod/pricing-canary-0", "--timeout=60s")
+def test_on_a_cluster_a_canary_without_a_pod_fails_exactly_once_alone(a_cluster: ClusterMesh) -> None:
+    a_cluster.kubectl.run("scale", "statefulset/pricing-canary", "--replicas=0")
+    a_cluster.kubectl.run("wait", "--for=delete", "pod/pricing-canary-0", "--timeout=60s")
     assert states(watch_on_cluster(1), "fails") == ["exactly-once"]
-    cluster.kubectl.run("scale", "statefulset/pricing-canary", "--replicas=1")
-    cluster.kubectl.run("rollout", "status", "statefulset/pricing-canary", "--timeout=90s", timeout=100)
+    a_cluster.kubectl.run("scale", "statefulset/pricing-canary", "--replicas=1")
+    a_cluster.kubectl.run("rollout", "status", "statefulset/pricing-canary", "--timeout=90s", timeout=100)
 
 
-def test_on_a_cluster_an_http_route_is_judged_like_a_virtual_service(cluster: ClusterMesh) -> None:
+def test_on_a_cluster_an_http_route_is_judged_like_a_virtual_service(a_cluster: ClusterMesh) -> None:
     canary = {"name": "pricing-canary", "port": 80}
     mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": canary}}
     rule = {"backendRefs": [{"name": "pricing-primary", "port": 80}], "filters": [mirror]}
     parent = {"group": "", "kind": "Service", "name": "pricing", "port": 80}
     route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
              "metadata": {"name": "pricing"}, "spec": {"parentRefs": [parent], "rules": [rule]}}  # fmt: skip
-    cluster.create([route])
-    cluster.kubectl.run("delete", "virtualservice", "pricing")
-    wait_for(lambda: "-dark-launch-foreign.pricing.0" in caller_log(cluster), "the route")
+    a_cluster.create([route])
+    a_cluster.kubectl.run("delete", "virtualservice", "pricing")
+    wait_for(lambda: "-dark-launch-foreign.pricing.0" in caller_log(a_cluster), "the route")
     verdict = watch_on_cluster(0)
     assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"] > 10
 
 
-def caller_log(cluster: ClusterMesh) -> str:
+def caller_log(a_cluster: ClusterMesh) -> str:
     """Return the last lines of storefront's proxy, without blanks."""
     words = ("logs", "deployment/storefront", "--container=istio-proxy", "--tail=4")
-    return cluster.kubectl.run(*words).replace(" ", "")
+    return a_cluster.kubectl.run(*words).replace(" ", "")

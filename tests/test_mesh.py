@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from helpers import kill, promising, route, shadow, to, virtual_service, wait_for, without_store
+from helpers import kill, promising, reset, route, shadow, to, virtual_service, wait_for, without_store
 
 from harness import HarnessError
 from harness.manifests.base import Object
@@ -105,9 +105,10 @@ def v3(mesh: EnvoyMesh, manifest: Write) -> Any:
     rule["spec"]["subsets"].append({"name": "v3", "labels": {"version": "v3"}})
     mesh.apply(manifest([*shadow("v3"), rule]))
     yield
-    mesh.reset()
+    reset(mesh)
 
 
+@pytest.mark.not_on_cluster
 def test_a_deployment_as_people_write_it_runs(mesh: EnvoyMesh, manifest: Write) -> None:
     labels = {"app": "recommendation", "version": "v3"}
     container = {
@@ -198,7 +199,7 @@ def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMe
 
 def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
-    [v2] = [pod for pod in mesh.scene("tutorial").pods if pod.workload == "recommendation-v2"]
+    [v2] = [pod for pod in mesh.scene(Target().namespace).pods if pod.workload == "recommendation-v2"]
     before = len(list(mesh.request_log(v2)))
 
     def kill_it_half_way() -> None:
@@ -248,6 +249,7 @@ def test_a_v2_that_takes_longer_than_the_route_allows_did_not_answer(
     assert figures(verdict, "delivered")["unanswered"] == 100
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_what_v2s_own_proxy_refuses_was_not_received(mesh: EnvoyMesh, manifest: Write) -> None:
     """An application that is dead beside its sidecar: the proxy answers in its place."""
@@ -431,6 +433,7 @@ def test_switching_routes_and_pods_under_load_loses_no_request(mesh: EnvoyMesh) 
     assert seen.total() > 100
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_thousands_of_requests_over_kept_connections_give_no_503(mesh: EnvoyMesh) -> None:
     """With pauses: the connections between the proxies and gunicorn idle between the bursts."""
@@ -451,6 +454,7 @@ def sidecar_of(mesh: EnvoyMesh, workload: str) -> str:
 # --- commands that are refused ------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 @pytest.mark.parametrize(
     "text",
@@ -470,6 +474,7 @@ def test_a_manifest_that_is_refused_changes_nothing(mesh: EnvoyMesh, manifest: W
     passed(verify(mesh, Target(), 50))
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_what_envoy_rejects_is_rolled_back(mesh: EnvoyMesh, manifest: Write) -> None:
     before = mesh.objects()
@@ -482,6 +487,7 @@ def test_what_envoy_rejects_is_rolled_back(mesh: EnvoyMesh, manifest: Write) -> 
     passed(verify(mesh, Target(), 50))
 
 
+@pytest.mark.not_on_cluster
 def test_a_workload_that_does_not_come_up_is_rolled_back(mesh: EnvoyMesh, manifest: Write) -> None:
     before = mesh.objects()
     with pytest.raises(MeshError, match=r"recommendation-v2-\w+-0 ended; its last words: (?!\(nothing\))"):
@@ -490,6 +496,7 @@ def test_a_workload_that_does_not_come_up_is_rolled_back(mesh: EnvoyMesh, manife
     passed(verify(mesh, Target(), 50))
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_apply_and_delete_say_what_kubectl_says(mesh: EnvoyMesh) -> None:
     assert mesh.apply(state("mirror")) == ["virtualservice/recommendation configured"]
@@ -509,6 +516,7 @@ def test_a_rule_that_routes_need_can_go_and_come_back_as_on_istio(mesh: EnvoyMes
     passed(verify(mesh, Target(), 50))
 
 
+@pytest.mark.not_on_cluster
 def test_bailing_out_is_not_refused_while_v2_is_dead_and_cannot_start(
     mesh: EnvoyMesh, manifest: Write
 ) -> None:
@@ -521,6 +529,7 @@ def test_bailing_out_is_not_refused_while_v2_is_dead_and_cannot_start(
     assert [pod.state for pod in mesh.pods() if pod.workload == "recommendation-v2"] != ["Running"]
 
 
+@pytest.mark.not_on_cluster
 def test_a_proxy_that_hangs_does_not_keep_a_route_from_the_others(mesh: EnvoyMesh) -> None:
     if not isinstance(mesh, LocalMesh):
         pytest.skip("only the processes of the local mesh can be stopped from here")
@@ -543,6 +552,7 @@ def test_an_unknown_workload_is_named_with_those_that_exist(mesh: EnvoyMesh) -> 
         mesh.scale("reviews", 0)
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_the_objects_of_a_mesh_are_those_of_its_files(mesh: EnvoyMesh) -> None:
     applied: list[Object] = read(state("v1-only"))

@@ -58,7 +58,7 @@ def judged(watch: Watch) -> Verdict:
 
 def inbound(mesh: EnvoyMesh, workload: str) -> str:
     """Return the address at which a workload's sidecar takes requests, as seen from this machine."""
-    [pod] = [pod for pod in mesh.scene("tutorial").pods if pod.workload == workload]
+    [pod] = [pod for pod in mesh.scene(Target().namespace).pods if pod.workload == workload]
     return f"http://{pod.addresses[0]}/"
 
 
@@ -153,6 +153,7 @@ def test_rules_without_names_cannot_be_told_apart(mesh: EnvoyMesh, manifest: Wri
 # --- who sends ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_cluster
 def test_requests_that_no_ticket_bears_are_counted(mesh: EnvoyMesh) -> None:
     if mesh.name != "local":
         pytest.skip("a container's sidecar is not reached from this machine")
@@ -164,6 +165,7 @@ def test_requests_that_no_ticket_bears_are_counted(mesh: EnvoyMesh) -> None:
     assert verdict.claim("silent").figures == {"received": 50}
 
 
+@pytest.mark.not_on_cluster
 def test_what_callers_without_a_proxy_send_to_v1_is_unproven(mesh: EnvoyMesh) -> None:
     if mesh.name != "local":
         pytest.skip("a container's sidecar is not reached from this machine")
@@ -186,7 +188,7 @@ def test_a_watch_judges_what_flows_and_tells_a_request_by_its_ticket(mesh: Envoy
     lines = find(mesh, Target(), "dark-launch/mine/7")
     told = "\n".join(lines)
     assert len(lines) == 8  # the gateway, customer and preference send, four get it, and the verdict
-    assert "outbound|8080|v1|recommendation.tutorial.svc.cluster.local" in told
+    assert f"outbound|8080|v1|recommendation.{Target().namespace}.svc.cluster.local" in told
     assert "by rule 'mirror'" in told
     assert lines[-1] == "as it must be"
     assert find(mesh, Target(), "dark-launch/mine/99") == []
@@ -253,10 +255,11 @@ def test_size_and_time_of_answers_are_judged_where_asked(mesh: EnvoyMesh, manife
 def _log(mesh: EnvoyMesh, workload: str) -> Path:
     if not isinstance(mesh, LocalMesh):
         pytest.skip("a container's log is no file of this machine's user")
-    [pod] = [pod for pod in mesh.scene("tutorial").pods if pod.workload == workload]
+    [pod] = [pod for pod in mesh.scene(Target().namespace).pods if pod.workload == workload]
     return mesh.state / "pods" / pod.name / "access.log"
 
 
+@pytest.mark.not_on_cluster
 def test_a_log_that_is_truncated_is_read_from_its_new_beginning(mesh: EnvoyMesh) -> None:
     mesh.apply(MIRROR)
     log = _log(mesh, "recommendation-v2")
@@ -272,6 +275,7 @@ def test_a_log_that_is_truncated_is_read_from_its_new_beginning(mesh: EnvoyMesh)
     assert verdict.requests == 2
 
 
+@pytest.mark.not_on_cluster
 def test_a_log_that_is_gone_proves_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(MIRROR)
     log = _log(mesh, "recommendation-v2")

@@ -1,13 +1,12 @@
 """The release: from dark to everybody, and back at the first violation, on real proxies."""
 
-import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from harness import HarnessError
 from harness.cluster.mesh import ClusterMesh
 from harness.manifests.read import parse
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.mesh import ROOT, MeshError
+from harness.meshes.mesh import ROOT
 from harness.proof.evidence import Bounds
 from harness.proof.mark import mark_of, marked
 from harness.proof.report import table
@@ -154,20 +153,15 @@ QUICK = Plan(steps=parse_steps("dark testers 50% 100%"), requests=60, part=0.1, 
 
 
 @pytest.fixture
-def release(mesh: EnvoyMesh | ClusterMesh) -> Iterator[Callable[..., tuple[Verdict, list[str]]]]:
-    """Yield a function that releases v2 with a plan, and returns the verdict and what was told."""
-    if isinstance(mesh, ClusterMesh):
-        mesh.bring("tests-shadow", mesh.platform(mesh.facts()))
+def release(mesh: EnvoyMesh | ClusterMesh) -> Callable[..., tuple[Verdict, list[str]]]:
+    """Return a function that releases v2 with a plan, and returns the verdict and what was told."""
 
     def release(**settings: Any) -> tuple[Verdict, list[str]]:
         told: list[str] = []
         verdict = Release(mesh, Target(), replace(QUICK, **settings), told.append).climb()
         return verdict, told
 
-    yield release
-    if isinstance(mesh, ClusterMesh):  # others are reset
-        with contextlib.suppress(MeshError):
-            mesh.delete(ROOT / "istio" / "compare.yaml")
+    return release
 
 
 def ruled(mesh: EnvoyMesh) -> list[str]:
@@ -178,7 +172,7 @@ def ruled(mesh: EnvoyMesh) -> list[str]:
 
 
 def applied(mesh: EnvoyMesh) -> dict[str, Any]:
-    found = ruling(Routing(mesh.scene("tutorial"), Target()))
+    found = ruling(Routing(mesh.scene(Target().namespace), Target()))
     assert found
     return found
 
@@ -212,7 +206,6 @@ class Load:
             thread.join()
 
 
-@pytest.mark.on_cluster
 @pytest.mark.timeout(400)
 def test_a_healthy_v2_reaches_everybody_without_a_failed_request(
     mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]]
@@ -250,7 +243,6 @@ def wrong_field() -> list[dict[str, Any]]:
     return [d for name in names for d in yaml.safe_load_all((ROOT / f"{name}.yaml").read_text())]
 
 
-@pytest.mark.on_cluster
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("defect", "settings", "step", "claim"),

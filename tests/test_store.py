@@ -24,8 +24,6 @@ from harness.proof.traffic import new_run
 from harness.proof.verdict import Verdict
 from harness.proof.watch import Watch, verify
 
-pytestmark = pytest.mark.on_cluster
-
 OWN = ROOT / "recommendation" / "kubernetes.yaml"
 
 
@@ -89,6 +87,7 @@ def test_what_no_database_keeps_is_refused(mesh: Mesh) -> None:
         assert answer.text == "customer => preference => 400 recommendation: 400 Bad Request\n"
 
 
+@pytest.mark.not_on_cluster
 def test_several_pods_make_the_table_at_once(mesh: Mesh) -> None:
     if isinstance(mesh, ClusterMesh):
         pytest.skip("the workshop's table is in use there")
@@ -153,6 +152,7 @@ def stopped(mesh: Mesh) -> Iterator[None]:
         mesh.scale("store", 1)
 
 
+@pytest.mark.not_on_cluster
 def test_a_store_that_hangs_is_one_line_with_503(mesh: Mesh) -> None:
     if not isinstance(mesh, ContainerMesh):
         pytest.skip("only an engine can freeze a pod")
