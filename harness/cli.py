@@ -82,9 +82,10 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     if not platform.local and not yes:
         if not sys.stdin.isatty():
             raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
-        click.confirm(
-            f"This is not known to be a cluster on this machine. {question.capitalize()}?", abort=True
-        )
+        asked = f"This is not known to be a cluster on this machine. {question.capitalize()}?"
+        if not click.confirm(asked):
+            echo("nothing was touched")
+            click.get_current_context().exit(1)
     return mesh
 
 

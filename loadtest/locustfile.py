@@ -7,6 +7,7 @@ together with Locust's own statistics. Inside a cluster the master prints that, 
 import contextlib
 import itertools
 import json
+import logging
 import os
 import random
 import signal
@@ -38,6 +39,9 @@ from harness.proof.traffic import TIMEOUT, Ticket, probe, version_in
 from harness.terminal import collect_rarely, render
 from loadtest.ledger_tab import add_tab
 from loadtest.run import LIMIT, SEEN, Run, where
+
+# "Sending spawn jobs of 50 users … to 1 ready workers" looks like an error, and says nothing that helps.
+logging.getLogger("locust.runners").setLevel(logging.WARNING)
 
 # Longer than a caller waits: no caller may be cut off, since what it would have seen could not be judged.
 STOP_TIMEOUT = TIMEOUT + 5
