@@ -84,8 +84,8 @@ def main(words: list[str]) -> None:
         case ["scale", target]:
             [replicas] = [o.partition("=")[2] for o in options if o.startswith("--replicas=")]
             mesh.scale(target.partition("/")[2], int(replicas))
-        case ["rollout", "status", target]:
-            print(f'deployment "{target.partition("/")[2]}" successfully rolled out')
+        case ["create"]:  # a dry run
+            pass
         case ["wait", *_]:
             pass
         case ["logs", pod]:
@@ -136,6 +136,10 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
         return [{"metadata": {"name": name}, "data": data} for name, data in encoded.items()]
     if kinds.startswith("services,"):
         return [as_json(o) for o in objects if o.kind in ("Service", "Deployment")]
+    if kinds == "envoyfilters.networking.istio.io":
+        return []
+    if kinds == "deployments,pods":
+        return [*map(rolled_out, of_kind(objects, Deployment)), *(pod_json(*pod) for pod in mesh_pods(mesh))]
     if kinds == "deployments":
         return [as_json(o) for o in of_kind(objects, Deployment)]
     if kinds == "jobs.batch":
@@ -161,6 +165,13 @@ def as_json(found: Object) -> dict[str, Any]:
     return data
 
 
+def rolled_out(found: Deployment) -> dict[str, Any]:
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), found.spec.replicas)
+    data = as_json(found)
+    data["metadata"]["generation"] = 1
+    return {**data, "status": {**counts, "observedGeneration": 1}}
+
+
 def mesh_pods(mesh: LocalMesh) -> list[tuple[str, str, dict[str, str]]]:
     """Return name, address and labels of each pod that runs."""
     deployments = {d.metadata.name: d for d in of_kind(mesh.routes(), Deployment)}
@@ -177,6 +188,7 @@ def pod_json(name: str, address: str, labels: dict[str, str]) -> dict[str, Any]:
     app = {"name": labels.get("app", "app"), "ready": True, "state": {"running": {}}}
     containers = [{"name": app["name"]}] if name != GATEWAY else [{"name": "istio-proxy"}]
     return {
+        "kind": "Pod",
         "metadata": {
             "name": name, "namespace": "istio-system" if name == GATEWAY else "tutorial", "labels": labels,
             "ownerReferences": [owner],

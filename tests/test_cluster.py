@@ -15,12 +15,12 @@ import requests
 import yaml
 from helpers import run
 
-from harness.cluster.deploy import CLUSTER_ONLY, render
+from harness.cluster.deploy import CLUSTER_ONLY, images_of, ours, registry_of, render
 from harness.cluster.kubectl import Kubectl
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.preflight import Facts, injection_label, istio_version, problems
-from harness.cluster.readiness import summary
+from harness.cluster.readiness import is_rolled_out, stuck, summary
 from harness.cluster.wayin import addresses
 from harness.manifests import read as manifests
 from harness.manifests.kubernetes import Deployment
@@ -255,8 +255,12 @@ def test_a_cluster_that_has_everything_has_no_problem() -> None:
         (lambda f: f.update(injectors=[]), "Istio injects no sidecars"),
         (lambda f: f.update(gateways=[]), "there is no ingress gateway"),
         (
-            lambda f: f["workshops"][0]["metadata"].update(namespace="room-2"),
+            lambda f: f["istio_gateways"][0]["metadata"].update(namespace="room-2"),
             "the ingress gateway leads to the workshop in namespace room-2: use that one (NAMESPACE=room-2)",
+        ),
+        (
+            lambda f: f["istio_gateways"][0]["metadata"].update(namespace="room-2", labels={}),
+            "the Gateway ingress of namespace room-2 takes every host of the ingress gateway",
         ),
         (
             labelled(part_of="somebody"),
@@ -315,7 +319,7 @@ EVERYTHING = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY]
 
 def documents(namespace: str = "tutorial", registry: str = "") -> list[dict[str, Any]]:
     everything = [document for path in EVERYTHING for _, document in manifests.documents(path)]
-    return render(everything, namespace, registry, "*/ns/gw/sa/door")
+    return render(everything, namespace, registry, "*/ns/gw/sa/door", {})
 
 
 def principals(rendered: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -343,6 +347,19 @@ def test_images_bear_one_tag_and_in_a_registry_one_for_each_state() -> None:
     assert images("") == {f"{name}:{version()}" for name in IMAGES}
     pushed = {f"r.test/me/{name}:{version()}-{image(name).digest()}" for name in IMAGES}
     assert images("r.test/me/") == pushed
+
+
+def test_what_is_applied_later_keeps_the_deployed_image_and_its_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployed = [d for d in documents(registry="r.test:5000/me") if d["kind"] == "Deployment"]
+    assert registry_of(deployed) == "r.test:5000/me"
+    assert registry_of(d for d in documents() if d["kind"] == "Deployment") == ""
+    monkeypatch.setenv("BASE_IMAGE", "another")
+    manifest = ROOT / "recommendation" / "kubernetes.yaml"
+    given = [document for _, document in manifests.documents(manifest)]
+    again = render(given, "tutorial", "", "*/ns/gw/sa/door", images_of(deployed))
+    assert images_of(d for d in again if d["kind"] == "Deployment").items() <= images_of(deployed).items()
 
 
 def test_only_the_chain_may_talk() -> None:
@@ -552,7 +569,7 @@ def test_what_an_http_route_overrules_is_not_applied(
     cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_ROUTE", "mirror")
-    remedy = "httproute/recommendation overrules .*kubectl delete httproute/recommendation -n tutorial"
+    remedy = "httproute/recommendation .* comes before .*kubectl delete httproute/recommendation -n tutorial"
     with pytest.raises(MeshError, match=remedy):
         cluster.apply(ROOT / "istio" / "mirror.yaml")
 
@@ -632,26 +649,54 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: py
         ClusterMesh().facts()
 
 
-def test_a_workload_that_does_not_become_ready_says_why(
-    cluster: ClusterMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def deployment(**status: Any) -> dict[str, Any]:
+    found = {"name": "v2", "generation": 3}
+    selector = {"matchLabels": {"app": "v2"}}
+    return {"metadata": found, "spec": {"replicas": 2, "selector": selector}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("counts", "generation", "expected"),
+    [((2, 2, 2), 3, True), ((2, 2, 2), 2, False), ((3, 2, 2), 3, False), ((2, 2, 1), 3, False)],
+)
+def test_a_rollout_is_over_when_all_pods_are_new_and_available(
+    counts: tuple[int, ...], generation: int, expected: bool
 ) -> None:
-    events = {
-        "items": [{"reason": "FailedScheduling", "message": "0/1 nodes are available: Insufficient memory."}]
-    }
-    failing = tmp_path / "failing"
-    failing.write_text(
-        '#!/bin/sh\ncase "$*" in\n*"rollout status"*) echo "Waiting for deployment"; exit 1;;\n'
-        f'*"get events"*) echo \'{json.dumps(events)}\';;\n*" logs "*) echo last words;;\n'
-        f'*) exec {cluster.kubectl.program} "$@";;\nesac\n'
-    )
-    failing.chmod(0o755)
-    monkeypatch.setenv("KUBECTL", str(failing))
-    with pytest.raises(MeshError) as caught:
-        ClusterMesh().scale("recommendation-v2", 1)
-    first, *rest = str(caught.value).splitlines()
-    assert first == "recommendation-v2 does not become ready"
-    assert "FailedScheduling: 0/1 nodes are available: Insufficient memory." in rest[0]
-    assert rest[1].endswith(" | last words")
+    names = ("replicas", "updatedReplicas", "availableReplicas")
+    status = dict(zip(names, counts, strict=True))
+    assert is_rolled_out(deployment(**status, observedGeneration=generation)) is expected
+
+
+def test_a_pod_that_cannot_start_is_told_from_one_that_starts() -> None:
+    def pod(reason: str) -> dict[str, Any]:
+        waiting = {"state": {"waiting": {"reason": reason, "message": "why"}}}
+        return {"metadata": {"labels": {"app": "v2"}}, "status": {"containerStatuses": [waiting]}}
+
+    assert stuck(deployment(), [pod("ContainerCreating")]) == ""
+    assert stuck(deployment(), [pod("ImagePullBackOff")]) == "ImagePullBackOff: why"
+    failed = {"type": "ReplicaFailure", "status": "True", "message": 'pods "x" is forbidden'}
+    assert stuck(deployment(conditions=[failed]), []) == 'pods "x" is forbidden'
+
+
+# --- what is removed --------------------------------------------------------------------------------------
+
+
+def applied_by_kubectl(path: str) -> dict[str, Any]:
+    """Return what the API server has of a file that plain kubectl applied."""
+    [document, *_] = yaml.safe_load_all((ROOT / path).read_text())
+    annotations = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(document)}
+    return {**document, "metadata": {**document["metadata"], "annotations": annotations}}
+
+
+def test_what_the_files_name_is_removed_whoever_applied_it_and_nothing_else() -> None:
+    pods = applied_by_kubectl("customer/kubernetes.yaml")
+    pods["metadata"]["labels"] = {"app.kubernetes.io/part-of": "dark-launch"}
+    plain = [applied_by_kubectl(f"istio/{name}.yaml") for name in ("canary", "gateway", "gateway-api/mirror")]
+    strange = {"kind": "VirtualService", "metadata": {"name": "reviews"}, "spec": {}}
+    namesake = {"kind": "Deployment", "metadata": {"name": "customer"}, "spec": {"replicas": 3}}
+    assert ours([pods, *plain, strange]) == [pods, *plain]
+    assert ours([*plain, strange, namesake]) == plain, "it was removed before, but for these"
+    assert ours([strange, namesake]) == []
 
 
 def test_a_strange_cluster_is_not_touched_without_being_asked_for(checkout: Path, tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def applied() -> list[dict[str, Any]]:
     settings = (ROOT / "recommendation" / "settings").glob("*.yaml")
     paths = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY, *sorted(states), *sorted(settings)]
     paths.append(ROOT / "loadtest" / "kubernetes.yaml")
-    documents = render((d for p in paths for _, d in read.documents(p)), "tutorial", "", "*/ns/gw/sa/door")
+    everything = (d for p in paths for _, d in read.documents(p))
+    documents = render(everything, "tutorial", "", "*/ns/gw/sa/door", {})
     others = (ROOT / "istio" / "gateway-api", ROOT / "tests" / "istiod" / "shapes")
     more = [d for folder in others for _, d in read.documents(folder)]
     documents += [d for d in more if not re.search("v1(alpha|beta)", d["apiVersion"])]

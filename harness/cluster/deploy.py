@@ -2,16 +2,21 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from harness import Json
-from harness.cluster.preflight import OURS, PROJECT
+from harness.cluster.preflight import OURS, PROJECT, is_ours
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
-from harness.manifests.read import read
+from harness.manifests.read import documents, read
 from harness.meshes.images import image
 from harness.meshes.mesh import ROOT, WITH_STORE
 
+SOURCE = f"{PROJECT}/source"
+"""The annotation that says what a pod's image was built from."""
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
 
@@ -23,6 +28,29 @@ ALL_KINDS = (
     "sidecars.networking.istio.io,telemetries.telemetry.istio.io,"
     "authorizationpolicies.security.istio.io,peerauthentications.security.istio.io"
 )
+
+
+def ours(found: list[Json]) -> list[Json]:
+    """Return the workshop's own among the objects of a namespace.
+
+    Whatever bears the label is its own. Plain kubectl takes the label away from what it applies anew.
+    So where the workshop is, all that its files name is its own; where it is not, what a file applied.
+    """
+    files = [*WITH_STORE, *(ROOT / "istio").rglob("*.yaml"), *(ROOT / "recommendation").rglob("*.yaml")]
+    written: dict[tuple[str, str], list[Json | None]] = {}
+    for path in (*files, ROOT / "loadtest" / "kubernetes.yaml"):
+        for _, document in documents(path):
+            named = (document["kind"], document["metadata"]["name"])
+            written.setdefault(named, []).append(document.get("spec"))
+    is_here = any(map(is_ours, found))
+
+    def is_left_behind(each: Json) -> bool:
+        specs = written.get((each["kind"], each["metadata"]["name"]), [])
+        annotation = each["metadata"].get("annotations", {}).get(LAST_APPLIED, "{}")
+        applied = json.loads(annotation).get("spec")
+        return bool(specs) and (is_here or (applied is not None and applied in specs))
+
+    return [each for each in found if is_ours(each) or is_left_behind(each)]
 
 
 def openshift_route(gateway: Json) -> Json:
@@ -46,14 +74,42 @@ def services() -> list[str]:
     return sorted({d.container.image_name for d in of_kind(read(*WITH_STORE), Deployment)})
 
 
-def render(documents: Iterable[Json], namespace: str, registry: str, gateway: str) -> list[Json]:
+class Build(NamedTuple):
+    """A build of an image of the project's: what pods call it, and what it was built from."""
+
+    reference: str
+    source: str
+
+
+def images_of(deployments: Iterable[Json]) -> dict[str, Build]:
+    """Return the builds that Deployments name, by the image's name: ``customer``."""
+    found = {}
+    for template in (deployment["spec"]["template"] for deployment in deployments):
+        for container in template["spec"]["containers"]:
+            if source := template["metadata"].get("annotations", {}).get(SOURCE):
+                name = container["image"].rpartition("/")[2].partition(":")[0]
+                found[name] = Build(container["image"], source)
+    return found
+
+
+def registry_of(deployments: Iterable[Json]) -> str:
+    """Return the registry that the images of Deployments come from; nothing where they name none."""
+    registries = [build.reference.rpartition("/")[0] for build in images_of(deployments).values()]
+    return next((registry for registry in registries if registry), "")
+
+
+def render(
+    given: Iterable[Json], namespace: str, registry: str, gateway: str, images: Mapping[str, Build]
+) -> list[Json]:
     """Return the documents of manifests as they are applied to a cluster.
 
     Images get their tag (and registry), objects the label by which `make undeploy` finds them, and
     identities the namespace and gateway (``*/ns/…/sa/…``) that are really there.
+
+    :param images: those that stay as they are deployed, whatever the code or REGISTRY says today.
     """
     # By way of text: what YAML's aliases share is changed in one place only.
-    rendered: list[Json] = [json.loads(json.dumps(document)) for document in documents]
+    rendered: list[Json] = [json.loads(json.dumps(document)) for document in given]
     for document in rendered:
         document["metadata"].setdefault("labels", {})[OURS] = PROJECT
         if document["kind"] == "Secret":
@@ -69,8 +125,9 @@ def render(documents: Iterable[Json], namespace: str, registry: str, gateway: st
                 source = image(container["image"])
                 if all(path.exists() for path in source.sources):  # it is one of the project's
                     # The tag stays when the code changes; this makes new pods of the new image all the same.
-                    template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source.digest()
-                    container["image"] = source.reference(registry)
+                    build = images.get(source.name) or Build(source.reference(registry), source.digest())
+                    container["image"] = build.reference
+                    template["metadata"].setdefault("annotations", {})[SOURCE] = build.source
         if document["kind"] == "AuthorizationPolicy":
             for rule in document["spec"].get("rules", []):
                 for origin in rule.get("from", []):

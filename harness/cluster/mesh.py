@@ -8,14 +8,15 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import yaml
 
 from harness import Json, settings
-from harness.cluster import deploy, pods, readiness, scene
-from harness.cluster.kubectl import EXTENSIONS, ContainerLog, Kubectl, has_extensions
+from harness.cluster import admission, deploy, pods, readiness, scene
+from harness.cluster.kubectl import EXTENSIONS, ContainerLog, Kubectl, groups, has_extensions
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import SIDECAR
 from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
@@ -43,6 +44,8 @@ from harness.meshes.mesh import (
 )
 from harness.meshes.scene import Pod, Scene
 from harness.meshes.stores import psql, rows_of
+
+NOTHING: Mapping[str, deploy.Build] = {}
 
 
 class ClusterMesh(Mesh):
@@ -81,14 +84,13 @@ class ClusterMesh(Mesh):
             ) from None
         items, everywhere = self.kubectl.items, "--all-namespaces"
         has_istio = any(version.startswith("networking.istio.io/") for version in api_versions)
-        workshops = ["gateways.networking.istio.io", everywhere, f"--selector={OURS}={PROJECT}"]
         return Facts(
             api_versions=api_versions,
             nodes=items("nodes"),
             control_planes=items("deployments", everywhere, "--selector=app=istiod"),
             injectors=items("mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
             gateways=items("services", everywhere, "--selector=istio=ingressgateway"),
-            workshops=items(*workshops) if has_istio else [],
+            istio_gateways=items("gateways.networking.istio.io", everywhere) if has_istio else [],
             namespace=self.kubectl.get("namespace", self.namespace),
             pods=items("pods"),
         )
@@ -106,24 +108,26 @@ class ClusterMesh(Mesh):
         platform = self.platform(facts)
         if not facts.namespace:
             self.create([deploy.namespace(self.namespace)])
+        documents = _read([*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY])
+        templates = [d["spec"]["template"] for d in documents if d["kind"] == "Deployment"]
+        admission.must_be_allowed(self.kubectl, templates, injection_label(facts))
         for name in deploy.services():
             self.bring(name, platform)
         if not facts.namespace or is_ours(facts.namespace):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
-        paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY]
         if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
-            paths.remove(deploy.FIRST_STATE)
+            first = _read([deploy.FIRST_STATE])
+            documents = [document for document in documents if document not in first]
         self.progress("applying the manifests")
-        self.create(self.render(_read(paths)))
+        self.create(self.render(documents))
         if "route.openshift.io/v1" in facts.api_versions:
             # Lead callers in: OpenShift Local forwards nothing but Routes.
             route = deploy.openshift_route(facts.gateways[0])
             where = f"--namespace={route['metadata']['namespace']}"
             self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
-        for workload in of_kind(read(*WITH_STORE), Deployment):
-            readiness.wait_for_rollout(self.kubectl, workload.metadata.name, self.progress)
+        self._wait_for_rollouts(d["metadata"]["name"] for d in documents if d["kind"] == "Deployment")
         self._checked_facts()  # that sidecars are injected shows only now
         self._wait_for_routes()
         for name in workloads_behind(self.routes(), TARGET):
@@ -141,7 +145,7 @@ class ClusterMesh(Mesh):
 
         :raises MeshError: it does not build, or does not get there.
         """
-        registry = settings.registry()
+        registry = self.registry()
         tag = image(name).reference(registry)
         STATE.mkdir(exist_ok=True)
         # Not in /tmp: a Docker from a snap does not see it.
@@ -160,15 +164,23 @@ class ClusterMesh(Mesh):
                     last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
 
-    def render(self, given: Iterable[Json]) -> list[Json]:
-        """Return the documents of manifests as this cluster needs them."""
+    def registry(self) -> str:
+        """Return the registry for images: the one that is set, or the one that the workshop's pods name."""
+        return settings.registry() or deploy.registry_of(self.kubectl.items("deployments"))
+
+    def render(self, given: Iterable[Json], images: Mapping[str, deploy.Build] = NOTHING) -> list[Json]:
+        """Return the documents of manifests as this cluster needs them.
+
+        :param images: those that stay as they are deployed, by name.
+        """
         found = pods.of_gateway(self.kubectl)
         if not found:
             raise MeshError(
                 f"the ingress gateway has no pod: {self.kubectl.program} get pods -n istio-system"
             )
         namespace, account = found[0]["metadata"]["namespace"], found[0]["spec"]["serviceAccountName"]
-        return deploy.render(given, self.namespace, settings.registry(), f"*/ns/{namespace}/sa/{account}")
+        gateway = f"*/ns/{namespace}/sa/{account}"
+        return deploy.render(given, self.namespace, self.registry(), gateway, images)
 
     def create(self, documents: list[Json]) -> list[str]:
         """Apply documents; return what kubectl says of each. What reads a Secret that changes starts anew."""
@@ -185,14 +197,21 @@ class ClusterMesh(Mesh):
         there = self.kubectl.get("secret", secret["metadata"]["name"])
         return bool(there) and there.get("data", {}) != secret["data"]
 
-    def _restart(self, secrets: set[str]) -> Iterator[str]:
-        """Restart the workloads that read Secrets; yield a line for each."""
+    def _restart(self, secrets: set[str]) -> list[str]:
+        """Restart the workloads that read Secrets; return a line for each."""
+        names = []
         for found in self.kubectl.items("deployments") if secrets else ():
             sources = found["spec"]["template"]["spec"]["containers"][0].get("envFrom", [])
             if not secrets.isdisjoint(source.get("secretRef", {}).get("name") for source in sources):
-                name = found["metadata"]["name"]
-                yield from self.kubectl.run("rollout", "restart", f"deployment/{name}").splitlines()
-                readiness.wait_for_rollout(self.kubectl, name, self.progress)
+                names.append(found["metadata"]["name"])
+        if not names:
+            return []
+        restarted = self.kubectl.run("rollout", "restart", *(f"deployment/{name}" for name in names))
+        self._wait_for_rollouts(names)
+        return restarted.splitlines()
+
+    def _wait_for_rollouts(self, workloads: Iterable[str]) -> None:
+        readiness.wait_for_rollouts(self.kubectl, workloads, self.progress)
 
     def why(self, found: list[Json]) -> str:
         """Return what the cluster knows of pods that do not become ready: events, and their last words."""
@@ -203,16 +222,18 @@ class ClusterMesh(Mesh):
         facts = self.facts()
         self.progress(f"removing everything from namespace {self.namespace}")
         ours, kinds = f"--selector={OURS}={PROJECT}", deploy.ALL_KINDS
+        kinds += f",{EXTENSIONS}" if has_extensions(self.kubectl) else ""
+        if "gateway.networking.k8s.io" in groups(self.kubectl):
+            kinds += ",httproutes.gateway.networking.k8s.io"
         if "build.openshift.io/v1" in facts.api_versions:
             kinds += ",buildconfigs.build.openshift.io,imagestreams.image.openshift.io"
         if "route.openshift.io/v1" in facts.api_versions:
             self.kubectl.run("delete", "routes.route.openshift.io", "--all-namespaces", ours)
         if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", self.namespace, timeout=300)
-        elif facts.namespace:
-            kinds += f",{EXTENSIONS}" if has_extensions(self.kubectl) else ""
-            words = ["delete", kinds, ours, "--ignore-not-found", "--cascade=foreground"]
-            self.kubectl.run(*words, timeout=300)
+        elif doomed := deploy.ours(self.kubectl.items(kinds)):
+            words = ["delete", "--filename=-", "--ignore-not-found", "--cascade=foreground"]
+            self.kubectl.run(*words, given=yaml.safe_dump_all(doomed), timeout=300)
         images = [image(name).tag for name in (*deploy.services(), "loadtest")]
         if command := forget_command(self.platform(facts), images):
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -226,18 +247,22 @@ class ClusterMesh(Mesh):
         given = _read(paths)
         self.must_run()
         kinds = {document["kind"] for document in given}
-        if "VirtualService" in kinds:
-            readiness.must_rule(self.kubectl)
+        readiness.must_rule(self.kubectl, given)
         if "TrafficExtension" in kinds and not has_extensions(self.kubectl):
             raise MeshError(
                 "this Istio has no TrafficExtension, which came with 1.30: status, size and time of answers "
                 "are compared without it"
             )
-        lines = self.create(self.render(given))
-        for document in given:
-            if document.get("kind") == "Deployment":
-                readiness.wait_for_rollout(self.kubectl, document["metadata"]["name"], self.progress)
-        self._wait_for_routes()
+        has_pods = not kinds.isdisjoint({"Deployment", "Job"})
+        images = deploy.images_of(self.kubectl.items("deployments")) if has_pods else NOTHING
+        lines = self.create(self.render(given, images))
+        workloads = [d["metadata"]["name"] for d in given if d["kind"] == "Deployment"]
+        self._wait_for_rollouts(workloads)
+        if "VirtualService" in kinds:
+            self._wait_for_routes()
+        for name in workloads_behind(self.routes(), TARGET) if workloads else ():
+            if name in workloads:
+                readiness.wait_for_endpoints(self.kubectl, name, self.progress)
         return lines
 
     def put(self, document: Json, hurry: Callable[[], bool] = bool) -> list[str]:
@@ -256,14 +281,16 @@ class ClusterMesh(Mesh):
         self.must_run()
         # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
         lines = self.kubectl.run("delete", "--filename=-", given=yaml.safe_dump_all(given))
-        self._wait_for_routes()
+        host = f"{TARGET}.{self.namespace}.svc.cluster.local"
+        if not readiness.routes_of(self.kubectl).ruling(host, self.namespace):
+            self._wait_for_routes()
         return lines.splitlines()
 
     def scale(self, workload: str, replicas: int) -> None:
         chosen = pods.selector(self.workload(workload).labels)
         self.kubectl.run("scale", f"deployment/{workload}", f"--replicas={replicas}")
         if replicas:
-            readiness.wait_for_rollout(self.kubectl, workload, self.progress)
+            self._wait_for_rollouts([workload])
             if workload in workloads_behind(self.routes(), TARGET):
                 readiness.wait_for_endpoints(self.kubectl, workload, self.progress)
         else:
@@ -291,7 +318,9 @@ class ClusterMesh(Mesh):
         files = [
             (str(path.relative_to(ROOT)), o) for path in (ROOT / "istio").glob("*.yaml") for o in read(path)
         ]
-        for item in self.kubectl.items(f"{deploy.ISTIO_KINDS},services"):
+        items = self.kubectl.items(f"{deploy.ISTIO_KINDS},services")
+        # The oldest first: of two routes for one host, sidecars take the older.
+        for item in sorted(items, key=lambda item: item["metadata"].get("creationTimestamp", "")):
             where = f"{item['kind']} in namespace {self.namespace}"
             live = _known(item, where)
             if live.kind == "Service" and live.key in stored:
@@ -409,6 +438,10 @@ class ClusterMesh(Mesh):
         with contextlib.suppress(MeshError):
             return pods.ask_proxy(*scene.reach(self.kubectl, pod), query)
         return None
+
+    def refusal(self, namespace: str, template: Json) -> str:
+        found = admission.refused(replace(self.kubectl, namespace=namespace), [template])
+        return found + admission.remedy(found)
 
     def in_flight(self, pods: Iterable[Pod]) -> int | None:
         total = 0

@@ -42,17 +42,21 @@ def of_gateway(kubectl: Kubectl) -> list[Json]:
     return kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
 
 
+def statuses(pod: Json) -> list[Json]:
+    """Return the status of each of a pod's containers, and of a native sidecar."""
+    native = [s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == SIDECAR]
+    return [*pod["status"].get("containerStatuses", []), *native]
+
+
 def state(pod: Json) -> str:
     """Return Running, or what is wrong with a pod."""
-    statuses = pod["status"].get("containerStatuses", []) + [
-        s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == SIDECAR
-    ]
-    for status in statuses:
+    found = statuses(pod)
+    for status in found:
         if reason := status.get("state", {}).get("waiting", {}).get("reason"):
             return str(reason)
-    ready = sum(status["ready"] for status in statuses)
+    ready = sum(status["ready"] for status in found)
     phase = str(pod["status"].get("phase", "Unknown"))
-    return phase if ready == len(statuses) else f"{phase}, {ready}/{len(statuses)} ready"
+    return phase if ready == len(found) else f"{phase}, {ready}/{len(found)} ready"
 
 
 def why(kubectl: Kubectl, pods: list[Json]) -> str:

@@ -27,8 +27,8 @@ class Facts:
     """MutatingWebhookConfigurations with the label ``app=sidecar-injector``."""
     gateways: list[Json]
     """Services with the label ``istio=ingressgateway``."""
-    workshops: list[Json]
-    """Istio Gateways with the label OURS, in whatever namespace."""
+    istio_gateways: list[Json]
+    """Istio's Gateways, in whatever namespace."""
     namespace: Json
     """The workshop's Namespace, or nothing."""
     pods: list[Json]
@@ -84,13 +84,30 @@ def problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
         return
     if not facts.gateways:
         yield "there is no ingress gateway (a Service with the label istio=ingressgateway): istioctl install"
-    for workshop in facts.workshops:
-        if (other := workshop["metadata"]["namespace"]) != namespace:
+    for gateway in facts.istio_gateways:
+        other, name = gateway["metadata"]["namespace"], gateway["metadata"]["name"]
+        if other == namespace:
+            continue
+        if is_ours(gateway):
             yield (
                 f"the ingress gateway leads to the workshop in namespace {other}: use that one "
                 f"(NAMESPACE={other}), or remove it (NAMESPACE={other} make undeploy)"
             )
+        elif _takes_every_host(gateway):
+            yield (
+                f"the Gateway {name} of namespace {other} takes every host of the ingress gateway: give "
+                f"it hosts of its own, or remove it ({kubectl} delete gateways.networking.istio.io "
+                f"{name} -n {other})"
+            )
     yield from _namespace_problems(facts, namespace, kubectl)
+
+
+def _takes_every_host(gateway: Json) -> bool:
+    """Say whether a Gateway lets the ingress gateway take all hosts on port 80, as the workshop's does."""
+    servers = gateway["spec"].get("servers", [])
+    hosts = [host for server in servers if server["port"]["number"] == 80 for host in server["hosts"]]
+    is_selected = gateway["spec"].get("selector", {}).items() <= {"istio": "ingressgateway"}.items()
+    return is_selected and any(host.rpartition("/")[2] == "*" for host in hosts)
 
 
 def _namespace_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:

@@ -2,46 +2,125 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import Json
+from harness.cluster.admission import remedy
 from harness.cluster.kubectl import Kubectl, groups
-from harness.cluster.pods import ask_proxy, pods_of, why
+from harness.cluster.pods import ask_proxy, pods_of, statuses, why
+from harness.cluster.scene import everywhere
 from harness.manifests.base import Object
 from harness.manifests.lookup import DOMAIN
 from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
+from harness.meshes.scene import Scene, key, named
+from harness.proof.expectation import Applied, serves_mesh
 from harness.rendering.routes import sidecar_routes
 
 ROUTE_DEADLINE = 60.0
 """Seconds in which Istio must bring a route to the proxies."""
 
+ROLLOUT_DEADLINE = 180.0
+"""Seconds in which pods must be ready, their images pulled."""
+
+STUCK = 5.0
+"""Seconds after which a pod is given up that is in a state from which few come back."""
+
+HOPELESS = {
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
+    "CreateContainerError", "RunContainerError", "CrashLoopBackOff",
+}  # fmt: skip
+"""Why a container waits, where it seldom helps to wait with it."""
+
 RULES_DEADLINE = 20.0
 """Seconds after which it is taken that some proxies never have a release's rules."""
 
 
-def wait_for_rollout(kubectl: Kubectl, workload: str, progress: Progress) -> None:
-    """Wait until a workload's pods are ready; if they do not become so, say why."""
-    process = kubectl.start("rollout", "status", f"deployment/{workload}", "--timeout=180s")
-    assert process.stdout
-    with process:
-        for line in process.stdout:
-            progress(line.decode().strip())
-    if process.returncode:
-        raise MeshError(f"{workload} does not become ready\n{why(kubectl, pods_of(kubectl, workload))}")
+def wait_for_rollouts(kubectl: Kubectl, workloads: Iterable[str], progress: Progress) -> None:
+    """Wait until the pods of Deployments are ready.
+
+    :raises MeshError: they are not in time, or are in a state from which few come back. It says why.
+    """
+    late, stuck_since = list(workloads), dict[str, float]()
+
+    def all_are_ready() -> bool:
+        found = kubectl.items("deployments,pods") if late else []
+        deployments = {each["metadata"]["name"]: each for each in found if each["kind"] == "Deployment"}
+        pods = [each for each in found if each["kind"] == "Pod"]
+        late[:] = [name for name in late if not is_rolled_out(deployments.get(name, {}))]
+        for name in late:
+            reason = stuck(deployments.get(name, {}), pods)
+            since = stuck_since.setdefault(name, time.monotonic())
+            if not reason:
+                del stuck_since[name]
+            elif time.monotonic() > since + STUCK:
+                raise MeshError(_does_not_become_ready(kubectl, name, reason))
+            progress(f"waiting for the pods of {name}{reason and ': '}{reason}")
+        return not late
+
+    if not wait_until(all_are_ready, ROLLOUT_DEADLINE, pause=0.3):
+        raise MeshError(_does_not_become_ready(kubectl, late[0], f"not in {ROLLOUT_DEADLINE:g} s"))
 
 
-def must_rule(kubectl: Kubectl) -> None:
-    """Raise a MeshError if an HTTPRoute leads to a Service: Istio prefers it to VirtualServices."""
-    if "gateway.networking.k8s.io" not in groups(kubectl):
+def is_rolled_out(deployment: Json) -> bool:
+    """Say whether all pods of a Deployment are new and available, as ``kubectl rollout status`` does."""
+    if not deployment:
+        return False
+    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    counts = [status.get(count, 0) for count in ("replicas", "updatedReplicas", "availableReplicas")]
+    is_seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    return is_seen and counts == [wanted] * 3
+
+
+def stuck(deployment: Json, pods: list[Json]) -> str:
+    """Return why a Deployment's pods cannot start as they are; nothing if they may."""
+    for condition in deployment.get("status", {}).get("conditions", []):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return str(condition.get("message", ""))
+    chosen = deployment.get("spec", {}).get("selector", {}).get("matchLabels", {})
+    for pod in pods:
+        if chosen and chosen.items() <= pod["metadata"].get("labels", {}).items():
+            for status in statuses(pod):
+                waiting = status.get("state", {}).get("waiting", {})
+                if waiting.get("reason") in HOPELESS:
+                    return f"{waiting['reason']}: {waiting.get('message', '')}"
+    return ""
+
+
+def _does_not_become_ready(kubectl: Kubectl, name: str, reason: str) -> str:
+    found = pods_of(kubectl, name)
+    details = f"\n{why(kubectl, found)}" if found else ""
+    return f"{name} does not become ready: {reason}{remedy(reason)}{details}"
+
+
+def must_rule(kubectl: Kubectl, given: Iterable[Json]) -> None:
+    """Raise a MeshError if sidecars would not take a VirtualService: another route overrules it."""
+    written = [
+        document for document in given if document["kind"] == "VirtualService" and serves_mesh(document)
+    ]
+    if not written:
         return
-    for route in kubectl.items("httproutes.gateway.networking.k8s.io"):
-        if any(parent.get("kind") == "Service" for parent in route["spec"].get("parentRefs", [])):
-            name = f"httproute/{route['metadata']['name']}"
-            raise MeshError(
-                f"{name} overrules the VirtualServices, so that nothing would come of them: "
-                f"{kubectl.program} delete {name} -n {kubectl.namespace}"
-            )
+    applied = routes_of(kubectl)
+    for document in written:
+        for host in applied.hosts_of(document):
+            for found in applied.ruling(host, kubectl.namespace)[:1]:
+                where = applied.namespace_of(found)
+                is_itself = key(found) == (document["kind"], kubectl.namespace, document["metadata"]["name"])
+                is_route = found["kind"] == "HTTPRoute"
+                if is_route or (host in applied.hosts_of(found) and not is_itself):
+                    why = "comes before VirtualServices" if is_route else "is for the same host, and is older"
+                    raise MeshError(
+                        f"{named(found)} of namespace {where} {why}: proxies would take nothing of "
+                        f"{named(document)}. {kubectl.program} delete {named(found)} -n {where}"
+                    )
+
+
+def routes_of(kubectl: Kubectl) -> Applied:
+    """Return the VirtualServices and HTTPRoutes that are applied."""
+    has_gateway_api = "gateway.networking.k8s.io" in groups(kubectl)
+    kinds = "virtualservices.networking.istio.io" + has_gateway_api * ",httproutes.gateway.networking.k8s.io"
+    return Applied(Scene(kubectl.namespace, tuple(everywhere(kubectl, kinds, [])), ()))
 
 
 def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress) -> None:
@@ -53,12 +132,39 @@ def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress)
         return
     wanted = summary(sidecar_routes(objects), kubectl.namespace)
 
-    def there(said: str) -> bool:
-        configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]
-        return wanted in [summary(config, kubectl.namespace) for config in configs]
+    has: list[Json] | None = None
 
-    problem = f"does not have the route after {ROUTE_DEADLINE:g} s"
+    def there(said: str) -> bool:
+        nonlocal has
+        configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]
+        found = [routes for config in configs if (routes := summary(config, kubectl.namespace)) is not None]
+        has = found[0] if found else None
+        return wanted in found or (wanted is None and not found)
+
+    def problem() -> str:
+        return f"does not have the route after {ROUTE_DEADLINE:g} s: {_instead(kubectl, has)}"
+
     _wait_for_proxies(kubectl, progress, "config_dump?resource=dynamic_route_configs", there, problem)
+
+
+def _instead(kubectl: Kubectl, has: list[Json] | None) -> str:
+    """Say what a proxy does with the target's requests instead, and what may be why."""
+    rules = []
+    for route in has or []:
+        ways = [(subset.split("|")[2] or "any version", weight) for subset, weight in route["clusters"]]
+        words = " and ".join(f"{weight} % to {to}" if weight else f"all to {to}" for to, weight in ways)
+        words += "".join(f", mirrored to {cluster.split('|')[2]}" for cluster, _ in route["mirrors"])
+        rules.append(words)
+    said = f"it leads {'; '.join(rules)}" if rules else f"it knows no {TARGET}"
+    filters: list[str] = []
+    with contextlib.suppress(MeshError):
+        found = everywhere(kubectl, "envoyfilters.networking.istio.io", [])
+        spaces = (kubectl.namespace, "istio-system")
+        filters = [f"{named(f)} of namespace {f['metadata']['namespace']}" for f in found
+                   if f["metadata"]["namespace"] in spaces]  # fmt: skip
+    if filters:
+        return f"{said}; {', '.join(filters)} may overrule it"
+    return f"{said}; see 'istioctl proxy-status', and Sidecars"
 
 
 def wait_for_rules(
@@ -136,11 +242,14 @@ def wait_for_endpoints(kubectl: Kubectl, workload: str, progress: Progress) -> N
     def there(said: str) -> bool:
         return all(ip in said for ip in known)
 
-    _wait_for_proxies(kubectl, progress, "clusters", there, f"does not know {workload}")
+    def problem() -> str:
+        return f"does not know {workload} after {ROUTE_DEADLINE:g} s: see 'istioctl proxy-status'"
+
+    _wait_for_proxies(kubectl, progress, "clusters", there, problem)
 
 
 def _wait_for_proxies(
-    kubectl: Kubectl, progress: Progress, query: str, there: Callable[[str], bool], problem: str
+    kubectl: Kubectl, progress: Progress, query: str, there: Callable[[str], bool], problem: Callable[[], str]
 ) -> None:
     """Ask the admin interface of preference's proxies until what it says is as it must be."""
     progress("waiting for the proxies to take the configuration")
@@ -151,7 +260,7 @@ def _wait_for_proxies(
         return not late
 
     if not wait_until(all_say_so, ROUTE_DEADLINE, pause=0.2):
-        raise MeshError(f"the proxy of {late[0]} {problem}: istioctl proxy-status")
+        raise MeshError(f"the proxy of {late[0]} {problem()}")
 
 
 def wait_for_gateway(url: Callable[[], str], progress: Progress) -> None:

@@ -31,7 +31,7 @@ def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene
     kinds = [kind for kind in (*ROUTING, *POLICIES) if kind.partition(".")[2] in groups(kubectl)]
     kinds += [EXTENSIONS] if has_extensions(kubectl) else []
     if kinds:
-        objects += _everywhere(here, ",".join(kinds), unread)
+        objects += everywhere(here, ",".join(kinds), unread)
     return Scene(namespace, tuple(objects), tuple(pods(kubectl, namespace, callers, unread)), tuple(unread))
 
 
@@ -44,7 +44,7 @@ def pods(kubectl: Kubectl, namespace: str, callers: Iterable[str], unread: list[
     for each in dict.fromkeys([namespace, *(c.partition("/")[0] for c in callers if "/" in c)]):
         found += [_pod(pod) for pod in replace(kubectl, namespace=each).items("pods") if _lives(pod)]
     for label in GATEWAYS[: 2 if "gateway.networking.k8s.io" in groups(kubectl) else 1]:
-        gateways = _everywhere(replace(kubectl, namespace=namespace), "pods", unread, f"--selector={label}")
+        gateways = everywhere(replace(kubectl, namespace=namespace), "pods", unread, f"--selector={label}")
         found += [replace(_pod(pod), gateway=True) for pod in gateways if _lives(pod)]
     distinct = {(pod.namespace, pod.name): pod for pod in found}  # a gateway may be in the namespace itself
     return tell_apart(distinct.values(), namespace)
@@ -64,7 +64,7 @@ def reach(kubectl: Kubectl, pod: Pod) -> tuple[Kubectl, str]:
     return replace(kubectl, namespace=pod.namespace), pod.name.rpartition("/")[2]
 
 
-def _everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
+def everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
     """Return objects of all namespaces; those of one's own where others may not be read."""
     try:
         return kubectl.items(kinds, "--all-namespaces", *words)

@@ -172,6 +172,10 @@ class Mesh(ABC):
         """Return what the admin interface of a pod's proxy answers; None if it cannot be asked."""
         return None
 
+    def refusal(self, namespace: str, template: Json) -> str:
+        """Return why no pod of a template could be made; nothing if one could, or it cannot be told."""
+        return ""
+
     @abstractmethod
     def secrets(self, names: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
         """Return what Secrets of the workshop's namespace hold, by name and key; those that are there.

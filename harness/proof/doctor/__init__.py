@@ -15,7 +15,8 @@ from harness.proof.verdict import Verdict
 Checks = tuple[Callable[[Facts], Iterator[Finding]], ...]
 
 CHECKS: Checks = (
-    routes.leads_nowhere, pods.is_not_ready, pods.version_without_sidecar, routes.port_is_not_http,
+    routes.leads_nowhere, pods.is_not_ready, pods.cannot_be_made, pods.version_without_sidecar,
+    routes.port_is_not_http,
     routes.is_overruled, routes.is_not_exported, routes.sidecar_hides_it, routes.gateways_and_sidecars_differ,
     routes.mirrors_nothing, routes.no_route_counts, routes.no_rule_leads_there,
     policies.refuses_the_caller, policies.denies_at_the_copy_only, policies.plain_text_meets_mutual_tls,

@@ -32,6 +32,14 @@ def is_not_ready(facts: Facts) -> Iterator[Finding]:
             yield Finding(where, f"{name} has no pod", f"see why: {facts.kubectl(f'describe {where}')}")
 
 
+def cannot_be_made(facts: Facts) -> Iterator[Finding]:
+    """Find a version of which the cluster lets no pod be made; those that run may be older than the rule."""
+    for name, version in facts.routing.versions.items():
+        template = at(facts.workload_object(version.workload), "spec", "template")
+        if template and (refusal := facts.mesh.refusal(version.namespace, template)):
+            yield Finding(facts.workload(version.workload), f"no new pod of {name} could be made", refusal)
+
+
 def version_without_sidecar(facts: Facts) -> Iterator[Finding]:
     """Find a version whose pods have no sidecar: nobody sees what arrives there."""
     for name in facts.routing.versions:
