@@ -1,12 +1,19 @@
 """What the proof needs of a cluster: what is applied and runs, of anybody's."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness import Json
-from harness.cluster.kubectl import EXTENSIONS, Kubectl, container_status, groups, has_extensions
+from harness.cluster.kubectl import (
+    EXTENSIONS,
+    ForbiddenError,
+    Kubectl,
+    container_status,
+    groups,
+    has_extensions,
+)
 from harness.cluster.pods import SIDECAR, containers, has_sidecar
-from harness.meshes.mesh import MeshError
 from harness.meshes.scene import Pod, Scene
 
 CORE = "services,deployments,statefulsets,daemonsets"
@@ -66,11 +73,8 @@ def reach(kubectl: Kubectl, pod: Pod) -> tuple[Kubectl, str]:
 
 def _everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
     """Return objects of all namespaces; those of one's own where others may not be read."""
-    try:
+    with contextlib.suppress(ForbiddenError):
         return kubectl.items(kinds, "--all-namespaces", *words)
-    except MeshError as error:
-        if "forbidden" not in str(error).lower():
-            raise
     unread.append(f"{kinds} of other namespaces may not be read")
     return kubectl.items(kinds, *words)
 
