@@ -22,7 +22,7 @@ ROUTING = ("virtualservices.networking.istio.io", "destinationrules.networking.i
 POLICIES = ("sidecars.networking.istio.io", "peerauthentications.security.istio.io",
             "authorizationpolicies.security.istio.io", "telemetries.telemetry.istio.io")  # fmt: skip
 GATEWAYS = ("istio=ingressgateway", "gateway.networking.k8s.io/gateway-name")
-"""How pods of ingress gateways are labelled: Istio's own, and those of the Gateway API."""
+"""How pods of ingress gateways elsewhere are labelled: Istio's own, and those of the Gateway API."""
 
 
 def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene:
@@ -103,6 +103,7 @@ def _pod(pod: Json) -> Pod:
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])),
         proxy=has_sidecar(pod),
         proxy_id=proxy.get("containerID", "") if "running" in proxy.get("state", {}) else "",
+        gateway=any(c["name"] == SIDECAR and "router" in c.get("args", []) for c in containers(pod)),
     )
 
 
