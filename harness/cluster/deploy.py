@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 
 from harness import Json
+from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
 from harness.cluster.preflight import OURS, PROJECT
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
@@ -14,6 +15,7 @@ from harness.meshes.mesh import ROOT, WITH_STORE
 
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
+OWN_GATEWAY = ROOT / "istio" / "own-gateway" / "kubernetes.yaml"
 
 ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
@@ -46,11 +48,17 @@ def services() -> list[str]:
     return sorted({d.container.image_name for d in of_kind(read(*WITH_STORE), Deployment)})
 
 
+def own_identity(namespace: str) -> str:
+    """Return who an ingress gateway of the namespace's own is to others."""
+    return f"*/ns/{namespace}/sa/{OWN_GATEWAY_NAME}"
+
+
 def render(documents: Iterable[Json], namespace: str, registry: str, gateway: str) -> list[Json]:
     """Return the documents of manifests as they are applied to a cluster.
 
     Images get their tag (and registry), objects the label by which `make undeploy` finds them, and
-    identities the namespace and gateway (``*/ns/…/sa/…``) that are really there.
+    identities the namespace and gateway (``*/ns/…/sa/…``) that are really there. Istio's Gateways select
+    an ingress gateway of the namespace's own, if it is that.
     """
     # By way of text: what YAML's aliases share is changed in one place only.
     rendered: list[Json] = [json.loads(json.dumps(document)) for document in documents]
@@ -64,13 +72,18 @@ def render(documents: Iterable[Json], namespace: str, registry: str, gateway: st
             document["data"] = document.get("data", {}) | written
         if document["kind"] in ("Deployment", "Job"):
             template = document["spec"]["template"]
-            template["metadata"]["labels"][OURS] = PROJECT
+            labels = template["metadata"]["labels"]
+            labels[OURS] = PROJECT
+            if GATEWAY_LABEL in labels:
+                labels[GATEWAY_LABEL] = namespace
             for container in template["spec"]["containers"]:
                 source = image(container["image"])
                 if all(path.exists() for path in source.sources):  # it is one of the project's
                     # The tag stays when the code changes; this makes new pods of the new image all the same.
                     template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source.digest()
                     container["image"] = source.reference(registry)
+        if document["kind"] == "Gateway" and gateway == own_identity(namespace):
+            document["spec"]["selector"] = {GATEWAY_LABEL: namespace}
         if document["kind"] == "AuthorizationPolicy":
             for rule in document["spec"].get("rules", []):
                 for origin in rule.get("from", []):
@@ -84,5 +97,5 @@ def render(documents: Iterable[Json], namespace: str, registry: str, gateway: st
 
 def _identity(principal: str, namespace: str, gateway: str) -> str:
     if "/ns/istio-system/" in principal:
-        return gateway
+        return gateway or principal  # where nobody can tell, Istio's profiles name it so
     return principal.replace("/ns/tutorial/", f"/ns/{namespace}/")

@@ -8,18 +8,18 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import yaml
 
 from harness import Json, settings
 from harness.cluster import deploy, pods, readiness, scene
-from harness.cluster.kubectl import EXTENSIONS, ContainerLog, Kubectl, has_extensions
+from harness.cluster.kubectl import EXTENSIONS, ContainerLog, ForbiddenError, Kubectl, has_extensions
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
-from harness.cluster.pods import SIDECAR
+from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
 from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
-from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes
+from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes, own_gateway
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
@@ -79,19 +79,39 @@ class ClusterMesh(Mesh):
                 f"the cluster of context {self.kubectl.context} does not answer: is it running? "
                 f"(minikube start, crc start) {error}"
             ) from None
-        items, everywhere = self.kubectl.items, "--all-namespaces"
+        everywhere, unread = "--all-namespaces", set()
+
+        def ask(name: str, *words: str) -> list[Json]:
+            try:
+                return self.kubectl.items(*words)
+            except ForbiddenError:
+                unread.add(name)
+                return []
+
         has_istio = any(version.startswith("networking.istio.io/") for version in api_versions)
         workshops = ["gateways.networking.istio.io", everywhere, f"--selector={OURS}={PROJECT}"]
+        pods = self.kubectl.items("pods")  # without these nobody goes on
+        try:
+            namespace = self.kubectl.get("namespace", self.namespace)
+        except ForbiddenError:
+            namespace = {"metadata": {"name": self.namespace}}
+            unread.add("namespace")
         return Facts(
             api_versions=api_versions,
-            nodes=items("nodes"),
-            control_planes=items("deployments", everywhere, "--selector=app=istiod"),
-            injectors=items("mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
-            gateways=items("services", everywhere, "--selector=istio=ingressgateway"),
-            workshops=items(*workshops) if has_istio else [],
-            namespace=self.kubectl.get("namespace", self.namespace),
-            pods=items("pods"),
+            nodes=ask("nodes", "nodes"),
+            control_planes=ask("control_planes", "deployments", everywhere, "--selector=app=istiod"),
+            injectors=ask("injectors", "mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
+            gateways=ask("gateways", "services", everywhere, "--selector=istio=ingressgateway"),
+            workshops=ask("workshops", *workshops) if has_istio else [],
+            namespace=namespace,
+            pods=pods,
+            unread=frozenset(unread),
         )
+
+    @cached_property
+    def has_own_gateway(self) -> bool:
+        """Whether the workshop has an ingress gateway of its own, or is to have one."""
+        return settings.own_gateway() or bool(own_gateway(self.kubectl))
 
     def platform(self, facts: Facts) -> Platform:
         """Return where the cluster runs."""
@@ -104,6 +124,12 @@ class ClusterMesh(Mesh):
         """Deploy everything; what is there already stays, the route of recommendation above all."""
         facts = self._checked_facts()
         platform = self.platform(facts)
+        paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY]
+        if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
+            paths.remove(deploy.FIRST_STATE)
+        if self.has_own_gateway:
+            paths.append(deploy.OWN_GATEWAY)
+        manifests = self.render(_read(paths))
         if not facts.namespace:
             self.create([deploy.namespace(self.namespace)])
         for name in deploy.services():
@@ -112,18 +138,15 @@ class ClusterMesh(Mesh):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
-        paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY]
-        if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
-            paths.remove(deploy.FIRST_STATE)
         self.progress("applying the manifests")
-        self.create(self.render(_read(paths)))
+        self.create(manifests)
         if "route.openshift.io/v1" in facts.api_versions:
             # Lead callers in: OpenShift Local forwards nothing but Routes.
-            route = deploy.openshift_route(facts.gateways[0])
+            route = deploy.openshift_route(gateway_of(self.kubectl))
             where = f"--namespace={route['metadata']['namespace']}"
             self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
-        for workload in of_kind(read(*WITH_STORE), Deployment):
-            readiness.wait_for_rollout(self.kubectl, workload.metadata.name, self.progress)
+        for workload in [document for document in manifests if document["kind"] == "Deployment"]:
+            readiness.wait_for_rollout(self.kubectl, workload["metadata"]["name"], self.progress)
         self._checked_facts()  # that sidecars are injected shows only now
         self._wait_for_routes()
         for name in workloads_behind(self.routes(), TARGET):
@@ -132,7 +155,7 @@ class ClusterMesh(Mesh):
 
     def _checked_facts(self) -> Facts:
         facts = self.facts()
-        if found := list(problems(facts, self.namespace, self.kubectl.program)):
+        if found := list(problems(facts, self.namespace, self.kubectl.program, self.has_own_gateway)):
             raise MeshError("\n       ".join(found))
         return facts
 
@@ -162,13 +185,21 @@ class ClusterMesh(Mesh):
 
     def render(self, given: Iterable[Json]) -> list[Json]:
         """Return the documents of manifests as this cluster needs them."""
-        found = pods.of_gateway(self.kubectl)
+        return deploy.render(given, self.namespace, settings.registry(), self._gateway_identity())
+
+    def _gateway_identity(self) -> str:
+        """Return who the ingress gateway is (``*/ns/…/sa/…``); nothing if this user may not know."""
+        if self.has_own_gateway:
+            return deploy.own_identity(self.namespace)
+        try:
+            found = pods.of_gateway(self.kubectl, own=False)
+        except ForbiddenError:
+            return ""
         if not found:
             raise MeshError(
                 f"the ingress gateway has no pod: {self.kubectl.program} get pods -n istio-system"
             )
-        namespace, account = found[0]["metadata"]["namespace"], found[0]["spec"]["serviceAccountName"]
-        return deploy.render(given, self.namespace, settings.registry(), f"*/ns/{namespace}/sa/{account}")
+        return f"*/ns/{found[0]['metadata']['namespace']}/sa/{found[0]['spec']['serviceAccountName']}"
 
     def create(self, documents: list[Json]) -> list[str]:
         """Apply documents; return what kubectl says of each. What reads a Secret that changes starts anew."""
@@ -206,7 +237,9 @@ class ClusterMesh(Mesh):
         if "build.openshift.io/v1" in facts.api_versions:
             kinds += ",buildconfigs.build.openshift.io,imagestreams.image.openshift.io"
         if "route.openshift.io/v1" in facts.api_versions:
-            self.kubectl.run("delete", "routes.route.openshift.io", "--all-namespaces", ours)
+            for gateway in [g for g in (own_gateway(self.kubectl), *facts.gateways) if g]:
+                where = f"--namespace={gateway['metadata']['namespace']}"
+                self.kubectl.run("delete", "routes.route.openshift.io", where, ours)
         if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", self.namespace, timeout=300)
         elif facts.namespace:
@@ -272,7 +305,10 @@ class ClusterMesh(Mesh):
 
     def pods(self) -> list[PodStatus]:
         workloads = [d.metadata.name for d in of_kind(self.routes(), Deployment)]
-        found = [(GATEWAY, pod) for pod in pods.of_gateway(self.kubectl)]
+        found: list[tuple[str, Json]] = []
+        with contextlib.suppress(ForbiddenError):
+            name = OWN_GATEWAY_NAME if self.has_own_gateway else GATEWAY
+            found = [(name, pod) for pod in pods.of_gateway(self.kubectl, self.has_own_gateway)]
         found += [(name, pod) for name in workloads for pod in pods.pods_of(self.kubectl, name)]
         return [
             PodStatus(pod["metadata"]["name"], name, pods.state(pod), pod["status"].get("podIP", "-"))
@@ -376,7 +412,10 @@ class ClusterMesh(Mesh):
     def reachable_address(self) -> str | None:
         """Return the gateway's host and port, if there is one that this machine reaches."""
         gateway = gateway_of(self.kubectl)
-        routes, nodes = openshift_routes(self.kubectl, gateway), self.kubectl.items("nodes")
+        routes, nodes = openshift_routes(self.kubectl, gateway), []
+        if any("nodePort" in port for port in gateway["spec"]["ports"]):
+            with contextlib.suppress(ForbiddenError):
+                nodes = self.kubectl.items("nodes")
         for host, port in addresses(gateway, routes, nodes):
             with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
                 return host if port == 80 else f"{host}:{port}"
