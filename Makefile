@@ -2,7 +2,7 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 # How to reach a cluster; what is not set here is the harness's affair.
-export KUBECTL NAMESPACE REGISTRY BASE_IMAGE STORE_BASE_IMAGE
+export KUBECTL NAMESPACE REGISTRY GATEWAY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
 TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
@@ -97,7 +97,7 @@ start: $(VENV)/harness ## scale it back to 1 (W=recommendation-v2)
 
 ##@ On a cluster (then MESH=cluster for the steps above)
 
-deploy: $(VENV)/harness ## bring everything to the cluster of kubectl's context (NAMESPACE=tutorial, REGISTRY=, YES=1)
+deploy: $(VENV)/harness ## bring everything to the cluster of kubectl's context (NAMESPACE=tutorial, GATEWAY=own, REGISTRY=, YES=1)
 	@$(HARNESS) deploy
 
 undeploy: $(VENV)/harness ## remove exactly what deploy made

@@ -2,6 +2,8 @@
 
 import os
 
+from harness import HarnessError
+
 TYPED = "DARK_LAUNCH_"
 """How the variables begin by which make passes on what was typed: ``N=500`` is ``DARK_LAUNCH_N``."""
 
@@ -14,6 +16,18 @@ def namespace() -> str:
 def registry() -> str:
     """Return the registry that images are pushed to: REGISTRY, or nothing."""
     return os.environ.get("REGISTRY", "")
+
+
+def own_gateway() -> bool:
+    """Say whether the workshop is to have an ingress gateway of its own: GATEWAY is ``own``.
+
+    :raises HarnessError: it is something else.
+    """
+    if (wanted := os.environ.get("GATEWAY", "")) not in ("", "own"):
+        raise HarnessError(
+            f"GATEWAY={wanted}: only 'own' is known; without it, the cluster's gateway is used"
+        )
+    return bool(wanted)
 
 
 def base_image() -> str:

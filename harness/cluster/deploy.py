@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from harness import Json
+from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
 from harness.cluster.preflight import OURS, PROJECT, is_ours
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
@@ -19,6 +20,7 @@ SOURCE = f"{PROJECT}/source"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
+OWN_GATEWAY = ROOT / "istio" / "own-gateway" / "kubernetes.yaml"
 
 ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
@@ -74,6 +76,11 @@ def services() -> list[str]:
     return sorted({d.container.image_name for d in of_kind(read(*WITH_STORE), Deployment)})
 
 
+def own_identity(namespace: str) -> str:
+    """Return who an ingress gateway of the namespace's own is to others."""
+    return f"*/ns/{namespace}/sa/{OWN_GATEWAY_NAME}"
+
+
 class Build(NamedTuple):
     """A build of an image of the project's: what pods call it, and what it was built from."""
 
@@ -104,7 +111,8 @@ def render(
     """Return the documents of manifests as they are applied to a cluster.
 
     Images get their tag (and registry), objects the label by which `make undeploy` finds them, and
-    identities the namespace and gateway (``*/ns/…/sa/…``) that are really there.
+    identities the namespace and gateway (``*/ns/…/sa/…``) that are really there. Istio's Gateways select
+    an ingress gateway of the namespace's own, if it is that.
 
     :param images: those that stay as they are deployed, whatever the code or REGISTRY says today.
     """
@@ -120,7 +128,10 @@ def render(
             document["data"] = document.get("data", {}) | written
         if document["kind"] in ("Deployment", "Job"):
             template = document["spec"]["template"]
-            template["metadata"]["labels"][OURS] = PROJECT
+            labels = template["metadata"]["labels"]
+            labels[OURS] = PROJECT
+            if GATEWAY_LABEL in labels:
+                labels[GATEWAY_LABEL] = namespace
             for container in template["spec"]["containers"]:
                 source = image(container["image"])
                 if all(path.exists() for path in source.sources):  # it is one of the project's
@@ -128,6 +139,8 @@ def render(
                     build = images.get(source.name) or Build(source.reference(registry), source.digest())
                     container["image"] = build.reference
                     template["metadata"].setdefault("annotations", {})[SOURCE] = build.source
+        if document["kind"] == "Gateway" and gateway == own_identity(namespace):
+            document["spec"]["selector"] = {GATEWAY_LABEL: namespace}
         if document["kind"] == "AuthorizationPolicy":
             for rule in document["spec"].get("rules", []):
                 for origin in rule.get("from", []):
@@ -141,5 +154,5 @@ def render(
 
 def _identity(principal: str, namespace: str, gateway: str) -> str:
     if "/ns/istio-system/" in principal:
-        return gateway
+        return gateway or principal  # where nobody can tell, Istio's profiles name it so
     return principal.replace("/ns/tutorial/", f"/ns/{namespace}/")

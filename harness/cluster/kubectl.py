@@ -17,6 +17,23 @@ from harness.meshes.mesh import MeshError
 RETRIES = 30
 """How often in a row a log may break off within 10 seconds."""
 
+REFUSAL = re.compile(
+    r'User "([^"]+)" cannot (\S+) resource "([^"]+)" in API group "([^"]*)"(?: in the namespace "([^"]+)")?'
+)
+"""How the API server words that RBAC forbids something."""
+
+
+class ForbiddenError(MeshError):
+    """This user lacks a right, which the message names."""
+
+    def __init__(self, user: str, verb: str, resource: str, group: str, namespace: str | None) -> None:
+        kind = f"{resource}.{group}" if group else resource
+        where = f"in namespace {namespace}" if namespace else "in the whole cluster"
+        super().__init__(
+            f"{user} may not {verb} {kind} {where}: whoever administers the cluster can give that right "
+            "(docs/room.md), and NAMESPACE= names another namespace"
+        )
+
 
 @dataclass(frozen=True)
 class Kubectl:
@@ -56,6 +73,7 @@ class Kubectl:
     def run(self, *words: str, given: str | None = None, timeout: float = 60) -> str:
         """Return what kubectl prints; ``given`` is its standard input.
 
+        :raises ForbiddenError: this user lacks the right.
         :raises MeshError: it failed, or took longer than ``timeout`` seconds.
         """
         try:
@@ -65,6 +83,8 @@ class Kubectl:
         except subprocess.TimeoutExpired:
             raise MeshError(f"{self.program} {words[0]} did not answer in {timeout:g} s") from None
         if done.returncode:
+            if refusal := REFUSAL.search(done.stderr):
+                raise ForbiddenError(*refusal.groups())
             lines = [line for line in done.stderr.splitlines() if not line.startswith("command terminated")]
             complaint = lines[-1] if lines else "(it did not say why)"
             # What cannot be applied is quoted whole, in a patch of thousands of characters.

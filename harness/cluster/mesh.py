@@ -9,18 +9,25 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import yaml
 
 from harness import Json, settings
 from harness.cluster import admission, deploy, pods, readiness, scene
-from harness.cluster.kubectl import EXTENSIONS, ContainerLog, Kubectl, groups, has_extensions
+from harness.cluster.kubectl import (
+    EXTENSIONS,
+    ContainerLog,
+    ForbiddenError,
+    Kubectl,
+    groups,
+    has_extensions,
+)
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
-from harness.cluster.pods import SIDECAR
+from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
 from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
-from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes
+from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes, own_gateway
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
@@ -82,18 +89,41 @@ class ClusterMesh(Mesh):
                 f"the cluster of context {self.kubectl.context} does not answer: is it running? "
                 f"(minikube start, crc start) {error}"
             ) from None
-        items, everywhere = self.kubectl.items, "--all-namespaces"
+        everywhere, unread = "--all-namespaces", set()
+
+        def ask(name: str, *words: str) -> list[Json]:
+            try:
+                return self.kubectl.items(*words)
+            except ForbiddenError:
+                unread.add(name)
+                return []
+
         has_istio = any(version.startswith("networking.istio.io/") for version in api_versions)
+        pods = self.kubectl.items("pods")  # without these nobody goes on
+        try:
+            namespace = self.kubectl.get("namespace", self.namespace)
+        except ForbiddenError:
+            namespace = {"metadata": {"name": self.namespace}}
+            unread.add("namespace")
+        istio_gateways = (
+            ask("istio_gateways", "gateways.networking.istio.io", everywhere) if has_istio else []
+        )
         return Facts(
             api_versions=api_versions,
-            nodes=items("nodes"),
-            control_planes=items("deployments", everywhere, "--selector=app=istiod"),
-            injectors=items("mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
-            gateways=items("services", everywhere, "--selector=istio=ingressgateway"),
-            istio_gateways=items("gateways.networking.istio.io", everywhere) if has_istio else [],
-            namespace=self.kubectl.get("namespace", self.namespace),
-            pods=items("pods"),
+            nodes=ask("nodes", "nodes"),
+            control_planes=ask("control_planes", "deployments", everywhere, "--selector=app=istiod"),
+            injectors=ask("injectors", "mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
+            gateways=ask("gateways", "services", everywhere, "--selector=istio=ingressgateway"),
+            istio_gateways=istio_gateways,
+            namespace=namespace,
+            pods=pods,
+            unread=frozenset(unread),
         )
+
+    @cached_property
+    def has_own_gateway(self) -> bool:
+        """Whether the workshop has an ingress gateway of its own, or is to have one."""
+        return settings.own_gateway() or bool(own_gateway(self.kubectl))
 
     def platform(self, facts: Facts) -> Platform:
         """Return where the cluster runs."""
@@ -106,10 +136,15 @@ class ClusterMesh(Mesh):
         """Deploy everything; what is there already stays, the route of recommendation above all."""
         facts = self._checked_facts()
         platform = self.platform(facts)
+        paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY]
+        if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
+            paths.remove(deploy.FIRST_STATE)
+        if self.has_own_gateway:
+            paths.append(deploy.OWN_GATEWAY)
+        manifests = self.render(_read(paths))
         if not facts.namespace:
             self.create([deploy.namespace(self.namespace)])
-        documents = _read([*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY])
-        templates = [d["spec"]["template"] for d in documents if d["kind"] == "Deployment"]
+        templates = [d["spec"]["template"] for d in manifests if d["kind"] == "Deployment"]
         admission.must_be_allowed(self.kubectl, templates, injection_label(facts))
         for name in deploy.services():
             self.bring(name, platform)
@@ -117,17 +152,14 @@ class ClusterMesh(Mesh):
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
             label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
-        if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
-            first = _read([deploy.FIRST_STATE])
-            documents = [document for document in documents if document not in first]
         self.progress("applying the manifests")
-        self.create(self.render(documents))
+        self.create(manifests)
         if "route.openshift.io/v1" in facts.api_versions:
             # Lead callers in: OpenShift Local forwards nothing but Routes.
-            route = deploy.openshift_route(facts.gateways[0])
+            route = deploy.openshift_route(gateway_of(self.kubectl))
             where = f"--namespace={route['metadata']['namespace']}"
             self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
-        self._wait_for_rollouts(d["metadata"]["name"] for d in documents if d["kind"] == "Deployment")
+        self._wait_for_rollouts(d["metadata"]["name"] for d in manifests if d["kind"] == "Deployment")
         self._checked_facts()  # that sidecars are injected shows only now
         self._wait_for_routes()
         for name in workloads_behind(self.routes(), TARGET):
@@ -136,7 +168,7 @@ class ClusterMesh(Mesh):
 
     def _checked_facts(self) -> Facts:
         facts = self.facts()
-        if found := list(problems(facts, self.namespace, self.kubectl.program)):
+        if found := list(problems(facts, self.namespace, self.kubectl.program, self.has_own_gateway)):
             raise MeshError("\n       ".join(found))
         return facts
 
@@ -173,14 +205,21 @@ class ClusterMesh(Mesh):
 
         :param images: those that stay as they are deployed, by name.
         """
-        found = pods.of_gateway(self.kubectl)
+        return deploy.render(given, self.namespace, self.registry(), self._gateway_identity(), images)
+
+    def _gateway_identity(self) -> str:
+        """Return who the ingress gateway is (``*/ns/…/sa/…``); nothing if this user may not know."""
+        if self.has_own_gateway:
+            return deploy.own_identity(self.namespace)
+        try:
+            found = pods.of_gateway(self.kubectl, own=False)
+        except ForbiddenError:
+            return ""
         if not found:
             raise MeshError(
                 f"the ingress gateway has no pod: {self.kubectl.program} get pods -n istio-system"
             )
-        namespace, account = found[0]["metadata"]["namespace"], found[0]["spec"]["serviceAccountName"]
-        gateway = f"*/ns/{namespace}/sa/{account}"
-        return deploy.render(given, self.namespace, self.registry(), gateway, images)
+        return f"*/ns/{found[0]['metadata']['namespace']}/sa/{found[0]['spec']['serviceAccountName']}"
 
     def create(self, documents: list[Json]) -> list[str]:
         """Apply documents; return what kubectl says of each. What reads a Secret that changes starts anew."""
@@ -228,7 +267,9 @@ class ClusterMesh(Mesh):
         if "build.openshift.io/v1" in facts.api_versions:
             kinds += ",buildconfigs.build.openshift.io,imagestreams.image.openshift.io"
         if "route.openshift.io/v1" in facts.api_versions:
-            self.kubectl.run("delete", "routes.route.openshift.io", "--all-namespaces", ours)
+            for gateway in [g for g in (own_gateway(self.kubectl), *facts.gateways) if g]:
+                where = f"--namespace={gateway['metadata']['namespace']}"
+                self.kubectl.run("delete", "routes.route.openshift.io", where, ours)
         if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", self.namespace, timeout=300)
         elif doomed := deploy.ours(self.kubectl.items(kinds)):
@@ -299,7 +340,10 @@ class ClusterMesh(Mesh):
 
     def pods(self) -> list[PodStatus]:
         workloads = [d.metadata.name for d in of_kind(self.routes(), Deployment)]
-        found = [(GATEWAY, pod) for pod in pods.of_gateway(self.kubectl)]
+        found: list[tuple[str, Json]] = []
+        with contextlib.suppress(ForbiddenError):
+            name = OWN_GATEWAY_NAME if self.has_own_gateway else GATEWAY
+            found = [(name, pod) for pod in pods.of_gateway(self.kubectl, self.has_own_gateway)]
         found += [(name, pod) for name in workloads for pod in pods.pods_of(self.kubectl, name)]
         return [
             PodStatus(pod["metadata"]["name"], name, pods.state(pod), pod["status"].get("podIP", "-"))
@@ -405,7 +449,10 @@ class ClusterMesh(Mesh):
     def reachable_address(self) -> str | None:
         """Return the gateway's host and port, if there is one that this machine reaches."""
         gateway = gateway_of(self.kubectl)
-        routes, nodes = openshift_routes(self.kubectl, gateway), self.kubectl.items("nodes")
+        routes, nodes = openshift_routes(self.kubectl, gateway), []
+        if any("nodePort" in port for port in gateway["spec"]["ports"]):
+            with contextlib.suppress(ForbiddenError):
+                nodes = self.kubectl.items("nodes")
         for host, port in addresses(gateway, routes, nodes):
             with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
                 return host if port == 80 else f"{host}:{port}"

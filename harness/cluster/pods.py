@@ -13,6 +13,12 @@ from harness.meshes.mesh import WITH_STORE, MeshError
 SIDECAR = "istio-proxy"
 """The sidecar's container, native or classic."""
 
+GATEWAY_LABEL = "dark-launch/gateway"
+"""What the pods of a namespace's own ingress gateway bear; its value is the namespace."""
+
+OWN_GATEWAY_NAME = "workshop-gateway"
+"""What the Deployment, the Service and the ServiceAccount of that gateway are called."""
+
 
 def containers(pod: Json) -> list[Json]:
     """Return the containers of a pod, a native sidecar included."""
@@ -37,8 +43,10 @@ def selector(labels: Mapping[str, str]) -> str:
     return "--selector=" + ",".join(f"{name}={value}" for name, value in labels.items())
 
 
-def of_gateway(kubectl: Kubectl) -> list[Json]:
-    """Return the pods of the ingress gateway, whichever way it was installed."""
+def of_gateway(kubectl: Kubectl, own: bool) -> list[Json]:
+    """Return the pods of an ingress gateway: the namespace's own, or the one that all namespaces share."""
+    if own:
+        return kubectl.items("pods", f"--selector={GATEWAY_LABEL}={kubectl.namespace}")
     return kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harness import Json
 from harness.cluster.pods import has_sidecar
+from harness.manifests.lookup import GATEWAY_LABELS
 
 OURS = "app.kubernetes.io/part-of"
 """The label that everything bears which `make deploy` makes; its value is PROJECT."""
@@ -33,6 +34,8 @@ class Facts:
     """The workshop's Namespace, or nothing."""
     pods: list[Json]
     """The Pods in it."""
+    unread: frozenset[str] = frozenset()
+    """Which of the above this user may not read; they are empty then."""
 
 
 def istio_version(facts: Facts) -> tuple[int, int] | None:
@@ -45,7 +48,12 @@ def istio_version(facts: Facts) -> tuple[int, int] | None:
 
 
 def revisions(facts: Facts) -> list[str]:
-    """Return the revisions and tags that inject sidecars; istio-injection=enabled means ``default``."""
+    """Return the revisions and tags that inject sidecars; istio-injection=enabled means ``default``.
+
+    Who may not read that takes it to be as the namespace says.
+    """
+    if "injectors" in facts.unread:
+        return [facts.namespace.get("metadata", {}).get("labels", {}).get("istio.io/rev", "default")]
     labels = [injector["metadata"].get("labels", {}) for injector in facts.injectors]
     found = {value for lb in labels for key in ("istio.io/rev", "istio.io/tag") if (value := lb.get(key))}
     return sorted(found, key=lambda name: (name != "default", name))
@@ -63,8 +71,11 @@ def is_ours(resource: Json) -> bool:
     return labels.get(OURS) == PROJECT
 
 
-def problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
-    """Yield a line for each thing that is missing, with the command that puts it right."""
+def problems(facts: Facts, namespace: str, kubectl: str, own_gateway: bool = False) -> Iterator[str]:
+    """Yield a line for each thing that is missing, with the command that puts it right.
+
+    :param own_gateway: whether the workshop has, or is to have, an ingress gateway of its own.
+    """
     if "networking.istio.io/v1" not in facts.api_versions:
         old = any(version.startswith("networking.istio.io/") for version in facts.api_versions)
         what = "is too old (it does not serve networking.istio.io/v1)" if old else "is not installed"
@@ -72,7 +83,7 @@ def problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
         yield f"Istio {what}: istioctl install --set profile={profile}"
         return
     ready = [d for d in facts.control_planes if d.get("status", {}).get("readyReplicas")]
-    if not ready:
+    if not ready and "control_planes" not in facts.unread:
         yield f"Istio's control plane is not ready: {kubectl} get pods -n istio-system"
         return
     version = istio_version(facts)
@@ -82,36 +93,46 @@ def problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
     if not revisions(facts):
         yield "Istio injects no sidecars (no webhook with the label app=sidecar-injector): istioctl install"
         return
-    if not facts.gateways:
-        yield "there is no ingress gateway (a Service with the label istio=ingressgateway): istioctl install"
+    if not own_gateway:
+        yield from _gateway_problems(facts, namespace, kubectl)
+    yield from _namespace_problems(facts, namespace, kubectl)
+
+
+def _gateway_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
+    """Yield what is wrong with the ingress gateway that all namespaces share."""
+    if "gateways" in facts.unread:
+        yield "the cluster's ingress gateway may not be looked at: take one of your own (GATEWAY=own)"
+    elif not facts.gateways:
+        missing = "there is no ingress gateway (a Service with the label istio=ingressgateway)"
+        yield f"{missing}: istioctl install, or take one of your own (GATEWAY=own)"
     for gateway in facts.istio_gateways:
         other, name = gateway["metadata"]["namespace"], gateway["metadata"]["name"]
-        if other == namespace:
+        if other == namespace or not _takes_every_host(gateway):
             continue
         if is_ours(gateway):
             yield (
                 f"the ingress gateway leads to the workshop in namespace {other}: use that one "
-                f"(NAMESPACE={other}), or remove it (NAMESPACE={other} make undeploy)"
+                f"(NAMESPACE={other}), take a gateway of your own (GATEWAY=own), "
+                f"or remove that workshop (NAMESPACE={other} make undeploy)"
             )
-        elif _takes_every_host(gateway):
+        else:
             yield (
-                f"the Gateway {name} of namespace {other} takes every host of the ingress gateway: give "
-                f"it hosts of its own, or remove it ({kubectl} delete gateways.networking.istio.io "
-                f"{name} -n {other})"
+                f"the Gateway {name} of namespace {other} takes every host of the ingress gateway: take a "
+                f"gateway of your own (GATEWAY=own), or remove that one ({kubectl} delete "
+                f"gateways.networking.istio.io {name} -n {other})"
             )
-    yield from _namespace_problems(facts, namespace, kubectl)
 
 
 def _takes_every_host(gateway: Json) -> bool:
-    """Say whether a Gateway lets the ingress gateway take all hosts on port 80, as the workshop's does."""
+    """Say whether a Gateway lets the shared ingress gateway take all hosts on port 80."""
     servers = gateway["spec"].get("servers", [])
     hosts = [host for server in servers if server["port"]["number"] == 80 for host in server["hosts"]]
-    is_selected = gateway["spec"].get("selector", {}).items() <= {"istio": "ingressgateway"}.items()
+    is_selected = gateway["spec"].get("selector", {}).items() <= GATEWAY_LABELS.items()
     return is_selected and any(host.rpartition("/")[2] == "*" for host in hosts)
 
 
 def _namespace_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
-    if not facts.namespace:
+    if not facts.namespace or "namespace" in facts.unread:
         return
     if "deletionTimestamp" in facts.namespace["metadata"]:
         yield f"namespace {namespace} is being deleted: {kubectl} wait --for=delete namespace/{namespace}"

@@ -1,12 +1,19 @@
 """What the proof needs of a cluster: what is applied and runs, of anybody's."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness import Json
-from harness.cluster.kubectl import EXTENSIONS, Kubectl, container_status, groups, has_extensions
+from harness.cluster.kubectl import (
+    EXTENSIONS,
+    ForbiddenError,
+    Kubectl,
+    container_status,
+    groups,
+    has_extensions,
+)
 from harness.cluster.pods import SIDECAR, containers, has_sidecar
-from harness.meshes.mesh import MeshError
 from harness.meshes.scene import Pod, Scene
 
 CORE = "services,deployments,statefulsets,daemonsets"
@@ -15,7 +22,7 @@ ROUTING = ("virtualservices.networking.istio.io", "destinationrules.networking.i
 POLICIES = ("sidecars.networking.istio.io", "peerauthentications.security.istio.io",
             "authorizationpolicies.security.istio.io", "telemetries.telemetry.istio.io")  # fmt: skip
 GATEWAYS = ("istio=ingressgateway", "gateway.networking.k8s.io/gateway-name")
-"""How pods of ingress gateways are labelled: Istio's own, and those of the Gateway API."""
+"""How pods of ingress gateways elsewhere are labelled: Istio's own, and those of the Gateway API."""
 
 
 def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene:
@@ -66,11 +73,8 @@ def reach(kubectl: Kubectl, pod: Pod) -> tuple[Kubectl, str]:
 
 def everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
     """Return objects of all namespaces; those of one's own where others may not be read."""
-    try:
+    with contextlib.suppress(ForbiddenError):
         return kubectl.items(kinds, "--all-namespaces", *words)
-    except MeshError as error:
-        if "forbidden" not in str(error).lower():
-            raise
     unread.append(f"{kinds} of other namespaces may not be read")
     return kubectl.items(kinds, *words)
 
@@ -99,6 +103,7 @@ def _pod(pod: Json) -> Pod:
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])),
         proxy=has_sidecar(pod),
         proxy_id=proxy.get("containerID", "") if "running" in proxy.get("state", {}) else "",
+        gateway=any(c["name"] == SIDECAR and "router" in c.get("args", []) for c in containers(pod)),
     )
 
 

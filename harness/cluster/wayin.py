@@ -7,7 +7,8 @@ import threading
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl, groups
-from harness.cluster.preflight import OURS, PROJECT
+from harness.cluster.pods import OWN_GATEWAY_NAME
+from harness.cluster.preflight import OURS, PROJECT, is_ours
 from harness.meshes.mesh import LOOPBACK, MeshError
 
 DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger": ("tracing", 80),
@@ -15,11 +16,19 @@ DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger":
 """Istio's addons: name → (its Service, the port)."""
 
 
+def own_gateway(kubectl: Kubectl) -> Json:
+    """Return the Service of the ingress gateway that the namespace has for itself; nothing if it has none."""
+    found = kubectl.get("service", OWN_GATEWAY_NAME)
+    return found if is_ours(found) else {}
+
+
 def gateway_of(kubectl: Kubectl) -> Json:
-    """Return the ingress gateway's Service.
+    """Return the ingress gateway's Service: the namespace's own, or the one that all namespaces share.
 
     :raises MeshError: there is none.
     """
+    if own := own_gateway(kubectl):
+        return own
     found = kubectl.items("services", "--all-namespaces", "--selector=istio=ingressgateway")
     if not found:
         raise MeshError("there is no ingress gateway (a Service with the label istio=ingressgateway)")
