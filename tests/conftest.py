@@ -45,11 +45,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         there = [item for item in items if _runs_on_a_cluster(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in there])
         items[:] = there
+        return
+    for item in items:
+        if item.get_closest_marker("only_on_cluster"):
+            item.add_marker(pytest.mark.skip(reason="needs a cluster with Istio: --mesh cluster"))
 
 
-def _runs_on_a_cluster(item: pytest.Item) -> bool:
-    end_to_end = {"running_mesh", "a_cluster"} & set(getattr(item, "fixturenames", ()))
-    return bool(end_to_end) and not item.get_closest_marker("not_on_cluster")
+def _runs_on_a_cluster(item: Any) -> bool:
+    if item.get_closest_marker("only_on_cluster"):
+        return True
+    return "running_mesh" in item.fixturenames and not item.get_closest_marker("not_on_cluster")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,7 +78,8 @@ def running_mesh(
     name: str = request.param
     if name == "cluster":
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("NAMESPACE", "dark-launch-tests")
+            patch.setenv("NAMESPACE", f"dark-launch-tests-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
+            patch.setenv("GATEWAY", "own")
             deployed = ClusterMesh()
             try:
                 deployed.up()

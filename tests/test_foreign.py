@@ -362,10 +362,8 @@ NAMESPACE = "dark-launch-foreign"
 
 
 @pytest.fixture(scope="module")
-def a_cluster(request: pytest.FixtureRequest) -> Iterator[ClusterMesh]:
+def a_cluster() -> Iterator[ClusterMesh]:
     """Yield the cluster, on which the shop runs with shoppers of its own: the canary as a StatefulSet."""
-    if request.config.getoption("mesh") != "cluster":
-        pytest.skip("needs a cluster with Istio: --mesh cluster")
     mesh = ClusterMesh(namespace=NAMESPACE)
     facts = mesh.facts()
     mesh.bring("tests-foreign", mesh.platform(facts))
@@ -409,12 +407,14 @@ def watch_on_cluster(code: int, *words: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.only_on_cluster
 def test_on_a_cluster_a_mirror_is_proven_from_the_proxies_alone(a_cluster: ClusterMesh) -> None:
     verdict = watch_on_cluster(0)
     assert verdict["requests"] > 10
     assert claim(verdict, "exactly-once")["figures"]["received"] == verdict["requests"]
 
 
+@pytest.mark.only_on_cluster
 def test_on_a_cluster_a_canary_without_a_pod_fails_exactly_once_alone(a_cluster: ClusterMesh) -> None:
     a_cluster.kubectl.run("scale", "statefulset/pricing-canary", "--replicas=0")
     a_cluster.kubectl.run("wait", "--for=delete", "pod/pricing-canary-0", "--timeout=60s")
@@ -423,6 +423,7 @@ def test_on_a_cluster_a_canary_without_a_pod_fails_exactly_once_alone(a_cluster:
     a_cluster.kubectl.run("rollout", "status", "statefulset/pricing-canary", "--timeout=90s", timeout=100)
 
 
+@pytest.mark.only_on_cluster
 def test_on_a_cluster_an_http_route_is_judged_like_a_virtual_service(a_cluster: ClusterMesh) -> None:
     canary = {"name": "pricing-canary", "port": 80}
     mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": canary}}

@@ -267,6 +267,7 @@ def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
     verdict = verify(mesh, Target(), 80, patience=3)
     assert broken(verdict) == ["exactly-once"]
     assert figures(verdict, "exactly-once")["missing"] == 80
+    assert re.search(r"v2 has \d+ under way, and does not answer", verdict.claim("exactly-once").detail)
 
 
 @pytest.mark.of_any_mesh

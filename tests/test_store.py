@@ -203,10 +203,9 @@ def test_roles_keep_to_their_databases(mesh: Mesh) -> None:
         mesh.query("store", connect, "SELECT 1")
 
 
-def test_on_a_cluster_the_network_keeps_others_from_the_store_and_v2_from_others(mesh: Mesh) -> None:
-    if not isinstance(mesh, ClusterMesh):
-        pytest.skip("only a cluster has policies")
-
+@pytest.mark.only_on_cluster
+@pytest.mark.of_any_mesh
+def test_on_a_cluster_the_network_keeps_others_from_the_store_and_v2_from_others(mesh: ClusterMesh) -> None:
     def python(workload: str, code: str) -> str:
         words = ("exec", f"deployment/{workload}", "--", "python3", "-c", code)
         return mesh.kubectl.run(*words).strip()

@@ -86,6 +86,8 @@ class Evidence:
     """Lines on requests that are not in Istio's default format."""
     unjoined: int = 0
     """Hops without a request id."""
+    under_way: Mapping[str, int] = field(default_factory=dict)
+    """How many requests each version has got and not answered, once a run has ended; where it is known."""
     overdue: int = 0
     """Stories that still lacked a hop for long when the run was ended early."""
     bounds: Bounds = NO_BOUNDS

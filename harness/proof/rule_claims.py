@@ -95,6 +95,8 @@ def received(stream: Stream) -> Iterator[Claim]:
         sampled = [percent / 100 for percent in percentages if percent < 100]
         always = len(percentages) - len(sampled)
         wrong = ", ".join(f"{found[name]:,} {word}" for name, word in _WRONG.items())
+        if found["missing"] and (count := stream.evidence.under_way.get(version)):
+            wrong += f"; {version} has {count:,} under way, and does not answer"
         fails = any(found[name] for name in _WRONG)
         if sampled:
             claim = _sampled(found, version, always, sampled, wrong, fails)

@@ -332,12 +332,19 @@ class Watch:
         self.evidence.loops = self.routing.loops(self.ledger.edges)
         self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
+        self.evidence.under_way = dict(self._under_way()) if self.broken else {}
         # A log is late by that much at most: what has waited longer lacks a hop.
         late = time.monotonic() - 2 * self._mesh.quiet
         waiting = [story for story in self.ledger.open.values() if story.waiting and story.touched < late]
         self.evidence.overdue = sum(map(self._is_judged, waiting))
         self.evidence.stored = self._stores.read(self.routing) if self._stores else None
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
+
+    def _under_way(self) -> Iterator[tuple[str, int]]:
+        """Yield (version, requests) for each version that has got requests and not answered them."""
+        for version in self.routing.versions:
+            if count := self._mesh.in_flight([pod for pod in self.routing.pods_of(version) if pod.proxy]):
+                yield version, count
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""
