@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from harness import Json
 from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
@@ -16,6 +17,8 @@ from harness.meshes.mesh import ROOT, WITH_STORE
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
 OWN_GATEWAY = ROOT / "istio" / "own-gateway" / "kubernetes.yaml"
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
@@ -53,12 +56,16 @@ def own_identity(namespace: str) -> str:
     return f"*/ns/{namespace}/sa/{OWN_GATEWAY_NAME}"
 
 
-def render(documents: Iterable[Json], namespace: str, registry: str, gateway: str) -> list[Json]:
+def render(
+    documents: Iterable[Json], namespace: str, registry: str, gateway: str, built: Mapping[str, str] = NOTHING
+) -> list[Json]:
     """Return the documents of manifests as they are applied to a cluster.
 
     Images get their tag (and registry), objects the label by which `make undeploy` finds them, and
     identities the namespace and gateway (``*/ns/…/sa/…``) that are really there. Istio's Gateways select
     an ingress gateway of the namespace's own, if it is that.
+
+    :param built: images that are there already, as ``rooms.room`` says.
     """
     # By way of text: what YAML's aliases share is changed in one place only.
     rendered: list[Json] = [json.loads(json.dumps(document)) for document in documents]
@@ -81,7 +88,7 @@ def render(documents: Iterable[Json], namespace: str, registry: str, gateway: st
                 if all(path.exists() for path in source.sources):  # it is one of the project's
                     # The tag stays when the code changes; this makes new pods of the new image all the same.
                     template["metadata"].setdefault("annotations", {})[f"{PROJECT}/source"] = source.digest()
-                    container["image"] = source.reference(registry)
+                    container["image"] = built.get(source.sources_key()) or source.reference(registry)
         if document["kind"] == "Gateway" and gateway == own_identity(namespace):
             document["spec"]["selector"] = {GATEWAY_LABEL: namespace}
         if document["kind"] == "AuthorizationPolicy":

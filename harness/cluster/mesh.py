@@ -14,11 +14,21 @@ from pathlib import Path
 import yaml
 
 from harness import Json, settings
-from harness.cluster import deploy, pods, readiness, scene
+from harness.cluster import admission, deploy, pods, readiness, scene
 from harness.cluster.kubectl import EXTENSIONS, ContainerLog, ForbiddenError, Kubectl, has_extensions
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
-from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
+from harness.cluster.preflight import (
+    OURS,
+    PROJECT,
+    ROOM,
+    ROOM_LABEL,
+    Facts,
+    injection_label,
+    is_injected,
+    is_ours,
+    problems,
+)
 from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes, own_gateway
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
@@ -110,8 +120,16 @@ class ClusterMesh(Mesh):
 
     @cached_property
     def has_own_gateway(self) -> bool:
-        """Whether the workshop has an ingress gateway of its own, or is to have one."""
-        return settings.own_gateway() or bool(own_gateway(self.kubectl))
+        """Whether the workshop has an ingress gateway of its own, or is to have one; in a room it has."""
+        return settings.own_gateway() or bool(self.room) or bool(own_gateway(self.kubectl))
+
+    @cached_property
+    def room(self) -> Json:
+        """The ConfigMap that `make rooms` leaves in a namespace; nothing if this is none of its rooms."""
+        with contextlib.suppress(ForbiddenError):
+            found = self.kubectl.get("configmap", ROOM)
+            return found if ROOM_LABEL in found.get("metadata", {}).get("labels", {}) else {}
+        return {}
 
     def platform(self, facts: Facts) -> Platform:
         """Return where the cluster runs."""
@@ -122,7 +140,7 @@ class ClusterMesh(Mesh):
 
     def up(self) -> None:
         """Deploy everything; what is there already stays, the route of recommendation above all."""
-        facts = self._checked_facts()
+        facts = self.checked_facts()
         platform = self.platform(facts)
         paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY]
         if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
@@ -130,6 +148,9 @@ class ClusterMesh(Mesh):
         if self.has_own_gateway:
             paths.append(deploy.OWN_GATEWAY)
         manifests = self.render(_read(paths))
+        if "namespace" in facts.unread or is_injected(facts.namespace):
+            self.progress("asking the cluster whether it would let the pods in")
+            self.must_be_none(admission.problems(self.kubectl, manifests))
         if not facts.namespace:
             self.create([deploy.namespace(self.namespace)])
         for name in deploy.services():
@@ -147,24 +168,34 @@ class ClusterMesh(Mesh):
             self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
         for workload in [document for document in manifests if document["kind"] == "Deployment"]:
             readiness.wait_for_rollout(self.kubectl, workload["metadata"]["name"], self.progress)
-        self._checked_facts()  # that sidecars are injected shows only now
+        self.checked_facts()  # that sidecars are injected shows only now
         self._wait_for_routes()
         for name in workloads_behind(self.routes(), TARGET):
             readiness.wait_for_endpoints(self.kubectl, name, self.progress)
         readiness.wait_for_gateway(self.url, self.progress)
 
-    def _checked_facts(self) -> Facts:
+    def checked_facts(self) -> Facts:
+        """Ask the cluster what it is and has.
+
+        :raises MeshError: the workshop cannot run there.
+        """
         facts = self.facts()
-        if found := list(problems(facts, self.namespace, self.kubectl.program, self.has_own_gateway)):
-            raise MeshError("\n       ".join(found))
+        self.must_be_none(problems(facts, self.namespace, self.kubectl.program, self.has_own_gateway))
         return facts
 
-    def bring(self, name: str, platform: Platform) -> None:
-        """Build an image and bring it to the cluster.
+    def must_be_none(self, problems: Iterable[str]) -> None:
+        """Raise a MeshError that has a line for each problem, if there is one."""
+        if found := list(problems):
+            raise MeshError("\n       ".join(found))
+
+    def bring(self, name: str, platform: Platform) -> str:
+        """Build an image and bring it to the cluster, unless the room has it; return what pods call it.
 
         :raises MeshError: it does not build, or does not get there.
         """
         registry = settings.registry()
+        if built := self.room.get("data", {}).get(image(name).sources_key()):
+            return str(built)
         tag = image(name).reference(registry)
         STATE.mkdir(exist_ok=True)
         # Not in /tmp: a Docker from a snap does not see it.
@@ -182,10 +213,12 @@ class ClusterMesh(Mesh):
                 if ran.returncode:
                     last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
+        return tag
 
     def render(self, given: Iterable[Json]) -> list[Json]:
         """Return the documents of manifests as this cluster needs them."""
-        return deploy.render(given, self.namespace, settings.registry(), self._gateway_identity())
+        built = self.room.get("data", {})
+        return deploy.render(given, self.namespace, settings.registry(), self._gateway_identity(), built)
 
     def _gateway_identity(self) -> str:
         """Return who the ingress gateway is (``*/ns/…/sa/…``); nothing if this user may not know."""

@@ -11,6 +11,11 @@ OURS = "app.kubernetes.io/part-of"
 """The label that everything bears which `make deploy` makes; its value is PROJECT."""
 PROJECT = "dark-launch"
 
+ROOM = "room"
+"""What the ConfigMap is called by which a namespace is known to be a room of `make rooms`."""
+ROOM_LABEL = "dark-launch/room"
+"""The label of all that `make rooms` makes; its value is the prefix of the rooms' names."""
+
 SUPPORTED = range(28, 32)
 """The minor versions of Istio 1 that the workshop is written for."""
 
@@ -62,6 +67,12 @@ def injection_label(facts: Facts) -> str:
     """Return the label (``key=value``) that makes Istio inject sidecars into a namespace."""
     names = revisions(facts)
     return "istio-injection=enabled" if "default" in names else f"istio.io/rev={names[0]}"
+
+
+def is_injected(namespace: Json) -> bool:
+    """Say whether Istio injects sidecars into a namespace, by its labels."""
+    labels = namespace.get("metadata", {}).get("labels", {})
+    return labels.get("istio-injection") == "enabled" or "istio.io/rev" in labels
 
 
 def is_ours(resource: Json) -> bool:
