@@ -5,7 +5,7 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY GATEWAY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
+TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PREFIX PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
@@ -25,7 +25,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -103,6 +103,13 @@ deploy: $(VENV)/harness ## bring everything to the cluster of kubectl's context 
 undeploy: $(VENV)/harness ## remove exactly what deploy made
 	@$(HARNESS) undeploy
 
+rooms: $(VENV)/harness ## for a trainer: a namespace and a kubeconfig for each seat (N=40, PREFIX=seat, REGISTRY=, FOR=24h)
+	@$(if $(value N),,echo 'How many? For example: make rooms N=40'; exit 2;) \
+	$(HARNESS) rooms
+
+rooms-down: $(VENV)/harness ## remove the rooms with all that is in them (PREFIX=seat)
+	@$(HARNESS) rooms-down
+
 url: $(VENV)/harness ## print how callers reach it
 	@$(HARNESS) url
 
@@ -155,7 +162,7 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 
 clean: ## stop the mesh and remove all that was made here, .venv too
 	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down --mesh local; fi
-	@rm -rf $(VENV) .mesh .load .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .mesh .load .rooms .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What stands here is installed once; it is installed again when its lock file changes.

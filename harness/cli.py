@@ -1,6 +1,7 @@
 """The command line: ``python -m harness COMMAND``; ``make`` has a target for each."""
 
 import contextlib
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -11,10 +12,11 @@ import click
 
 from harness import HarnessError
 from harness.choice import make_mesh
+from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
-from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
+from harness.judging import COMMANDS, examples, span, with_mesh, with_target, with_traffic
 from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
 from harness.proof import doctor
@@ -77,8 +79,14 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
     must_be_clone(f"'{question}'")
     mesh = ClusterMesh(progress())
+    _ask(mesh, yes or bool(mesh.room), question, f"namespace {mesh.namespace}")
+    return mesh
+
+
+def _ask(mesh: ClusterMesh, yes: bool, question: str, where: str) -> None:
+    """Say where something is to be done; ask first if the cluster may be somebody else's."""
     platform = mesh.platform(mesh.facts())
-    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"))
+    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, {where}"))
     if not platform.local and not yes:
         if not sys.stdin.isatty():
             raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
@@ -86,7 +94,6 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
         if not click.confirm(asked):
             echo("nothing was touched")
             click.get_current_context().exit(1)
-    return mesh
 
 
 YES = click.option(
@@ -111,6 +118,51 @@ def undeploy(yes: bool) -> None:
     with contextlib.closing(_found_cluster(yes, "undeploy")) as mesh:
         mesh.down()
     echo("the workshop is gone from the cluster")
+
+
+def _prefix(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Read how the names of rooms begin."""
+    if not re.fullmatch("[a-z]([-a-z0-9]{0,40}[a-z0-9])?", value):
+        raise click.BadParameter(f"'{value}' cannot begin the name of a namespace: seat, or room-a")
+    return value
+
+
+with_prefix = click.option(
+    "--prefix", envvar=f"{TYPED}PREFIX", default="seat", show_default=True, callback=_prefix,
+    help="How the rooms' names begin.",
+)  # fmt: skip
+
+
+@cli.command("rooms", epilog=examples("rooms --seats 40 --for 8h"))
+@YES
+@with_prefix
+@click.option(
+    "--seats", envvar=f"{TYPED}N", type=click.IntRange(1, 200), required=True, help="How many rooms."
+)
+@click.option(
+    "--for", "duration", envvar=f"{TYPED}FOR", type=span, default="24h", show_default=True, metavar="TIME",
+    help="How long the kubeconfigs are good.",
+)  # fmt: skip
+def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
+    """Make a room for each seat: a namespace, and a kubeconfig in .rooms/; harmless if it is there."""
+    must_be_clone("'rooms'")
+    first, *_, last = [*rooms.seats(prefix, seats)] * 2
+    with contextlib.closing(ClusterMesh(progress(), first)) as mesh:
+        mesh.has_own_gateway = True
+        _ask(mesh, yes, "rooms", f"namespaces {first} to {last}")
+        paths = rooms.make(mesh, prefix, seats, int(duration))
+    echo(wrap(f"{len(paths)} rooms: give each seat one file of {rooms.FOLDER}, and docs/room.md"))
+
+
+@cli.command("rooms-down", epilog=examples("rooms-down"))
+@YES
+@with_prefix
+def rooms_down(yes: bool, prefix: str) -> None:
+    """Remove the rooms with all that is in them."""
+    with contextlib.closing(ClusterMesh(progress(), f"{prefix}-01")) as mesh:
+        _ask(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
+        names = rooms.remove(mesh, prefix)
+    echo(f"{len(names)} rooms are gone from the cluster")
 
 
 @cli.command(epilog=examples("url"))

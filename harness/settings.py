@@ -1,6 +1,11 @@
 """What the environment says: it is read here, and nowhere else."""
 
+import contextlib
 import os
+from functools import cache
+from pathlib import Path
+
+import yaml
 
 from harness import HarnessError
 
@@ -9,8 +14,21 @@ TYPED = "DARK_LAUNCH_"
 
 
 def namespace() -> str:
-    """Return the namespace of the workshop: NAMESPACE, or ``tutorial``."""
-    return os.environ.get("NAMESPACE") or "tutorial"
+    """Return the namespace of the workshop: NAMESPACE, or that of KUBECONFIG's context, or ``tutorial``."""
+    return os.environ.get("NAMESPACE") or _of_context(os.environ.get("KUBECONFIG", "")) or "tutorial"
+
+
+@cache
+def _of_context(kubeconfig: str) -> str:
+    """Return the namespace of a kubeconfig's current context.
+
+    None is as good as ``default``, which is what Minikube writes and nobody chose.
+    """
+    with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+        config = yaml.safe_load(Path(kubeconfig).read_text())
+        [context] = [c["context"] for c in config["contexts"] if c["name"] == config["current-context"]]
+        return "" if (found := context.get("namespace", "")) == "default" else str(found)
+    return ""
 
 
 def registry() -> str:

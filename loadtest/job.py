@@ -59,10 +59,9 @@ class Job:
         job["spec"]["activeDeadlineSeconds"] += int(duration)
         for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
             variable["value"] = environment[variable["name"]]
-        self._mesh.create([document for document in documents if document is not job])
-        if refusal := self._mesh.refusal(self._mesh.namespace, job["spec"]["template"]):
+        if refusal := self._mesh.refusal(self._mesh.namespace, job):
             raise MeshError(f"no pod can be made for Locust: {refusal}")
-        self._mesh.create([job])
+        self._mesh.create(documents)
         end = time.monotonic() + START_DEADLINE
         while not {"running", "terminated"} & (state := self._state()).keys():
             waiting = state.get("waiting", {}).get("reason", "")

@@ -10,7 +10,8 @@ import pytest
 import requests
 from helpers import run, start, wait_for
 
-from harness.meshes.containers import LABEL, ContainerMesh, quantity
+from harness.manifests.kubernetes import quantity
+from harness.meshes.containers import LABEL, ContainerMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ROOT

@@ -67,7 +67,7 @@ def test_a_namespace_that_lets_no_pod_in_is_told_before_anything_is_built(other:
     limit = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "tiny"}, "spec": bounds}
     as_everybody_does(other, limit)
     other.kubectl.run("label", "namespace", other.namespace, "istio-injection=enabled")
-    with pytest.raises(MeshError, match="maximum memory usage per Container is 1Mi"):
+    with pytest.raises(MeshError, match=r"maximum memory usage per Container is 1Mi"):
         other.up()
     assert other.kubectl.items("deployments") == []
 
@@ -98,14 +98,14 @@ def test_an_older_route_of_another_namespace_rules_and_is_named(
     for each in theirs["spec"]["http"]:
         each["route"][0]["destination"]["host"] = host
     as_everybody_does(other, theirs)
-    with pytest.raises(MeshError, match=f"virtualservice/theirs of namespace {other.namespace} is .* older"):
+    with pytest.raises(MeshError, match=rf"virtualservice/theirs of namespace {other.namespace} is .* older"):
         mesh.apply(MIRROR)
     assert "virtualservice/theirs: all to v2" in "\n".join(status_of(mesh, Target()))
 
 
 def test_an_http_route_rules_and_is_in_the_status(mesh: ClusterMesh) -> None:
     mesh.apply(*(ROOT / "istio" / "gateway-api" / f"{name}.yaml" for name in ("versions", "mirror")))
-    with pytest.raises(MeshError, match="httproute/recommendation of namespace .* comes before"):
+    with pytest.raises(MeshError, match=r"httproute/recommendation of namespace .* comes before"):
         mesh.apply(ROOT / "istio" / "canary.yaml")
     status = wait_for(lambda: "\n".join(status_of(mesh, Target())), "the status")
     assert "httproute/recommendation: all to recommendation-v1; mirrored 100 % to recommendation-v2" in status

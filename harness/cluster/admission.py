@@ -1,57 +1,68 @@
-"""Whether the API server would let pods be made: Pod Security, quotas, limits, webhooks."""
+"""Whether a namespace would let in what `make deploy` creates: asked of the API server, and added up.
 
-import json
+Each pod is tried (``--dry-run=server``), so that Istio, Pod Security, LimitRanges and whatever else a cluster
+has say what they would make of it. Of a ResourceQuota that tells but one pod, so the sum is made here.
+https://kubernetes.io/docs/concepts/policy/resource-quotas/
+"""
+
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+import yaml
 
 from harness import Json
-from harness.cluster.kubectl import Kubectl
+from harness.cluster.kubectl import ForbiddenError, Kubectl
+from harness.cluster.pods import has_sidecar
+from harness.manifests.kubernetes import quantity
 from harness.meshes.mesh import MeshError
 
 INJECT = "sidecar.istio.io/inject"
 
 
-def must_be_allowed(kubectl: Kubectl, templates: Iterable[Json], label: str) -> None:
-    """Check that pods with sidecars may be made; a quota is not looked at, since it is a matter of sums.
+def problems(kubectl: Kubectl, documents: list[Json], label: str = "") -> Iterator[str]:
+    """Yield a line for each thing that keeps documents from being created in a namespace, before they are.
 
-    :param label: by which Istio injects sidecars (``istio-injection=enabled``, ``istio.io/rev=1-31``).
-    :raises MeshError: the API server would not let them be made.
+    :param label: by which Istio is to inject sidecars (``istio-injection=enabled``, ``istio.io/rev=1-31``)
+        where the namespace does not say so yet.
     """
-    refusal = refused(kubectl, (_injected(template, label) for template in templates))
-    if refusal and "exceeded quota" not in refusal:
-        raise MeshError(f"no pod can be made in namespace {kubectl.namespace}: {refusal}{remedy(refusal)}")
-
-
-def refused(kubectl: Kubectl, templates: Iterable[Json]) -> str:
-    """Return why the API server would not let pods of templates be made; nothing if it would, or cannot tell.
-
-    A dry run passes all admission, with the webhooks that have no side effects, as Istio's has none:
-    https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run
-    """
-    pods = [
-        {
-            "apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
-            "metadata": {**template["metadata"], "generateName": "would-be-"},
-        }
-        for template in templates
-    ]  # fmt: skip
+    there = kubectl.get("--filename=-", given=yaml.safe_dump_all(documents))
+    items = there.get("items", [there] if there else [])
+    known = {(found["kind"], found["metadata"]["name"]) for found in items}
+    new = [d for d in documents if (d["kind"], d["metadata"]["name"]) not in known]
+    tried = [pod_of(document, label) for document in new if document["kind"] in ("Deployment", "Job")]
+    if not tried:
+        return
     try:
-        asked = json.dumps({"apiVersion": "v1", "kind": "List", "items": pods})
-        kubectl.run("create", "--dry-run=server", "--filename=-", "--output=name", given=asked)
+        said = kubectl.run("create", "--dry-run=server", "--output=yaml", "--filename=-",
+                           given=yaml.safe_dump_all(tried))  # fmt: skip
+    except ForbiddenError:
+        raise
     except MeshError as error:
-        known = r"is forbidden: (?!User|error looking up)(.*)|(admission webhook .* denied .*)"
-        found = re.search(known, str(error))
-        return found[1] or found[2] if found else ""
+        if "dry run" not in str(error):  # else a webhook of this cluster cannot be tried
+            reason = str(error).rpartition('"STDIN": ')[2]
+            yield f"namespace {kubectl.namespace} does not let the workshop in: {reason}{remedy(reason)}"
+        return
+    pods = list(yaml.safe_load_all(said))
+    if bare := [pod["metadata"]["name"] for pod in pods if not has_sidecar(pod)]:
+        yield f"Istio gives these no sidecar in namespace {kubectl.namespace}: {', '.join(bare)}"
+    yield from shortages(kubectl.items("resourcequotas"), needs(pods, new))
+
+
+def refused(kubectl: Kubectl, workload: Json) -> str:
+    """Return why no pod of a workload could be made; nothing if one could, or it cannot be told."""
+    try:
+        given = yaml.safe_dump(pod_of(workload))
+        kubectl.run("create", "--dry-run=server", "--filename=-", "--output=name", given=given)
+    except ForbiddenError:
+        return ""
+    except MeshError as error:
+        found = re.search(
+            r"is forbidden: (?!error looking up)(.*)|(admission webhook .* denied .*)", str(error)
+        )
+        reason = found[1] or found[2] if found else ""
+        return reason + remedy(reason)
     return ""
-
-
-def _injected(template: Json, label: str) -> Json:
-    """Return a template whose pod gets a sidecar, whatever the namespace's labels; it needs no account."""
-    name, _, value = label.partition("=")
-    labels = {**template["metadata"].get("labels", {}), INJECT: "true"}
-    labels |= {name: value} if name == "istio.io/rev" else {}
-    spec = {key: value for key, value in template["spec"].items() if key != "serviceAccountName"}
-    return {"metadata": {**template["metadata"], "labels": labels}, "spec": spec}
 
 
 def remedy(refusal: str) -> str:
@@ -59,6 +70,80 @@ def remedy(refusal: str) -> str:
     if "violates PodSecurity" in refusal and "istio-init" in refusal:
         return (
             ": it is Istio's init container that may not run there. Install Istio's CNI plugin "
-            "(istioctl install --set components.cni.enabled=true)"
+            "(istioctl install --set components.cni.enabled=true), or give the namespace the level privileged"
         )
     return ""
+
+
+def pod_of(workload: Json, label: str = "") -> Json:
+    """Return a pod of a workload, of an account that every namespace has; it gets a sidecar by ``label``."""
+    template = workload["spec"]["template"]
+    metadata = {**template["metadata"], "name": workload["metadata"]["name"]}
+    if label:
+        name, _, value = label.partition("=")
+        revision = {name: value} if name == "istio.io/rev" else {}
+        metadata["labels"] = {**metadata.get("labels", {}), INJECT: "true", **revision}
+    spec = {**template["spec"], "serviceAccountName": "default"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def needs(pods: Iterable[Json], objects: Iterable[Json]) -> dict[str, float]:
+    """Return how much of what a quota counts is needed (of CPUs, of bytes, of objects), by a quota's names.
+
+    :param pods: as they are let in, one for each workload.
+    :param objects: what is created, the workloads too.
+    """
+    total: dict[str, float] = defaultdict(float)
+    for pod in pods:
+        total["pods"] += 1
+        for kind in ("requests", "limits"):
+            for resource in ("cpu", "memory"):
+                total[f"{kind}.{resource}"] += _of_pod(pod["spec"], kind, resource)
+    for found in objects:
+        group, _, _ = found["apiVersion"].rpartition("/")
+        name = found["kind"].lower()
+        plural = f"{name[:-1]}ies" if name.endswith(("cy", "ry")) else f"{name}s"
+        total[f"count/{plural}.{group}" if group else plural] += 1
+    total["count/replicasets.apps"] = total["count/deployments.apps"]
+    for plural in [name for name in total if "." not in name]:
+        total[f"count/{plural}"] = total[plural]
+    return {**total, "cpu": total["requests.cpu"], "memory": total["requests.memory"]}
+
+
+def _of_pod(spec: Json, kind: str, resource: str) -> float:
+    """Return what the scheduler counts for a pod: all that run side by side, or a larger one before them.
+
+    https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/#resource-sharing-within-containers
+    """
+
+    def of(container: Json) -> float:
+        return quantity(str(container.get("resources", {}).get(kind, {}).get(resource, 0)))
+
+    beside = first = 0.0
+    for container in spec.get("initContainers", []):
+        if container.get("restartPolicy") == "Always":
+            beside += of(container)
+            first = max(first, beside)
+        else:
+            first = max(first, beside + of(container))
+    return max(first, beside + sum(map(of, spec["containers"])))
+
+
+def shortages(quotas: Iterable[Json], needed: Mapping[str, float]) -> Iterator[str]:
+    """Yield a line for each thing of which a ResourceQuota leaves too little.
+
+    One that counts some pods only (by scopes) is passed over.
+    """
+    for found in quotas:
+        if found["spec"].get("scopes") or found["spec"].get("scopeSelector"):
+            continue
+        hard, used = (found.get("status", {}).get(name, {}) for name in ("hard", "used"))
+        for name, most in hard.items():
+            left = quantity(str(most)) - quantity(str(used.get(name, 0)))
+            if (need := needed.get(name, 0)) > left + 1e-9:
+                unit = 2**20 if "memory" in name else 1
+                what = f"{name} (MiB)" if unit > 1 else name
+                yield (
+                    f"resourcequota/{found['metadata']['name']} leaves {left / unit:g} of {what}, and "
+                    f"{need / unit:g} are needed: free some, or have it raised (it is {most})"
+                )

@@ -3,7 +3,8 @@
 import base64
 import json
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from harness import Json
 from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
@@ -21,6 +22,8 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
 OWN_GATEWAY = ROOT / "istio" / "own-gateway" / "kubernetes.yaml"
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
@@ -106,7 +109,12 @@ def registry_of(deployments: Iterable[Json]) -> str:
 
 
 def render(
-    given: Iterable[Json], namespace: str, registry: str, gateway: str, images: Mapping[str, Build]
+    given: Iterable[Json],
+    namespace: str,
+    registry: str,
+    gateway: str,
+    images: Mapping[str, Build] = NOTHING,
+    built: Mapping[str, str] = NOTHING,
 ) -> list[Json]:
     """Return the documents of manifests as they are applied to a cluster.
 
@@ -115,6 +123,7 @@ def render(
     an ingress gateway of the namespace's own, if it is that.
 
     :param images: those that stay as they are deployed, whatever the code or REGISTRY says today.
+    :param built: images that are there already, as ``rooms.room`` says.
     """
     # By way of text: what YAML's aliases share is changed in one place only.
     rendered: list[Json] = [json.loads(json.dumps(document)) for document in given]
@@ -136,7 +145,8 @@ def render(
                 source = image(container["image"])
                 if all(path.exists() for path in source.sources):  # it is one of the project's
                     # The tag stays when the code changes; this makes new pods of the new image all the same.
-                    build = images.get(source.name) or Build(source.reference(registry), source.digest())
+                    reference = built.get(source.sources_key()) or source.reference(registry)
+                    build = images.get(source.name) or Build(reference, source.digest())
                     container["image"] = build.reference
                     template["metadata"].setdefault("annotations", {})[SOURCE] = build.source
         if document["kind"] == "Gateway" and gateway == own_identity(namespace):

@@ -92,9 +92,10 @@ class Kubectl:
             raise MeshError(f"{self.program} {words[0]}: {said.removeprefix('error: ')}")
         return done.stdout
 
-    def get(self, *words: str) -> Json:
+    def get(self, *words: str, given: str | None = None) -> Json:
         """Return what ``kubectl get`` finds, as JSON; an empty list where there is nothing."""
-        found: Json = json.loads(self.run("get", *words, "--output=json", "--ignore-not-found") or "{}")
+        said = self.run("get", *words, "--output=json", "--ignore-not-found", given=given)
+        found: Json = json.loads(said or "{}")
         return found
 
     def items(self, *words: str) -> list[Json]:

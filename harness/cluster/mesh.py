@@ -26,7 +26,16 @@ from harness.cluster.kubectl import (
 )
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
-from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, problems
+from harness.cluster.preflight import (
+    OURS,
+    PROJECT,
+    ROOM,
+    ROOM_LABEL,
+    Facts,
+    injection_label,
+    is_ours,
+    problems,
+)
 from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes, own_gateway
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
@@ -48,11 +57,10 @@ from harness.meshes.mesh import (
     Progress,
     get,
     quietly,
+    wait_until,
 )
 from harness.meshes.scene import Pod, Scene
 from harness.meshes.stores import psql, rows_of
-
-NOTHING: Mapping[str, deploy.Build] = {}
 
 
 class ClusterMesh(Mesh):
@@ -122,8 +130,16 @@ class ClusterMesh(Mesh):
 
     @cached_property
     def has_own_gateway(self) -> bool:
-        """Whether the workshop has an ingress gateway of its own, or is to have one."""
-        return settings.own_gateway() or bool(own_gateway(self.kubectl))
+        """Whether the workshop has an ingress gateway of its own, or is to have one; in a room it has."""
+        return settings.own_gateway() or bool(self.room) or bool(own_gateway(self.kubectl))
+
+    @cached_property
+    def room(self) -> Json:
+        """The ConfigMap that `make rooms` leaves in a namespace; nothing if this is none of its rooms."""
+        with contextlib.suppress(ForbiddenError):
+            found = self.kubectl.get("configmap", ROOM)
+            return found if ROOM_LABEL in found.get("metadata", {}).get("labels", {}) else {}
+        return {}
 
     def platform(self, facts: Facts) -> Platform:
         """Return where the cluster runs."""
@@ -134,7 +150,7 @@ class ClusterMesh(Mesh):
 
     def up(self) -> None:
         """Deploy everything; what is there already stays, the route of recommendation above all."""
-        facts = self._checked_facts()
+        facts = self.checked_facts()
         platform = self.platform(facts)
         paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY]
         if self.kubectl.get("virtualservices.networking.istio.io", TARGET):
@@ -142,15 +158,19 @@ class ClusterMesh(Mesh):
         if self.has_own_gateway:
             paths.append(deploy.OWN_GATEWAY)
         manifests = self.render(_read(paths))
+        label = ""
         if not facts.namespace:
             self.create([deploy.namespace(self.namespace)])
-        templates = [d["spec"]["template"] for d in manifests if d["kind"] == "Deployment"]
-        admission.must_be_allowed(self.kubectl, templates, injection_label(facts))
+            # The account that pods are tried with comes a moment later.
+            wait_until(lambda: self.kubectl.get("serviceaccount", "default"), deadline=30, pause=0.2)
+        if not facts.namespace or is_ours(facts.namespace):
+            label = injection_label(facts)
+        self.progress("asking the cluster whether it would let the pods in")
+        self.must_be_none(admission.problems(self.kubectl, manifests, label))
         for name in deploy.services():
             self.bring(name, platform)
-        if not facts.namespace or is_ours(facts.namespace):
+        if label:
             # Not before: with a sidecar in it, a pod in which OpenShift builds an image would never end.
-            label = injection_label(facts)
             self.kubectl.run("label", "--overwrite", "namespace", self.namespace, label)
         self.progress("applying the manifests")
         self.create(manifests)
@@ -160,24 +180,34 @@ class ClusterMesh(Mesh):
             where = f"--namespace={route['metadata']['namespace']}"
             self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
         self._wait_for_rollouts(d["metadata"]["name"] for d in manifests if d["kind"] == "Deployment")
-        self._checked_facts()  # that sidecars are injected shows only now
+        self.checked_facts()  # that sidecars are injected shows only now
         self._wait_for_routes()
         for name in workloads_behind(self.routes(), TARGET):
             readiness.wait_for_endpoints(self.kubectl, name, self.progress)
         readiness.wait_for_gateway(self.url, self.progress)
 
-    def _checked_facts(self) -> Facts:
+    def checked_facts(self) -> Facts:
+        """Ask the cluster what it is and has.
+
+        :raises MeshError: the workshop cannot run there.
+        """
         facts = self.facts()
-        if found := list(problems(facts, self.namespace, self.kubectl.program, self.has_own_gateway)):
-            raise MeshError("\n       ".join(found))
+        self.must_be_none(problems(facts, self.namespace, self.kubectl.program, self.has_own_gateway))
         return facts
 
-    def bring(self, name: str, platform: Platform) -> None:
-        """Build an image and bring it to the cluster.
+    def must_be_none(self, problems: Iterable[str]) -> None:
+        """Raise a MeshError that has a line for each problem, if there is one."""
+        if found := list(problems):
+            raise MeshError("\n       ".join(found))
+
+    def bring(self, name: str, platform: Platform) -> str:
+        """Build an image and bring it to the cluster, unless the room has it; return what pods call it.
 
         :raises MeshError: it does not build, or does not get there.
         """
         registry = self.registry()
+        if built := self.room.get("data", {}).get(image(name).sources_key()):
+            return str(built)
         tag = image(name).reference(registry)
         STATE.mkdir(exist_ok=True)
         # Not in /tmp: a Docker from a snap does not see it.
@@ -195,17 +225,21 @@ class ClusterMesh(Mesh):
                 if ran.returncode:
                     last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
+        return tag
 
     def registry(self) -> str:
         """Return the registry for images: the one that is set, or the one that the workshop's pods name."""
         return settings.registry() or deploy.registry_of(self.kubectl.items("deployments"))
 
-    def render(self, given: Iterable[Json], images: Mapping[str, deploy.Build] = NOTHING) -> list[Json]:
+    def render(
+        self, given: Iterable[Json], images: Mapping[str, deploy.Build] = deploy.NOTHING
+    ) -> list[Json]:
         """Return the documents of manifests as this cluster needs them.
 
         :param images: those that stay as they are deployed, by name.
         """
-        return deploy.render(given, self.namespace, self.registry(), self._gateway_identity(), images)
+        built, gateway = self.room.get("data", {}), self._gateway_identity()
+        return deploy.render(given, self.namespace, self.registry(), gateway, images, built)
 
     def _gateway_identity(self) -> str:
         """Return who the ingress gateway is (``*/ns/…/sa/…``); nothing if this user may not know."""
@@ -295,7 +329,7 @@ class ClusterMesh(Mesh):
                 "are compared without it"
             )
         has_pods = not kinds.isdisjoint({"Deployment", "Job"})
-        images = deploy.images_of(self.kubectl.items("deployments")) if has_pods else NOTHING
+        images = deploy.images_of(self.kubectl.items("deployments")) if has_pods else deploy.NOTHING
         lines = self.create(self.render(given, images))
         workloads = [d["metadata"]["name"] for d in given if d["kind"] == "Deployment"]
         self._wait_for_rollouts(workloads)
@@ -486,9 +520,8 @@ class ClusterMesh(Mesh):
             return pods.ask_proxy(*scene.reach(self.kubectl, pod), query)
         return None
 
-    def refusal(self, namespace: str, template: Json) -> str:
-        found = admission.refused(replace(self.kubectl, namespace=namespace), [template])
-        return found + admission.remedy(found)
+    def refusal(self, namespace: str, workload: Json) -> str:
+        return admission.refused(replace(self.kubectl, namespace=namespace), workload)
 
     def in_flight(self, pods: Iterable[Pod]) -> int | None:
         total = 0

@@ -12,6 +12,11 @@ OURS = "app.kubernetes.io/part-of"
 """The label that everything bears which `make deploy` makes; its value is PROJECT."""
 PROJECT = "dark-launch"
 
+ROOM = "room"
+"""What the ConfigMap is called by which a namespace is known to be a room of `make rooms`."""
+ROOM_LABEL = "dark-launch/room"
+"""The label of all that `make rooms` makes; its value is the prefix of the rooms' names."""
+
 SUPPORTED = range(28, 32)
 """The minor versions of Istio 1 that the workshop is written for."""
 

@@ -226,6 +226,14 @@ class Probe(Model):
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 
 
+def quantity(text: str) -> float:
+    """Return a Kubernetes quantity such as ``500m`` or ``192Mi`` as a number (of CPUs, of bytes)."""
+    number = text.rstrip("mkMGTi")
+    units = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    units |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    return float(number) * units[text.removeprefix(number)]
+
+
 class Resources(Model):
     """What a container asks for, and its limits, in Kubernetes' units (``500m``, ``192Mi``)."""
 

@@ -21,6 +21,7 @@ from docker.models.containers import Container
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.docker_client import DockerClient
 
+from harness.manifests.kubernetes import quantity
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import undisturbed
@@ -335,14 +336,6 @@ class ContainerMesh(EnvoyMesh):
                     yield Stream(f"{container.id}/stderr", pod, partial(start, stdout=False), ANSWER)
 
         return StreamFollower(streams)
-
-
-def quantity(text: str) -> float:
-    """Return a Kubernetes quantity such as ``500m`` or ``192Mi`` as a number (of CPUs, of bytes)."""
-    number = text.rstrip("mkMGTi")
-    units = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-    units |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-    return float(number) * units[text.removeprefix(number)]
 
 
 def _tar(files: dict[str, bytes]) -> bytes:

@@ -58,7 +58,14 @@ class Image:
 
     def digest(self) -> str:
         """Return what tells one state of the image from another: a hash of all that it is built from."""
-        found = hashlib.sha256(" ".join(self.arguments().values()).encode())
+        return self._hash(" ".join(self.arguments().values()))
+
+    def sources_key(self) -> str:
+        """Return what tells one state of its files from another, on whatever base it is built."""
+        return f"{self.name}-{self._hash(version())}"
+
+    def _hash(self, more: str) -> str:
+        found = hashlib.sha256(more.encode())
         for path in (self.dockerfile, *self.sources):
             found.update(path.read_bytes())
         return found.hexdigest()[:12]

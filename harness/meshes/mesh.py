@@ -172,8 +172,8 @@ class Mesh(ABC):
         """Return what the admin interface of a pod's proxy answers; None if it cannot be asked."""
         return None
 
-    def refusal(self, namespace: str, template: Json) -> str:
-        """Return why no pod of a template could be made; nothing if one could, or it cannot be told."""
+    def refusal(self, namespace: str, workload: Json) -> str:
+        """Return why no pod of a workload could be made; nothing if one could, or it cannot be told."""
         return ""
 
     @abstractmethod

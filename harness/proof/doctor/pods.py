@@ -35,8 +35,8 @@ def is_not_ready(facts: Facts) -> Iterator[Finding]:
 def cannot_be_made(facts: Facts) -> Iterator[Finding]:
     """Find a version of which the cluster lets no pod be made; those that run may be older than the rule."""
     for name, version in facts.routing.versions.items():
-        template = at(facts.workload_object(version.workload), "spec", "template")
-        if template and (refusal := facts.mesh.refusal(version.namespace, template)):
+        workload = facts.workload_object(version.workload)
+        if workload and (refusal := facts.mesh.refusal(version.namespace, workload)):
             yield Finding(facts.workload(version.workload), f"no new pod of {name} could be made", refusal)
 
 
