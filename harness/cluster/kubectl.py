@@ -17,6 +17,18 @@ from harness.meshes.mesh import MeshError
 RETRIES = 30
 """How often in a row a log may break off within 10 seconds."""
 
+AGAIN = 20.0
+"""For how many seconds an API server that has answered before is asked again, if it is away."""
+
+AWAY = re.compile(
+    "connection to the server|connection refused|connection reset|connection lost|Unable to connect|EOF|"
+    "TLS handshake timeout|i/o timeout|leader changed|apiserver not ready|currently unable to handle"
+)
+"""How kubectl words that the API server is away."""
+
+_answered: set[str] = set()
+"""The contexts whose API servers have answered."""
+
 REFUSAL = re.compile(
     r'User "([^"]+)" cannot (\S+) resource "([^"]+)" in API group "([^"]*)"(?: in the namespace "([^"]+)")?'
 )
@@ -73,9 +85,25 @@ class Kubectl:
     def run(self, *words: str, given: str | None = None, timeout: float = 60) -> str:
         """Return what kubectl prints; ``given`` is its standard input.
 
+        What only reads is tried again while the API server is away, if it has answered before.
+
         :raises ForbiddenError: this user lacks the right.
         :raises MeshError: it failed, or took longer than ``timeout`` seconds.
         """
+        end = time.monotonic() + AGAIN
+        while True:
+            try:
+                said = self._run(words, given, timeout)
+            except MeshError as error:
+                again = words[0] in ("get", "exec") and self.context in _answered and AWAY.search(str(error))
+                if not again or time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+                continue
+            _answered.add(self.context)
+            return said
+
+    def _run(self, words: tuple[str, ...], given: str | None, timeout: float) -> str:
         try:
             done = subprocess.run(
                 self.command(*words), input=given, capture_output=True, text=True, timeout=timeout

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from harness import HarnessError
-from harness.meshes.mesh import ANSWER, LogFollower, Mesh, MeshError, Progress, quietly
+from harness.meshes.mesh import ANSWER, LogFollower, Mesh, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
 from harness.meshes.scene import Scene, key
 from harness.proof.answers import Answers, parse_answer
@@ -25,9 +25,6 @@ from harness.rendering.accesslog import Hop, Unreadable, parse_line
 
 PATIENCE = 30.0
 """Seconds that a story waits for a hop that must come, before it counts as missing."""
-
-AGAIN = 20.0
-"""Seconds for which a mesh that does not answer is asked again, before a run is given up."""
 
 AT_ONCE = 20_000
 """How many lines are read before finished stories are looked for."""
@@ -95,18 +92,12 @@ class Watch:
         """The first stories that break a claim."""
 
     def _ask(self) -> Scene:
-        """Return what is applied and runs; a mesh that does not answer is asked again during a run.
+        """Return what is applied and runs.
 
-        :raises MeshError: it does not answer.
+        :raises MeshError: the mesh does not answer.
         """
         self._asked = time.monotonic()
-        while True:
-            try:
-                return self._mesh.scene(self.target.namespace, self.target.callers)
-            except MeshError:
-                if not self._follower or time.monotonic() > self._asked + AGAIN:
-                    raise
-                time.sleep(0.5)
+        return self._mesh.scene(self.target.namespace, self.target.callers)
 
     # --- following ------------------------------------------------------------------------------------------
 
