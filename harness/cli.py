@@ -14,6 +14,7 @@ from harness import HarnessError
 from harness.choice import make_mesh
 from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
+from harness.cluster.preflight import doubts
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
 from harness.judging import COMMANDS, examples, span, with_mesh, with_target, with_traffic
@@ -85,7 +86,8 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
 
 def _ask(mesh: ClusterMesh, yes: bool, question: str, where: str) -> None:
     """Say where something is to be done; ask first if the cluster may be somebody else's."""
-    platform = mesh.platform(mesh.facts())
+    facts = mesh.facts()
+    platform = mesh.platform(facts)
     echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, {where}"))
     if not platform.local and not yes:
         if not sys.stdin.isatty():
@@ -94,6 +96,8 @@ def _ask(mesh: ClusterMesh, yes: bool, question: str, where: str) -> None:
         if not click.confirm(asked):
             echo("nothing was touched")
             click.get_current_context().exit(1)
+    for doubt in doubts(facts, platform) if question == "deploy" else ():
+        echo(wrap(f"note: {doubt}", 6))
 
 
 YES = click.option(

@@ -19,7 +19,7 @@ from harness.cluster.deploy import CLUSTER_ONLY, images_of, ours, registry_of, r
 from harness.cluster.kubectl import Kubectl
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
-from harness.cluster.preflight import Facts, injection_label, istio_version, problems
+from harness.cluster.preflight import Facts, doubts, injection_label, istio_version, problems
 from harness.cluster.readiness import is_rolled_out, stuck, summary
 from harness.cluster.wayin import addresses
 from harness.manifests import read as manifests
@@ -111,7 +111,11 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ],
         ),
         ("kind", "", ["docker build --tag customer:1 /ctx", "kind load docker-image customer:1 --name p"]),
-        ("k3d", "", ["docker build --tag customer:1 /ctx", "k3d image import customer:1 --cluster p"]),
+        (
+            "k3d",
+            "",
+            ["docker build --tag customer:1 /ctx", "k3d image import customer:1 --cluster p --mode direct"],
+        ),
         (
             "other",
             "r.test/me/",
@@ -292,6 +296,23 @@ def test_each_thing_that_is_missing_is_one_line_with_its_remedy(
 @pytest.mark.parametrize("tag", ["1.28.0", "1.31.3-distroless", "1.31-alpha", "latest", "1.32.0"])
 def test_a_supported_newer_or_nameless_version_is_no_problem(tag: str) -> None:
     assert list(problems(facts(istiod(tag)), "tutorial", "kubectl")) == []
+
+
+def test_what_is_newer_than_all_that_was_tried_or_not_read_is_told() -> None:
+    platform = Platform("k3d", "p", local=True)
+    assert list(doubts(facts(), platform)) == [f"not checked: {platform.unchecked}"]
+
+    def odd(recorded: dict[str, Any]) -> None:
+        istiod("1.32.0")(recorded)
+        recorded["nodes"][0]["status"]["nodeInfo"] = {"kubeletVersion": "v1.38.1"}
+        recorded["unread"] = frozenset({"injectors", "control_planes"})
+
+    assert [*doubts(facts(odd), platform)][:3] == [
+        "Istio 1.32 is newer than what was tried (1.28 to 1.31)",
+        "Kubernetes 1.38 was not tried (1.30 to 1.37 were)",
+        "not checked, since this user may not read it: control planes, injectors",
+    ]
+    assert next(doubts(facts(istiod("latest")), platform)).endswith("which its image does not tell")
 
 
 def test_a_cluster_with_revisions_is_labelled_for_one() -> None:

@@ -22,6 +22,17 @@ class Platform:
     """What runs the nodes of kind: docker or podman."""
 
     @property
+    def unchecked(self) -> str:
+        """What cannot be known before images are brought there, in words."""
+        return {
+            "minikube": "whether Minikube can reach the registry of the base image",
+            "openshift": "whether this user may build images, and builds can reach the base image's registry",
+            "microshift": "whether Istio's CNI plugin works with Multus there, and ssh reaches the machine",
+            "kind": "whether the engine here is the one that runs the nodes",
+            "k3d": "whether the engine here is the one that runs the nodes, and Traefik leaves port 80 free",
+        }.get(self.kind, "whether the nodes may pull from the registry")
+
+    @property
     def title(self) -> str:
         """The kind as people write it."""
         brands = {"openshift": "OpenShift", "microshift": "MicroShift", "minikube": "Minikube"}
@@ -92,7 +103,8 @@ def image_commands(
         load = f"{_tool('kind')} load docker-image {image} {cluster}"
         return [f"{_tool('docker')} build --tag {image} {folder}", load]
     if platform.kind == "k3d":
-        load = f"{_tool('k3d')} image import {image} --cluster {shlex.quote(platform.name)}"
+        # The other mode starts a container whose image a room without network cannot pull.
+        load = f"{_tool('k3d')} image import {image} --cluster {shlex.quote(platform.name)} --mode direct"
         return [f"{_tool('docker', 'podman')} build --tag {image} {folder}", load]
     if platform.kind == "microshift" and platform.local:
         # CRI-O takes a bare name for one of docker.io's. The virtual machine is new after `crc delete`.
@@ -101,7 +113,8 @@ def image_commands(
         address = f'ip=$({_tool("crc")} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222'
         ssh = (
             "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-            ' -i ~/.crc/machines/crc/id_ed25519 -p "$port" "core@$ip"'
+            # The key was of the other kind in older releases; ssh passes over a file that is not there.
+            ' -i ~/.crc/machines/crc/id_ed25519 -i ~/.crc/machines/crc/id_ecdsa -p "$port" "core@$ip"'
         )
         return [build, f"{address}; podman save {tagged} | {ssh} sudo podman load"]
     raise MeshError(

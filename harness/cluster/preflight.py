@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import Json
+from harness.cluster.platforms import Platform
 from harness.cluster.pods import has_sidecar
 from harness.manifests.lookup import GATEWAY_LABELS
 
@@ -19,6 +20,9 @@ ROOM_LABEL = "dark-launch/room"
 
 SUPPORTED = range(28, 32)
 """The minor versions of Istio 1 that the workshop is written for."""
+
+KUBERNETES = range(30, 38)
+"""The minor versions of Kubernetes 1 that it is written for."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,23 @@ def problems(facts: Facts, namespace: str, kubectl: str, own_gateway: bool = Fal
     if not own_gateway:
         yield from _gateway_problems(facts, namespace, kubectl)
     yield from _namespace_problems(facts, namespace, kubectl)
+
+
+def doubts(facts: Facts, platform: Platform) -> Iterator[str]:
+    """Yield what was not checked, and what is newer than all that was tried: no reason to stop."""
+    version, newest = istio_version(facts), SUPPORTED[-1]
+    if version and version[1] > newest:
+        yield f"Istio 1.{version[1]} is newer than what was tried (1.{SUPPORTED[0]} to 1.{newest})"
+    if facts.control_planes and not version:
+        yield "not checked: Istio's version, which its image does not tell"
+    for node in facts.nodes[:1]:
+        kubelet = node.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
+        if (found := re.match(r"v1\.(\d+)", kubelet)) and int(found[1]) not in KUBERNETES:
+            yield f"Kubernetes 1.{found[1]} was not tried (1.{KUBERNETES[0]} to 1.{KUBERNETES[-1]} were)"
+    if facts.unread:
+        what = ", ".join(sorted(facts.unread)).replace("_", " ")
+        yield f"not checked, since this user may not read it: {what}"
+    yield f"not checked: {platform.unchecked}"
 
 
 def _gateway_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
