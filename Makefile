@@ -30,9 +30,9 @@ endef
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {line = sprintf("  make %-9s", $$1); count = split($$2, words, " "); \
+	  /^[a-z-]+:.*## / {line = sprintf("  make %-10s", $$1); count = split($$2, words, " "); \
 	    for (i = 1; i <= count; i++) { \
-	      if (length(line " " words[i]) > 80) {print line; line = sprintf("%16s", "")} \
+	      if (length(line " " words[i]) > 80) {print line; line = sprintf("%17s", "")} \
 	      line = line " " words[i]} \
 	    print line}' Makefile
 	@echo

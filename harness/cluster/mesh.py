@@ -213,7 +213,7 @@ class ClusterMesh(Mesh):
         # Not in /tmp: a Docker from a snap does not see it.
         with tempfile.TemporaryDirectory(prefix="image-", dir=STATE) as folder:
             image(name).stage(Path(folder))
-            for command in image_commands(platform, tag, folder, self.kubectl.command(), bool(registry)):
+            for command in self._image_commands(name, platform, folder):
                 self.progress(f"bringing {tag} to the cluster: minutes, the first time")
                 try:
                     ran = subprocess.run(
@@ -226,6 +226,16 @@ class ClusterMesh(Mesh):
                     last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
         return tag
+
+    def _image_commands(self, name: str, platform: Platform, folder: str) -> list[str]:
+        registry = self.registry()
+        tag = image(name).reference(registry)
+        try:
+            return image_commands(platform, tag, folder, self.kubectl.command(), bool(registry))
+        except MeshError as error:
+            if not self.room:
+                raise
+            raise MeshError(f"the files of {name} are not those that the room's image has: {error}") from None
 
     def registry(self) -> str:
         """Return the registry for images: the one that is set, or the one that the workshop's pods name."""

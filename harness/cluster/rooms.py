@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from harness import Json
+from harness import Json, settings
 from harness.cluster import admission, deploy
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import ROOM_LABEL, injection_label
@@ -81,6 +81,8 @@ def make(mesh: ClusterMesh, prefix: str, size: int, seconds: int) -> list[Path]:
     if taken := [seat for seat in names if seat in there and there[seat].get(ROOM_LABEL) != prefix]:
         raise MeshError(f"{', '.join(taken)} is there, and no room: choose another PREFIX")
     platform = mesh.platform(facts)
+    if platform.kind == "openshift" and not settings.registry():
+        raise MeshError("OpenShift keeps what it builds in one namespace: make rooms REGISTRY=...")
     mesh.room = {}  # what the seats get is built here
     built = {
         image(name).sources_key(): mesh.bring(name, platform) for name in (*deploy.services(), "loadtest")
