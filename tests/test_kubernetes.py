@@ -43,6 +43,11 @@ def written(path: str) -> list[dict[str, Any]]:
     return [*yaml.safe_load_all((ROOT / path).read_text())]
 
 
+def told(mesh: ClusterMesh) -> str:
+    """Return what the doctor finds."""
+    return "\n".join(map(str, doctor.examine(mesh, Target())))
+
+
 # --- pods that cannot run -----------------------------------------------------------------------------
 
 
@@ -78,7 +83,7 @@ def test_a_version_of_which_no_new_pod_could_be_made_is_found(mesh: ClusterMesh)
     mesh.apply(MIRROR)
     as_everybody_does(mesh, limit)
     try:
-        found = "\n".join(map(str, doctor.examine(mesh, Target())))
+        found = told(mesh)
     finally:
         mesh.kubectl.run("delete", "limitrange", "tiny")
     assert "deployment/recommendation-v2: no new pod of v2 could be made: maximum memory" in found
@@ -129,6 +134,18 @@ def test_an_envoy_filter_that_keeps_a_route_from_the_proxies_is_named(
         assert "does not have the route after 5 s" in str(caught.value)
     finally:
         mesh.kubectl.run("delete", "envoyfilter", "strange")
+
+
+def test_open_connections_that_keep_the_old_log_are_found(mesh: ClusterMesh) -> None:
+    telemetry = ROOT / "istio" / "cluster" / "telemetry.yaml"
+    [off] = written("istio/cluster/telemetry.yaml")
+    off["spec"]["accessLogging"][0]["disabled"] = True
+    mesh.apply(MIRROR)
+    assert verify(mesh, Target(), 20).passed  # connections are open
+    as_everybody_does(mesh, off)
+    wait_for(lambda: "log no requests" in told(mesh), "the end of the log")
+    mesh.apply(telemetry)
+    wait_for(lambda: "wait 45 seconds, then try again" in told(mesh), "the drain")
 
 
 # --- what is left behind --------------------------------------------------------------------------------

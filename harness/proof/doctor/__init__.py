@@ -23,7 +23,7 @@ CHECKS: Checks = (
     pods.was_refused, pods.fuse_is_blown, pods.is_ejected, pods.leads_back,
     routes.mirrors_to_chance, routes.is_not_understood, routes.cannot_be_told_apart,
     stores.copies_reach_the_callers_store, stores.callers_are_answered_from_the_shadow,
-    pods.logs_nothing, pods.caller_without_sidecar,
+    pods.logs_nothing, pods.is_draining, pods.caller_without_sidecar,
 )  # fmt: skip
 """What is looked for, in the order in which it is told: what keeps copies away stands first."""
 

@@ -82,6 +82,21 @@ def logs_nothing(facts: Facts) -> Iterator[Finding]:
         yield Finding(where, problem.format(", ".join(workloads)), remedy)
 
 
+def is_draining(facts: Facts) -> Iterator[Finding]:
+    """Find proxies that took a new configuration, and answer on open connections by the old one.
+
+    Istio's proxies do so for 45 seconds: https://www.envoyproxy.io/docs/envoy/latest/operations/cli
+    (``--drain-time-s``).
+    """
+    versions = [pod for name in facts.routing.versions for pod in facts.routing.pods_of(name)]
+    pods = {pod.workload: pod for pod in [*versions, *facts.callers] if pod.proxy}
+    query, asked = "config_dump?resource=dynamic_listeners", [*pods.items()][:READ]
+    said = {workload: facts.mesh.ask_proxy(pod, query) for workload, pod in asked}
+    if found := [workload for workload, answer in said.items() if answer and '"draining_state"' in answer]:
+        problem = "requests on connections that were open before take the old configuration, its log too"
+        yield Finding(f"the sidecars of {', '.join(found)}", problem, "wait 45 seconds, then try again")
+
+
 def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
     """Return where it stands that a pod's proxy logs nothing, the problem and the remedy; None: it logs."""
     nothing = "the sidecars of {} log no requests, so nothing is proven there"
