@@ -5,7 +5,7 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
+TYPED   := C CALLERS D F FOR HTML IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
@@ -67,7 +67,7 @@ delete: $(VENV)/harness ## delete a manifest's objects: F=istio/mirror.yaml
 curl: $(VENV)/harness ## make one call and print the reply
 	@$(HARNESS) curl
 
-verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers)
+verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers; HTML=report.html to keep it)
 	@$(HARNESS) verify
 
 watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)

@@ -16,6 +16,7 @@ import click
 from harness import HarnessError
 from harness.choice import MESHES, default_mesh, make_mesh
 from harness.meshes.mesh import TARGET, Mesh
+from harness.pages import report
 from harness.proof import doctor, trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import harmless, to_junit, wrap
@@ -143,9 +144,18 @@ def with_target(command: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
+def with_html(command: Command) -> Command:
+    """Add the option that asks for the report."""
+    return click.option(
+        "--html", envvar=f"{TYPED}HTML", type=click.Path(path_type=Path),
+        help="Write the verdict as a page for browsers, too.",
+    )(command)  # fmt: skip
+
+
 def with_bounds(command: Command) -> Command:
     """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
 
+    @with_html
     @with_differences
     @click.option("--same-size", is_flag=True, help="Ask for answers of the same size.")
     @click.option(
@@ -172,8 +182,9 @@ def with_bounds(command: Command) -> Command:
 
 
 def tell(
-    mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None, indent: int | None = 2
-) -> None:
+    mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None, html: Path | None,
+    indent: int | None = 2,
+) -> None:  # fmt: skip
     """Print a verdict, with what the doctor finds if it is no PASS, and end with its exit code."""
     verdict = doctor.explained(mesh, target, verdict)
     echo(json.dumps(verdict.to_dict(), indent=indent) if as_json else render(verdict))
@@ -182,6 +193,8 @@ def tell(
             junit.write_text(to_junit(verdict))
         except OSError as error:
             raise HarnessError(f"{junit}: {error.strerror}") from None
+    if html:
+        report.write(html, verdict, mesh.name)
     sys.exit(verdict.exit_code)
 
 
@@ -192,14 +205,14 @@ def tell(
 @with_bounds
 def verify_command(
     mesh: Mesh, target: Target, size: int, concurrency: int, url: str | None, bounds: Bounds, patience: float,
-    as_json: bool, junit: Path | None,
+    as_json: bool, junit: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Send traffic, follow every request, and judge whether what is applied is what happens.
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
     verdict = verify(mesh, target, size, concurrency, progress(), url=url, bounds=bounds, patience=patience)
-    tell(mesh, target, verdict, as_json, junit)
+    tell(mesh, target, verdict, as_json, junit, html)
 
 
 @click.command(
@@ -216,7 +229,7 @@ def verify_command(
 @with_bounds
 def watch_command(
     mesh: Mesh, target: Target, duration: float | None, until_failure: bool, sample: int, bounds: Bounds,
-    patience: float, as_json: bool, junit: Path | None,
+    patience: float, as_json: bool, junit: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Send nothing, and judge the traffic that flows.
 
@@ -251,7 +264,7 @@ def watch_command(
         echo(wrap(harmless("\n".join(watch.changes)) + ": judged anew from then on\n"))
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
-    tell(mesh, target, verdict, as_json, junit, indent=None)
+    tell(mesh, target, verdict, as_json, junit, html, indent=None)
 
 
 def figures_in_words(figures: dict[str, Any]) -> str:

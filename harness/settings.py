@@ -6,6 +6,11 @@ TYPED = "DARK_LAUNCH_"
 """How the variables begin by which make passes on what was typed: ``N=500`` is ``DARK_LAUNCH_N``."""
 
 
+def typed() -> dict[str, str]:
+    """Return what was typed for make, by the names of its variables."""
+    return {k.removeprefix(TYPED): v for k, v in os.environ.items() if k.startswith(TYPED) and v}
+
+
 def namespace() -> str:
     """Return the namespace of the workshop: NAMESPACE, or ``tutorial``."""
     return os.environ.get("NAMESPACE") or "tutorial"

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,11 @@ class Times:
             if passed >= max(rank, 1):
                 return float(value)
         return None
+
+    def histogram(self, bounds: Iterable[float]) -> list[int]:
+        """Return how many took at most each bound (milliseconds, rising) and more than the one before."""
+        passed = [self.count - self.slower_than(bound) for bound in bounds]
+        return [more - less for less, more in itertools.pairwise([0, *passed])]
 
     def slower_than(self, milliseconds: float) -> int:
         """Return how many took longer."""

@@ -91,7 +91,7 @@ class Watch:
         )  # fmt: skip
         self._stores = stores
         self._counts = Counts(self.evidence, self.run, writes=bool(self._stores))
-        self.broken = self._counts.broken
+        self.broken = self.evidence.broken
         """The first stories that break a claim."""
 
     def _ask(self) -> Scene:
@@ -329,6 +329,7 @@ class Watch:
         if self.changes and self._sightings:
             nothing = "during the run, so nothing can be said of it: run it again"
             raise HarnessError(f"{self.changes[-1]}, {nothing}")
+        self.evidence.edges = tuple(self.ledger.edges)
         self.evidence.loops = self.routing.loops(self.ledger.edges)
         self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
