@@ -25,7 +25,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify watch live release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -72,6 +72,9 @@ verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests,
 
 watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
 	@$(HARNESS) watch
+
+live: $(VENV)/harness ## show it all on a page for the room, with the states as buttons
+	@$(HARNESS) live
 
 release: $(VENV)/harness ## from dark to everybody, step by step, on the traffic that flows, or on N= requests (STEPS='dark testers 1% 10% 50% 100%')
 	@$(HARNESS) release

@@ -14,7 +14,8 @@ from harness.choice import make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
-from harness.judging import COMMANDS, examples, with_mesh, with_target, with_traffic
+from harness.judging import COMMANDS, YES, agree, examples, with_mesh, with_target, with_traffic
+from harness.live.command import live_command
 from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
 from harness.proof import doctor
@@ -77,23 +78,8 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
     must_be_clone(f"'{question}'")
     mesh = ClusterMesh(progress())
-    platform = mesh.platform(mesh.facts())
-    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"))
-    if not platform.local and not yes:
-        if not sys.stdin.isatty():
-            raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
-        click.confirm(
-            f"This is not known to be a cluster on this machine. {question.capitalize()}?", abort=True
-        )
+    agree(mesh, yes, question)
     return mesh
-
-
-YES = click.option(
-    "--yes",
-    is_flag=True,
-    envvar=f"{TYPED}YES",
-    help="Do not ask before touching a cluster that may not be local.",
-)
 
 
 @cli.command(epilog=examples("deploy"))
@@ -229,7 +215,7 @@ def start(mesh_name: str, workload: str) -> None:
     echo(f"{workload} runs")
 
 
-for _command in (*COMMANDS, *release.COMMANDS):
+for _command in (*COMMANDS, *release.COMMANDS, live_command):
     cli.add_command(_command)
 
 

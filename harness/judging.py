@@ -15,6 +15,7 @@ import click
 
 from harness import HarnessError
 from harness.choice import MESHES, default_mesh, make_mesh
+from harness.cluster.mesh import ClusterMesh
 from harness.meshes.mesh import TARGET, Mesh
 from harness.pages import report
 from harness.proof import doctor, trace
@@ -80,6 +81,29 @@ class Number(click.FloatRange):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         number = super().convert(value, parameter, context)
         return self.fail("'nan' is not a number", parameter, context) if math.isnan(number) else number
+
+
+YES = click.option(
+    "--yes",
+    is_flag=True,
+    envvar=f"{TYPED}YES",
+    help="Do not ask before touching a cluster that may not be local.",
+)
+
+
+def agree(mesh: ClusterMesh, yes: bool, question: str) -> None:
+    """Say which cluster kubectl's context names; ask before it is changed, if it may be somebody else's.
+
+    :raises HarnessError: nobody can be asked.
+    """
+    platform = mesh.platform(mesh.facts())
+    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, namespace {mesh.namespace}"))
+    if not platform.local and not yes:
+        if not sys.stdin.isatty():
+            raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
+        click.confirm(
+            f"This is not known to be a cluster on this machine. {question.capitalize()}?", abort=True
+        )
 
 
 def with_mesh(command: Command) -> Command:

@@ -1,6 +1,7 @@
 """What the environment says: it is read here, and nowhere else."""
 
 import os
+import sys
 
 TYPED = "DARK_LAUNCH_"
 """How the variables begin by which make passes on what was typed: ``N=500`` is ``DARK_LAUNCH_N``."""
@@ -34,6 +35,12 @@ def store_base_image() -> str:
 def kubectl() -> str:
     """Return which kubectl to use: KUBECTL, or nothing."""
     return os.environ.get("KUBECTL", "")
+
+
+def has_screen() -> bool:
+    """Say whether somebody sits before a terminal, and a browser can show them something."""
+    screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(screen) and sys.stdout.isatty()
 
 
 def in_pod() -> bool:

@@ -13,7 +13,7 @@ from harness.proof.target import Routing
 CALLER, JUNCTION, VERSION = (184, 64), (44, 44), (320, 124)
 """Widths and heights of the boxes, in the picture's own units."""
 
-GAP, LAST, ROW, MARGIN = 92, 150, 156, 14
+GAP, LAST, ROW, MARGIN = 112, 150, 156, 14
 """Between columns; before the versions; from one version to the next; and around it all."""
 
 MOST = 5
@@ -27,7 +27,8 @@ class Figures(NamedTuple):
     """What is written at a way."""
 
     amount: str
-    times: str = ""
+    times: tuple[str, ...] = ()
+    """Median and 99th percentile."""
     status: str = ""
     rate: float = 0.0
     """Requests a second, by which dots move there."""
@@ -166,7 +167,7 @@ def _version(
     state = " leak" if leaks else " down" if down else "" if answers else " dark"
     counted = figures.get(("", name, "call" if answers else "copy"), NOTHING)
     role = "LEAK: a caller saw it" if leaks else "DOWN: no pod is ready" if down else role
-    lines = tuple(filter(None, (role, counted.times, counted.status)))
+    lines = tuple(filter(None, (role, ", ".join(counted.times), counted.status)))
     full = routing.versions[name].workload or name
     return Box(x, y, *VERSION, _short(name, routing, 16), lines, f"version{state}", full)
 
@@ -195,9 +196,9 @@ def _line(start: Box, end: Box, kind: str, figures: Figures, drop: float = 0) ->
     half = (x1 + x2) / 2
     path = f"M{x1:g} {y1:g}C{half:g} {y1:g} {half:g} {y2:g} {x2:g} {y2:g}"
     kind += " failed" if figures.failed else ""
-    at = half if y1 == y2 else half - 4
-    return Line(path, kind, figures.rate, at, (y1 + y2) / 2 if y1 == y2 else y2, figures.amount,
-                figures.times if end.kind in ("caller", "junction") else "")  # fmt: skip
+    at = half if y1 == y2 else half - 12
+    return Line(path, kind, figures.rate, at, y2 + (26 if y2 > y1 else 0), figures.amount,
+                figures.times[0] if figures.times and end.kind in ("caller", "junction") else "")  # fmt: skip
 
 
 def _told(
@@ -215,7 +216,8 @@ def _told(
         for kind, does in (("call", "answers callers"), ("copy", "gets copies, and its replies end there")):
             there = name in routing.copied if kind == "copy" else not routing.is_dark(name)
             counted = figures.get(("", name, kind), NOTHING)
+            words = ", ".join(filter(None, (counted.amount, *counted.times, counted.status)))
             if there:
-                yield f"{name} {does}: {', '.join(filter(None, counted[:3])) or 'no request yet'}."
+                yield f"{name} {does}: {words or 'no request yet'}."
         if routing.must_be_silent(name):
             yield f"No route leads to {name}."

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness import HarnessError, Json, settings
 from harness.meshes.mesh import in_clone
-from harness.pages.picture import Figures, Picture, Way, draw
+from harness.pages.picture import NOTHING, Figures, Picture, Way, draw
 from harness.proof import trace
 from harness.proof.evidence import Evidence
 from harness.proof.figures import Times
@@ -97,6 +97,14 @@ def routes_of(routing: Routing) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
             yield f"{found['kind']} {names['name']}", list(_marked(shown))
 
 
+def rules_in(routing: Routing) -> list[tuple[str, bool]]:
+    """Return the rules for callers in the mesh as YAML, line by line, as ``routes_of`` does."""
+    ruling = routing.applied.ruling(routing.host, routing.target.namespace)[:1]
+    return [
+        line for found in ruling for line in _marked(found["spec"].get("http") or found["spec"].get("rules"))
+    ]
+
+
 def _marked(document: Json) -> Iterator[tuple[str, bool]]:
     """Yield the lines of a document, each with whether it belongs to a mirror."""
     inside = -1
@@ -131,11 +139,11 @@ def _figures(evidence: Evidence) -> Iterator[tuple[Way, Figures]]:
 def figures_of(times: Times) -> Figures:
     """Return the figures of all requests of one side."""
     if not times.count:
-        return Figures("")
+        return NOTHING
     status = ", ".join(f"{code or 'no answer'} x {n:,}" for code, n in times.status.most_common(2))
     amount = f"{times.count:,}"
     failed = any(code >= 500 or not code for code in times.status)
-    spent = f"p50 {milliseconds(times.quantile(0.5))} · p99 {milliseconds(times.quantile(0.99))}"
+    spent = milliseconds(times.quantile(0.5)), f"p99 {milliseconds(times.quantile(0.99))}"
     return Figures(amount, spent, status, failed=failed)
 
 

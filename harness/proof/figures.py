@@ -58,6 +58,14 @@ class Times:
         self.status[status] += 1
         self._durations[value] += 1
 
+    def merge(self, other: "Times") -> None:
+        """Count what another counted as well."""
+        self.count += other.count
+        self.bytes += other.bytes
+        self.sized += other.sized
+        self.status.update(other.status)
+        self._durations.update(other._durations)
+
     def quantile(self, q: float) -> float | None:
         """Return the ``q``-th quantile (0.99: the 99th percentile) in milliseconds; None without any."""
         rank, passed = math.ceil(q * self.count), 0

@@ -26,9 +26,6 @@ from harness.rendering.accesslog import Hop, Unreadable, parse_line
 PATIENCE = 30.0
 """Seconds that a story waits for a hop that must come, before it counts as missing."""
 
-AGAIN = 20.0
-"""Seconds for which a mesh that does not answer is asked again, before a run is given up."""
-
 AT_ONCE = 20_000
 """How many lines are read before finished stories are looked for."""
 
@@ -41,6 +38,9 @@ _NEVER = "9"
 
 class Watch:
     """A run that is to be judged: what is applied, and what was seen so far."""
+
+    again = 20.0
+    """Seconds for which a mesh that does not answer is asked again, before a run is given up."""
 
     def __init__(
         self, mesh: Mesh, target: Target, *, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
@@ -104,7 +104,7 @@ class Watch:
             try:
                 return self._mesh.scene(self.target.namespace, self.target.callers)
             except MeshError:
-                if not self._follower or time.monotonic() > self._asked + AGAIN:
+                if not self._follower or time.monotonic() > self._asked + self.again:
                     raise
                 time.sleep(0.5)
 
@@ -329,16 +329,20 @@ class Watch:
         if self.changes and self._sightings:
             nothing = "during the run, so nothing can be said of it: run it again"
             raise HarnessError(f"{self.changes[-1]}, {nothing}")
-        self.evidence.edges = tuple(self.ledger.edges)
-        self.evidence.loops = self.routing.loops(self.ledger.edges)
-        self.evidence.unjoined = self.ledger.unjoined
-        self.evidence.blind = dict(self._blind())
+        self.survey()
         # A log is late by that much at most: what has waited longer lacks a hop.
         late = time.monotonic() - 2 * self._mesh.quiet
         waiting = [story for story in self.ledger.open.values() if story.waiting and story.touched < late]
         self.evidence.overdue = sum(map(self._is_judged, waiting))
         self.evidence.stored = self._stores.read(self.routing) if self._stores else None
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
+
+    def survey(self) -> None:
+        """Enter beside the stories what the proxies cannot show, and who calls whom."""
+        self.evidence.edges = tuple(self.ledger.edges)
+        self.evidence.loops = self.routing.loops(self.ledger.edges)
+        self.evidence.unjoined = self.ledger.unjoined
+        self.evidence.blind = dict(self._blind())
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""
