@@ -67,7 +67,7 @@ delete: $(VENV)/harness ## delete a manifest's objects: F=istio/mirror.yaml
 curl: $(VENV)/harness ## make one call and print the reply
 	@$(HARNESS) curl
 
-verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers; HTML=report.html to keep it)
+verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers, HTML=report.html to keep it)
 	@$(HARNESS) verify
 
 watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
@@ -122,7 +122,7 @@ else
 	@$(LOCUST) --headless --run-time "$${DARK_LAUNCH_TIME:-30s}" --html .load/report.html --csv .load/requests
 endif
 
-load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the ledger live (USERS=50, RATE=10, PROCESSES=2)
+load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the proof live (USERS=50, RATE=10, PROCESSES=2)
 	$(numbers)
 	@$(LOCUST) --web-host 127.0.0.1
 

@@ -172,7 +172,8 @@ class Live:
         known: dict[str, Any] = {
             "verdict": verdict, "leaks": leaks, "since": f"{self._since:%H:%M:%S}", "picture": picture,
             "claims": sorted(verdict.claims, key=_order), "live": self,
-            "routes": [("the route", rules_in(routing))], "chart": self._chart(verdict), "state": state_of(routing), **hands,
+            "routes": [("the route", rules_in(routing))], "chart": self._chart(verdict),
+            "state": state_of(routing), **hands,
         }  # fmt: skip
         names = ("head.html", "picture.svg", "claims.html", "routes.html", "chart.svg", "hands.html")
         parts = {n.partition(".")[0]: templates.get_template(n).render(known) for n in names}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from harness.proof.evidence import Evidence
 from harness.proof.expectation import Destination
-from harness.proof.story import DIRECT
+from harness.proof.story import BESIDE, UNCOUNTED
 from harness.proof.target import Routing
 
 CALLER, JUNCTION, VERSION = (184, 64), (44, 44), (320, 124)
@@ -125,12 +125,14 @@ def leaked(evidence: Evidence) -> Counter[str]:
     found: Counter[str] = Counter()
     for shape, tally in evidence.shapes.items():
         for call in shape.calls:
-            wrong = call.rule == DIRECT or (
-                call.rule >= 0 and call.version not in evidence.routing.rules[call.rule].expectation.allowed
-            )
-            if call.version and wrong:
-                found[call.version] += tally.count
-    return found
+            if not call.version or call.rule in (BESIDE, UNCOUNTED):
+                continue
+            if call.rule >= 0:
+                wrong = call.version not in evidence.routing.rules[call.rule].expectation.allowed
+            else:  # asked itself, or by a rule that nobody knows
+                wrong = evidence.routing.is_dark(call.version)
+            found[call.version] += wrong * tally.count
+    return +found
 
 
 def _columns(routing: Routing, edges: Collection[tuple[str, str]]) -> Iterator[list[str]]:

@@ -72,11 +72,16 @@ def write(path: Path, verdict: Verdict, mesh: str, command: str = "", beside: st
 
 def command_line() -> str:
     """Return the command that runs, as it may be typed."""
-    words, typed = sys.argv[1:], settings.typed()
+    words = sys.argv[1:]
     if in_clone() and len(words) == 1:
-        return shlex.join(["make", *words, *(f"{name}={value}" for name, value in typed.items())])
-    before = [f"{settings.TYPED}{name}={value}" for name, value in typed.items()]
+        return as_typed(*words)
+    before = [f"{settings.TYPED}{name}={value}" for name, value in settings.typed().items()]
     return shlex.join([*before, *click.get_current_context().command_path.split()[:-1], *words])
+
+
+def as_typed(target: str) -> str:
+    """Return a target of make with the variables that were typed."""
+    return shlex.join(["make", target, *(f"{name}={value}" for name, value in settings.typed().items())])
 
 
 def stories_of(evidence: Evidence) -> dict[str, list[str]]:

@@ -42,21 +42,33 @@ function say(text) {
   if (text !== said) $("say").textContent = said = text;
 }
 
+// A bar across the page; it stays for some seconds, or until the harness is back.
+let hiding = 0;
+function tell(text, seconds) {
+  clearTimeout(hiding);
+  $("away").textContent = text;
+  $("away").hidden = !text;
+  if (seconds) hiding = setTimeout(tell, 1000 * seconds, "");
+}
+const gone = () => tell("The harness is away. This page shows what it showed last, and waits for it.");
+
+let away = false;
 const events = new EventSource("events");
 events.onmessage = ({ data }) => {
   if (!data) return;
   const now = JSON.parse(data);
-  const again = run && run !== now.run ? "The harness was started again. " : "";
-  run = now.run;
-  $("away").hidden = true;
+  if (run && run !== now.run) tell("The harness was started again: it judges anew.", 10);
+  else if (away) tell("");
+  [run, away] = [now.run, false];
   for (const [id, html] of Object.entries(now.parts)) if (id !== "hands" || !sliding) put(id, html);
-  say(again + now.say);
+  hint();
+  say(now.say);
   document.title = now.say;
   measure();
 };
 events.onerror = () => {
-  $("away").hidden = false;
-  said = "";
+  away = true;
+  gone();
 };
 
 // --- hands on ---------------------------------------------------------------------------------------------
@@ -66,9 +78,9 @@ let sliding = false;
 async function post(path) {
   try {
     const answer = await fetch(ahead(path), { method: "POST" });
-    if (!answer.ok) say(await answer.text());
+    if (!answer.ok) tell(await answer.text(), 10);
   } catch {
-    $("away").hidden = false;
+    gone();
   }
 }
 
@@ -85,18 +97,22 @@ document.addEventListener("click", async ({ target }) => {
     $("story").querySelector("pre").textContent = answer ? await answer.text() : "the harness is away";
   }
 });
-const hint = ({ target }) => {
-  if (target.dataset && target.dataset.typed && $("typed")) {
-    $("typed").textContent = `$ ${target.dataset.typed}${target.id === "rate" ? target.value : ""}`;
-  }
-};
+// Show the command of what the mouse or the keyboard is at, unless one is under way.
+function hint() {
+  const at = document.querySelector("[data-typed]:hover") || document.querySelector("[data-typed]:focus-visible");
+  if (!at || document.querySelector("[data-press][aria-disabled]")) return;
+  const words = `$ ${at.dataset.typed}${at.id === "rate" ? at.value : ""}`;
+  const printed = document.querySelector(".printed");
+  if (printed) printed.hidden = $("typed").textContent !== words;
+  $("typed").textContent = words;
+}
 document.addEventListener("focusin", hint);
 document.addEventListener("mouseover", hint);
 document.addEventListener("input", (event) => {
   if (event.target.id !== "rate") return;
   sliding = true;
   $("rate-now").textContent = `${event.target.value}/s`;
-  hint(event);
+  hint();
 });
 document.addEventListener("change", async ({ target }) => {
   if (target.id !== "rate") return;
