@@ -95,6 +95,7 @@ def undeploy(yes: bool) -> None:
     """Remove exactly what deploy made."""
     with contextlib.closing(_found_cluster(yes, "undeploy")) as mesh:
         mesh.down()
+        (mesh.home / "live.json").unlink(missing_ok=True)
     echo("the workshop is gone from the cluster")
 
 

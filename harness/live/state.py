@@ -24,6 +24,9 @@ from harness.proof.verdict import Verdict, judge
 EVERY = 0.5
 """Seconds from one picture to the next."""
 
+SETTLED = 1.2
+"""Seconds after which a failure is no route that is being applied: what is applied is asked more often."""
+
 ORDER = {"fails": 0, "unproven": 1, "holds": 2}
 """What is shown first."""
 
@@ -55,6 +58,8 @@ class Live:
         self._look, self._anew = threading.Event(), threading.Event()
         self._since = datetime.now()
         self._problem = ""
+        self._failing = 0.0
+        """Since when a claim fails, by the monotonic clock; 0: none does."""
         self._watch: MeteredWatch | None = self._new_watch()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -78,9 +83,11 @@ class Live:
     def events(self) -> Iterator[str]:
         """Yield each snapshot as it comes, from the newest on: server-sent events."""
         while not self.closed.is_set():
+            snapshot = self.snapshot
+            yield f"retry: 1000\ndata: {snapshot}\n\n"  # which takes as long as a browser sleeps
             with self.changed:
-                yield f"retry: 1000\ndata: {self.snapshot}\n\n"
-                self.changed.wait(timeout=5)
+                if self.snapshot is snapshot:
+                    self.changed.wait(timeout=5)
 
     def press(self, id: str) -> bool:
         """Do what a button says; return whether nothing else was under way.
@@ -146,10 +153,18 @@ class Live:
             if watch.changes:
                 watch.changes.clear()
                 self._begin(watch)
-            if now >= shown + EVERY:
+            if now >= shown + EVERY and not self._may_be_a_change(watch, now):
                 shown = now
                 self._publish(watch)
             time.sleep(0.02)
+
+    def _may_be_a_change(self, watch: MeteredWatch, now: float) -> bool:
+        """Say whether what fails may be a route that proxies know a moment before anybody is told."""
+        if not judge(watch.evidence).failed():
+            self._failing = 0.0
+            return False
+        self._failing = self._failing or now
+        return now < self._failing + (SETTLED if not self.hands.doing else 10 * SETTLED)
 
     def _publish(self, watch: MeteredWatch | None) -> None:
         snapshot = json.dumps({"run": self.run, **self._shown(watch)})

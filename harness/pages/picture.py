@@ -48,7 +48,7 @@ class Box(NamedTuple):
     title: str
     lines: tuple[str, ...] = ()
     kind: str = "caller"
-    """``caller``, ``version`` or ``junction``; behind it what is to be seen: ``dark``, ``down``, ``leak``."""
+    """``caller``, ``version`` or ``junction``; behind it ``dark``, ``silent``, ``down`` or ``leak``."""
     full: str = ""
     """Its whole name."""
 
@@ -87,6 +87,14 @@ def draw(
     :param missing: the versions that lack copies.
     """
     columns = list(reversed(list(_columns(routing, edges))))
+    others: dict[str, str] = {}
+    """The callers that share a box, and what that is called."""
+    for column in columns:
+        if len(column) > MOST:
+            more = f"and {len(column) - MOST + 1} more"
+            edges = [*edges, (more, next(host for caller, host in edges if caller == column[-1]))]
+            others |= dict.fromkeys(column[MOST - 1 :], more)
+            column[MOST - 1 :] = [more]
     versions = list(routing.versions)
     leaks = leaked(evidence)
     height = max(len(versions) * ROW, *(len(c) * (CALLER[1] + 24) for c in columns or [[]])) + 2 * MARGIN
@@ -103,10 +111,11 @@ def draw(
             boxes.append(box)
             places[name] = box
         x += CALLER[0] + GAP
+    places |= {caller: places[more] for caller, more in others.items()}
     junction = Box(x, middle - JUNCTION[1] / 2, *JUNCTION, routing.target.service, kind="junction")
     for caller, host in edges:
         callee = junction if host in routing.hosts else _place_of(routing, host, places)
-        if caller in places and callee:
+        if caller in places and caller not in others and callee:
             lines.append(_line(places[caller], callee, "call", figures.get((caller, host, ""), NOTHING)))
     if not edges:
         lines.append(_line(places["callers"], junction, "call", NOTHING))
@@ -140,7 +149,7 @@ def _columns(routing: Routing, edges: Collection[tuple[str, str]]) -> Iterator[l
     front = {caller for caller, host in edges if host in routing.hosts}
     seen: set[str] = set()
     while front:
-        yield sorted(front)[:MOST]
+        yield sorted(front)
         seen |= front
         front = {
             caller
@@ -153,7 +162,7 @@ def _place_of(routing: Routing, host: str, places: Mapping[str, Box]) -> Box | N
     return next((places[w] for w in routing.workloads_behind(Destination(host)) if w in places), None)
 
 
-def _short(name: str, routing: Routing, most: int = 13) -> str:
+def _short(name: str, routing: Routing, most: int = 11) -> str:
     if any(pod.gateway and pod.workload == name for pod in routing.scene.pods):
         return "gateway"
     return name if len(name) <= most else f"{name[: most - 6]}…{name[-5:]}"
@@ -166,7 +175,7 @@ def _version(
     answers, copied = not routing.is_dark(name), name in routing.copied
     role = "answers callers" if answers else "in the dark" if copied else "hears nothing"
     down = name in routing.gone
-    state = " leak" if leaks else " down" if down else "" if answers else " dark"
+    state = " leak" if leaks else " down" if down else "" if answers else " dark" if copied else " silent"
     counted = figures.get(("", name, "call" if answers else "copy"), NOTHING)
     role = "LEAK: a caller saw it" if leaks else "DOWN: no pod is ready" if down else role
     lines = tuple(filter(None, (role, ", ".join(counted.times), counted.status)))
