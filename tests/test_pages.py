@@ -315,7 +315,7 @@ def test_nobody_else_reads_or_presses(
 
 def test_a_meter_keeps_three_minutes() -> None:
     now = 0.0
-    meter, routing = Meter(lambda: now), Routing(scene(), Target("recommendation", "tutorial"))
+    meter, routing = Meter(clock=lambda: now), Routing(scene(), Target("recommendation", "tutorial"))
     for second in range(1000):
         now = float(second)
         for way in (("", "v1", "call"), ("", "v1", "in"), ("", "v2", "in")):

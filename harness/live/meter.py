@@ -17,9 +17,6 @@ from harness.rendering.accesslog import Hop
 MINUTES = 3
 """How much is shown."""
 
-RECENT = 3
-"""Of how many seconds the figures in the picture are."""
-
 EDGES = 100
 """How many pairs of a workload and a host are drawn at most."""
 
@@ -27,8 +24,9 @@ EDGES = 100
 class Meter:
     """Counts hops as they are read, whatever becomes of them."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self, recent: int = 3, clock: Callable[[], float] = time.time) -> None:
+        """Count nothing yet; ``recent`` says of how many seconds the figures in the picture are."""
+        self._recent, self._clock = recent, clock
         self.seconds: deque[tuple[int, defaultdict[Way, Times]]] = deque(maxlen=60 * MINUTES)
         """Each second in which anything was read, and what passed each way."""
         self.edges: dict[tuple[str, str], None] = {}
@@ -46,16 +44,26 @@ class Meter:
         ways: defaultdict[Way, Times] = defaultdict(Times)
         now = int(self._clock())
         for second, counted in self.seconds:
-            if now - RECENT <= second < now:
+            if now - self._recent <= second < now:
                 for way, times in counted.items():
                     ways[way].merge(times)
-        found = {way: _figures(times) for way, times in ways.items()}
+        found = {way: self._figures(times, times.count) for way, times in ways.items()}
         for name in routing.versions:
             arrived, asked = ways[("", name, "in")], ways[("", name, "call")]
             copies = arrived.count - asked.count if name in routing.copied else 0
             if copies > 0 or routing.is_dark(name):
-                found["", name, "copy"] = _figures(arrived, copies or arrived.count)
+                found["", name, "copy"] = self._figures(arrived, copies or arrived.count)
         return found
+
+    def _figures(self, times: Times, count: int) -> Figures:
+        if not times.count:
+            return Figures("0/s")
+        status = ", ".join(f"{code or 'no answer'}" for code, _ in times.status.most_common(3))
+        spent = milliseconds(times.quantile(0.5)), f"p99 {milliseconds(times.quantile(0.99))}"
+        failed = any(code >= 500 or not code for code in times.status)
+        return Figures(
+            f"{count / self._recent:,.0f}/s", spent, f"status {status}", count / self._recent, failed
+        )
 
     def series(self, way: Way) -> Iterator[tuple[int, float, float | None, float | None]]:
         """Yield (seconds ago, requests, p50, p99) of each second of the last minutes; times in ms."""
@@ -67,16 +75,6 @@ class Meter:
 
 NONE = Times()
 """What passed where nothing did."""
-
-
-def _figures(times: Times, count: int | None = None) -> Figures:
-    count = times.count if count is None else count
-    if not times.count:
-        return Figures("0/s")
-    status = ", ".join(f"{code or 'no answer'}" for code, _ in times.status.most_common(3))
-    spent = milliseconds(times.quantile(0.5)), f"p99 {milliseconds(times.quantile(0.99))}"
-    failed = any(code >= 500 or not code for code in times.status)
-    return Figures(f"{count / RECENT:,.0f}/s", spent, f"status {status}", count / RECENT, failed)
 
 
 class MeteredWatch(Watch):

@@ -54,7 +54,9 @@ class Live:
         self.changed = threading.Condition()
         self.snapshot = ""
         self.closed = threading.Event()
-        self._meter, self._marks = Meter(), deque[Mark](maxlen=20)
+        # On a cluster lines come late, and many at once.
+        self._meter = Meter(max(3, round(3 * mesh.quiet)))
+        self._marks = deque[Mark](maxlen=20)
         self._look, self._anew = threading.Event(), threading.Event()
         self._since = datetime.now()
         self._problem = ""
