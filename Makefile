@@ -5,7 +5,7 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY GATEWAY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PREFIX PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
+TYPED   := C CALLERS D F FOR HTML IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PREFIX PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
@@ -25,7 +25,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo up down status apply delete curl verify watch live release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -67,11 +67,14 @@ delete: $(VENV)/harness ## delete a manifest's objects: F=istio/mirror.yaml
 curl: $(VENV)/harness ## make one call and print the reply
 	@$(HARNESS) curl
 
-verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers)
+verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers, HTML=report.html to keep it)
 	@$(HARNESS) verify
 
 watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
 	@$(HARNESS) watch
+
+live: $(VENV)/harness ## show it all on a page for the room, with the states as buttons
+	@$(HARNESS) live
 
 release: $(VENV)/harness ## from dark to everybody, step by step, on the traffic that flows, or on N= requests (STEPS='dark testers 1% 10% 50% 100%')
 	@$(HARNESS) release
@@ -126,7 +129,7 @@ else
 	@$(LOCUST) --headless --run-time "$${DARK_LAUNCH_TIME:-30s}" --html .load/report.html --csv .load/requests
 endif
 
-load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the ledger live (USERS=50, RATE=10, PROCESSES=2)
+load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the proof live (USERS=50, RATE=10, PROCESSES=2)
 	$(numbers)
 	@$(LOCUST) --web-host 127.0.0.1
 

@@ -14,10 +14,10 @@ from harness import HarnessError
 from harness.choice import make_mesh
 from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
-from harness.cluster.preflight import doubts
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
-from harness.judging import COMMANDS, examples, span, with_mesh, with_target, with_traffic
+from harness.judging import COMMANDS, YES, agree, examples, span, with_mesh, with_target, with_traffic
+from harness.live.command import live_command
 from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
 from harness.proof import doctor
@@ -80,32 +80,8 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
     must_be_clone(f"'{question}'")
     mesh = ClusterMesh(progress())
-    _ask(mesh, yes or bool(mesh.room), question, f"namespace {mesh.namespace}")
+    agree(mesh, yes or bool(mesh.room), question)
     return mesh
-
-
-def _ask(mesh: ClusterMesh, yes: bool, question: str, where: str) -> None:
-    """Say where something is to be done; ask first if the cluster may be somebody else's."""
-    facts = mesh.facts()
-    platform = mesh.platform(facts)
-    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, {where}"))
-    if not platform.local and not yes:
-        if not sys.stdin.isatty():
-            raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
-        asked = f"This is not known to be a cluster on this machine. {question.capitalize()}?"
-        if not click.confirm(asked):
-            echo("nothing was touched")
-            click.get_current_context().exit(1)
-    for doubt in doubts(facts, platform) if question == "deploy" else ():
-        echo(wrap(f"note: {doubt}", 6))
-
-
-YES = click.option(
-    "--yes",
-    is_flag=True,
-    envvar=f"{TYPED}YES",
-    help="Do not ask before touching a cluster that may not be local.",
-)
 
 
 @cli.command(epilog=examples("deploy"))
@@ -121,6 +97,7 @@ def undeploy(yes: bool) -> None:
     """Remove exactly what deploy made."""
     with contextlib.closing(_found_cluster(yes, "undeploy")) as mesh:
         mesh.down()
+        (mesh.home / "live.json").unlink(missing_ok=True)
     echo("the workshop is gone from the cluster")
 
 
@@ -153,7 +130,7 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
     first, *_, last = [*rooms.seats(prefix, seats)] * 2
     with contextlib.closing(ClusterMesh(progress(), first)) as mesh:
         mesh.has_own_gateway = True
-        _ask(mesh, yes, "rooms", f"namespaces {first} to {last}")
+        agree(mesh, yes, "rooms", f"namespaces {first} to {last}")
         paths = rooms.make(mesh, prefix, seats, int(duration))
     echo(wrap(f"{len(paths)} rooms: give each seat one file of {rooms.FOLDER}, and docs/room.md"))
 
@@ -164,7 +141,7 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
 def rooms_down(yes: bool, prefix: str) -> None:
     """Remove the rooms with all that is in them."""
     with contextlib.closing(ClusterMesh(progress(), f"{prefix}-01")) as mesh:
-        _ask(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
+        agree(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
         names = rooms.remove(mesh, prefix)
     echo(f"{len(names)} rooms are gone from the cluster")
 
@@ -286,7 +263,7 @@ def start(mesh_name: str, workload: str) -> None:
     echo(f"{workload} runs")
 
 
-for _command in (*COMMANDS, *release.COMMANDS):
+for _command in (*COMMANDS, *release.COMMANDS, live_command):
     cli.add_command(_command)
 
 

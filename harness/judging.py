@@ -15,7 +15,10 @@ import click
 
 from harness import HarnessError
 from harness.choice import MESHES, default_mesh, make_mesh
+from harness.cluster.mesh import ClusterMesh
+from harness.cluster.preflight import doubts
 from harness.meshes.mesh import TARGET, Mesh
+from harness.pages import report
 from harness.proof import doctor, trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import harmless, to_junit, wrap
@@ -81,6 +84,35 @@ class Number(click.FloatRange):
         return self.fail("'nan' is not a number", parameter, context) if math.isnan(number) else number
 
 
+YES = click.option(
+    "--yes",
+    is_flag=True,
+    envvar=f"{TYPED}YES",
+    help="Do not ask before touching a cluster that may not be local.",
+)
+
+
+def agree(mesh: ClusterMesh, yes: bool, question: str, where: str = "") -> None:
+    """Say which cluster kubectl's context names; ask before it is changed, if it may be somebody else's.
+
+    :param where: what of it is changed; nothing means the mesh's namespace.
+    :raises HarnessError: nobody can be asked.
+    """
+    facts = mesh.facts()
+    platform = mesh.platform(facts)
+    where = where or f"namespace {mesh.namespace}"
+    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, {where}"))
+    if not platform.local and not yes:
+        if not sys.stdin.isatty():
+            raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")
+        asked = f"This is not known to be a cluster on this machine. {question.capitalize()}?"
+        if not click.confirm(asked):
+            echo("nothing was touched")
+            click.get_current_context().exit(1)
+    for doubt in doubts(facts, platform) if question == "deploy" else ():
+        echo(wrap(f"note: {doubt}", 6))
+
+
 def with_mesh(command: Command) -> Command:
     """Add the option that chooses the mesh."""
     return click.option(
@@ -143,9 +175,18 @@ def with_target(command: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
+def with_html(command: Command) -> Command:
+    """Add the option that asks for the report."""
+    return click.option(
+        "--html", envvar=f"{TYPED}HTML", type=click.Path(path_type=Path),
+        help="Write the verdict as a page for browsers, too.",
+    )(command)  # fmt: skip
+
+
 def with_bounds(command: Command) -> Command:
     """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
 
+    @with_html
     @with_differences
     @click.option("--same-size", is_flag=True, help="Ask for answers of the same size.")
     @click.option(
@@ -172,8 +213,9 @@ def with_bounds(command: Command) -> Command:
 
 
 def tell(
-    mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None, indent: int | None = 2
-) -> None:
+    mesh: Mesh, target: Target, verdict: Verdict, as_json: bool, junit: Path | None, html: Path | None,
+    indent: int | None = 2,
+) -> None:  # fmt: skip
     """Print a verdict, with what the doctor finds if it is no PASS, and end with its exit code."""
     verdict = doctor.explained(mesh, target, verdict)
     echo(json.dumps(verdict.to_dict(), indent=indent) if as_json else render(verdict))
@@ -182,6 +224,8 @@ def tell(
             junit.write_text(to_junit(verdict))
         except OSError as error:
             raise HarnessError(f"{junit}: {error.strerror}") from None
+    if html:
+        report.write(html, verdict, mesh.name)
     sys.exit(verdict.exit_code)
 
 
@@ -192,14 +236,14 @@ def tell(
 @with_bounds
 def verify_command(
     mesh: Mesh, target: Target, size: int, concurrency: int, url: str | None, bounds: Bounds, patience: float,
-    as_json: bool, junit: Path | None,
+    as_json: bool, junit: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Send traffic, follow every request, and judge whether what is applied is what happens.
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
     verdict = verify(mesh, target, size, concurrency, progress(), url=url, bounds=bounds, patience=patience)
-    tell(mesh, target, verdict, as_json, junit)
+    tell(mesh, target, verdict, as_json, junit, html)
 
 
 @click.command(
@@ -216,7 +260,7 @@ def verify_command(
 @with_bounds
 def watch_command(
     mesh: Mesh, target: Target, duration: float | None, until_failure: bool, sample: int, bounds: Bounds,
-    patience: float, as_json: bool, junit: Path | None,
+    patience: float, as_json: bool, junit: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Send nothing, and judge the traffic that flows.
 
@@ -251,7 +295,7 @@ def watch_command(
         echo(wrap(harmless("\n".join(watch.changes)) + ": judged anew from then on\n"))
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
-    tell(mesh, target, verdict, as_json, junit, indent=None)
+    tell(mesh, target, verdict, as_json, junit, html, indent=None)
 
 
 def figures_in_words(figures: dict[str, Any]) -> str:

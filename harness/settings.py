@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from harness import HarnessError
 
 TYPED = "DARK_LAUNCH_"
 """How the variables begin by which make passes on what was typed: ``N=500`` is ``DARK_LAUNCH_N``."""
+
+
+def typed() -> dict[str, str]:
+    """Return what was typed for make, by the names of its variables."""
+    return {k.removeprefix(TYPED): v for k, v in os.environ.items() if k.startswith(TYPED) and v}
 
 
 def namespace() -> str:
@@ -61,6 +67,12 @@ def store_base_image() -> str:
 def kubectl() -> str:
     """Return which kubectl to use: KUBECTL, or nothing."""
     return os.environ.get("KUBECTL", "")
+
+
+def has_screen() -> bool:
+    """Say whether somebody sits before a terminal, and a browser can show them something."""
+    screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(screen) and sys.stdout.isatty()
 
 
 def in_pod() -> bool:

@@ -21,10 +21,11 @@ from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import OURS, PROJECT
 from harness.manifests import read
 from harness.meshes.mesh import ROOT, TARGET, MeshError
+from harness.pages import report
 from harness.proof.target import Target
 from harness.terminal import echo, progress, render, seconds_of
 from harness.terminal import run as run_command
-from loadtest.run import SEEN, Run, check_time, where
+from loadtest.run import PROOF, SEEN, Run, check_time, link, where
 
 MANIFEST = ROOT / "loadtest" / "kubernetes.yaml"
 LABEL = f"app=loadtest,{OURS}={PROJECT}"
@@ -134,10 +135,10 @@ class Job:
         self._mesh.kubectl.run("delete", *words, timeout=120)
 
 
-def follow(job: Job, run: Run, report: Path) -> bool:
+def follow(job: Job, run: Run, folder: Path) -> bool:
     """Enter what callers saw and proxies logged, until Locust ends; print the rest.
 
-    Return whether Locust left its ``report``: not if a copy leads back to the target, since nobody
+    Return whether Locust left its report in ``folder``: not if a copy leads back to the target, since nobody
     waits for the end then.
 
     :raises MeshError: Locust did not end as it should, or cannot be asked.
@@ -156,12 +157,12 @@ def follow(job: Job, run: Run, report: Path) -> bool:
         if run.watch.read():
             return False
     job.must_have_ended_well()
-    report.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     try:
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode("".join(encoded or [])))) as archive:
             for member in archive:
                 if content := archive.extractfile(member):
-                    (report / Path(member.name).name).write_bytes(content.read())
+                    (folder / Path(member.name).name).write_bytes(content.read())
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
         echo(f"Locust's report did not arrive whole, but the verdict stands: {error}", err=True)
         return False
@@ -231,6 +232,9 @@ def load(
             echo(f"Locust may still be in the cluster: {command} ({error})", err=True)
     echo("\n" + render(verdict))
     if reported:
+        locusts = ROOT / ".load" / "report.html"
+        report.write(locusts.parent / PROOF, verdict, mesh.name, report.as_typed("load"), locusts.name)
+        link(locusts)
         echo(where(Path(".load/report.html")))
     context.exit(verdict.exit_code)
 

@@ -34,11 +34,13 @@ from harness import HarnessError, settings
 from harness.choice import MESHES, make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.meshes.mesh import LOOPBACK, TARGET, check_port
+from harness.pages import report as pages
 from harness.proof.target import Target
 from harness.proof.traffic import TIMEOUT, Ticket, probe, version_in
+from harness.proof.verdict import Verdict
 from harness.terminal import collect_rarely, render
-from loadtest.ledger_tab import add_tab
-from loadtest.run import LIMIT, SEEN, Run, where
+from loadtest.proof_tab import add_tab, standing
+from loadtest.run import LIMIT, PROOF, SEEN, Run, link, where
 
 # "Sending spawn jobs of 50 users … to 1 ready workers" looks like an error, and says nothing that helps.
 logging.getLogger("locust.runners").setLevel(logging.WARNING)
@@ -113,6 +115,8 @@ class State:
     """What ends the run and judges it, once."""
     interrupted = False
     verdict: str = ""
+    final: Verdict | None = None
+    """That of the last run, once it has ended."""
     report: Path | None = None
     """What Locust is to write when it ends."""
 
@@ -163,7 +167,7 @@ def options(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
-    """Check that there is something to load, and add the ledger to the web page."""
+    """Check that there is something to load, and add the proof to the web page."""
     options = environment.parsed_options
     assert options
     State.inside = bool(options.run)
@@ -186,7 +190,12 @@ def prepare(environment: Environment, **_: Any) -> None:
     except HarnessError as error:
         leave(error)
     if environment.web_ui:
-        add_tab(environment.web_ui, lambda: State.run.watch if State.run else None)
+        add_tab(environment.web_ui, shown)
+
+
+def shown() -> Verdict | None:
+    """Return what the web page shows: the verdict on the last run, or how one that goes on stands."""
+    return State.final or (standing(State.run.watch) if State.run else None)
 
 
 def leave(error: HarnessError) -> NoReturn:
@@ -294,7 +303,7 @@ def begin(environment: Environment, **_: Any) -> None:
     """Open a run; the process that judges it follows the logs."""
     runner, options = environment.runner, environment.parsed_options
     assert options
-    State.run, State.workers, State.callers, State.verdict = None, {}, None, ""
+    State.run, State.workers, State.callers, State.verdict, State.final = None, {}, None, "", None
     State.lost = State.stopping = State.renewing = False
     State.ending = None
     if isinstance(runner, WorkerRunner):
@@ -381,7 +390,7 @@ def reset(**_: Any) -> None:
     if State.following:
         State.renewing = True
     else:
-        State.run = None
+        State.run = State.final = None
     while State.renewing and State.following:
         gevent.sleep(0.02)
 
@@ -486,7 +495,10 @@ def judge(environment: Environment) -> None:
             give_up(environment, error)
         else:
             environment.process_exit_code = verdict.exit_code or int(bool(runner.exceptions))
-            State.verdict = render(verdict)
+            State.verdict, State.final = render(verdict), verdict
+            if State.report:
+                proof = State.report.parent / PROOF
+                pages.write(proof, verdict, run.mesh.name, pages.as_typed("load"), State.report.name)
     elif State.inside and runner.exceptions and not State.verdict:
         environment.process_exit_code = 1
     if environment.web_ui:
@@ -509,6 +521,7 @@ def show(**_: Any) -> None:
         click.echo("\n" + State.verdict)
         State.verdict = ""
     if State.report and State.report.exists():
+        link(State.report)
         click.echo(where(State.report))
 
 

@@ -17,6 +17,9 @@ from harness.terminal import seconds_of
 LIMIT = 10_000_000
 """No ticket has this number."""
 
+PROOF = "proof.html"
+"""What the verdict's page is called."""
+
 SEEN = "seen: "
 """How a line begins by which a master inside a cluster tells what callers saw."""
 
@@ -89,8 +92,17 @@ class Run:
 
 
 def where(report: Path) -> str:
-    """Say where Locust's report is, with the figures beside it."""
-    return f"report: {report}, figures: {report.parent}/*.csv"
+    """Say where Locust's report is, with proof and figures beside it."""
+    return f"report: {report}, proof: {report.parent / PROOF}, figures: {report.parent}/*.csv"
+
+
+def link(report: Path) -> None:
+    """Let Locust's report lead to the proof; this leads back."""
+    page, end = report.read_text(encoding="utf-8"), "</body>"
+    before, _, behind = page.rpartition(end)
+    report.write_text(
+        f'{before}<p><a href="{PROOF}">The proof of this run</a></p>{end}{behind}', encoding="utf-8"
+    )
 
 
 def check_time(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -64,7 +64,7 @@ def test_a_load_inside_a_cluster_is_judged_request_by_request(
     assert "seen: " not in ran.stderr
     assert "<html" in (checkout / ".load" / "report.html").read_text()
     assert "Aggregated" in (checkout / ".load" / "requests_stats.csv").read_text()
-    assert ran.stdout.endswith("\nreport: .load/report.html, figures: .load/*.csv\n")
+    assert ran.stdout.endswith("\nreport: .load/report.html, proof: .load/proof.html, figures: .load/*.csv\n")
     assert f"image build --tag loadtest:{version()}" in minikube.read_text()
     assert not list(underneath.state.glob("job-*"))
 

@@ -132,7 +132,13 @@ def test_a_load_is_judged_request_by_request(load: Load, checkout: Path) -> None
     # Locust writes the file once a second: what came last may not stand in it.
     assert 0 < int(total["Request Count"]) <= int(judged[1])
     assert "<html" in (checkout / ".load" / "report.html").read_text()
-    assert ran.stdout.endswith("\nreport: .load/report.html, figures: .load/*.csv\n")
+    where = "\nreport: .load/report.html, proof: .load/proof.html, figures: .load/*.csv\n"
+    assert ran.stdout.endswith(where)
+    proof = (checkout / ".load" / "proof.html").read_text()
+    assert f"{judged[0]}, 0 duplicate" in proof
+    assert "make load RATE=8 TIME=3s USERS=8" in proof
+    assert 'href="report.html"' in proof
+    assert 'href="proof.html"' in (checkout / ".load" / "report.html").read_text()
 
 
 def test_workers_share_no_ticket_and_report_every_one(load: Load) -> None:
@@ -332,14 +338,18 @@ def start_from_page(url: str, processes: str) -> None:
 
 
 def ledger(url: str) -> dict[str, int]:
-    """Return the figures of the tab Ledger."""
+    """Return figures of the claims in the tab Proof; where it has none, nothing was sent yet."""
     page = requests.get(f"{url}/stats/requests", timeout=5).json()
-    [[figures]] = [table["data"] for table in page["extended_stats"]]
-    return {name: int(figure) for name, figure in figures.items()}
+    [rows] = [table["data"] for table in page["extended_stats"]]
+    told = {row["claim"]: row["figures"] for row in rows}
+    copies = told.get("v2 received every request exactly once", "0 of 0: 0 missing")
+    found = re.findall(r"\d[\d,]*", f"{copies} {told.get('callers saw only v1', '0 leaked')}")
+    mirrored, requests_, missing, *_, leaks = (int(figure.replace(",", "")) for figure in found)
+    return {"requests": requests_, "mirrored": mirrored, "missing": missing, "leaks": leaks}
 
 
 @pytest.mark.parametrize("processes", ["2"])
-def test_a_reset_begins_the_ledger_anew(own: LocalMesh, checkout: Path, processes: str) -> None:
+def test_a_reset_begins_the_proof_anew(own: LocalMesh, checkout: Path, processes: str) -> None:
     log = checkout / "locust.log"
     nothing = {"requests": 0, "mirrored": 0, "missing": 0, "leaks": 0}
     with web_page(checkout, PROCESSES=processes) as url:
@@ -393,7 +403,7 @@ def answered(verdict: str) -> int:
 
 
 @pytest.mark.parametrize("processes", ["", "2"])
-def test_the_web_page_shows_the_ledger_live(
+def test_the_web_page_shows_the_proof_live(
     own: LocalMesh, checkout: Path, browser: Callable[[str], str], processes: str
 ) -> None:
     with web_page(checkout, PROCESSES=processes) as url:
@@ -401,14 +411,15 @@ def test_the_web_page_shows_the_ledger_live(
         wait_for(lambda: ledger(url)["mirrored"] > 5, "a mirrored request", 60)
         kill(own, "recommendation-v2")
         wait_for(lambda: ledger(url)["missing"] > 0, "a missing request", 60)
-        table = r"\|Requests\|Mirrored\|Missing\|Leaks\|(\d+)\|(\d+)\|(\d+)\|(\d+)\|"
-        shown = re.search(table, browser(f"{url}/?tab=ledger"))
-        assert shown
-        seen, mirrored, missing, leaks = map(int, shown.groups())
+        page = browser(f"{url}/?tab=proof")
+        row = r"\|FAIL\|v2 received every request exactly once\|(\d+) of (\d+): (\d+) missing, "
+        shown = re.search(row, page)
+        assert shown, page
+        mirrored, seen, missing = map(int, shown.groups())
         assert mirrored > 5
         assert missing > 0
         assert seen == mirrored + missing
-        assert leaks == 0
+        assert re.search(r"\|ok\|callers saw only v1\|v1 x \d+; 0 leaked\|", page)
         requests.post(f"{url}/stop", timeout=90)
         wait_for(lambda: "claims hold" in (checkout / "locust.log").read_text(), "the verdict")
     assert "FAIL  v2 received every request exactly once" in (checkout / "locust.log").read_text()

@@ -45,12 +45,15 @@ def test_the_command_judges_a_cluster_without_a_clone(
     dark_launch: DarkLaunch, cluster: ClusterMesh, tmp_path: Path
 ) -> None:
     cluster.apply(ROOT / "istio" / "mirror.yaml")
-    report = tmp_path / "report.xml"
+    report, page = tmp_path / "report.xml", tmp_path / "report.html"
     url = cluster.url()
-    judged = dark_launch("verify", "--url", url, "-n", "50", "--json", "--junit", str(report))
+    judged = dark_launch(
+        "verify", "--url", url, "-n", "50", "--json", "--junit", str(report), "--html", str(page)
+    )
     assert judged.returncode == 0, judged.stdout + judged.stderr
     assert json.loads(judged.stdout)["verdict"] == "PASS"
     assert 'failures="0" errors="0"' in report.read_text()
+    assert "✓ PASS" in page.read_text()
     healthy = dark_launch("doctor")
     assert (healthy.returncode, healthy.stderr) == (0, ""), healthy.stdout
 

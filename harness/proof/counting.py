@@ -28,8 +28,7 @@ class Counts:
     def __init__(self, evidence: Evidence, run: str, *, writes: bool = False) -> None:
         """Enter stories in ``evidence``; with ``writes``, remember those of what callers wrote."""
         self.evidence, self._run, self._writes = evidence, run, writes
-        self.broken: list[Story] = []
-        """The first stories that break a claim."""
+        self.broken = evidence.broken
         self._kinds: dict[Shape, Kind] = {}
 
     def kind_of(self, story: Story) -> Kind:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from harness.proof.answers import Answers
 from harness.proof.figures import Sightings, Sizes, Tally, Times
 from harness.proof.stores import Stored
-from harness.proof.story import Shape
+from harness.proof.story import Shape, Story
 from harness.proof.target import Routing, Rule
 
 State = Literal["holds", "fails", "unproven"]
@@ -91,6 +91,10 @@ class Evidence:
     overdue: int = 0
     """Stories that still lacked a hop for long when the run was ended early."""
     bounds: Bounds = NO_BOUNDS
+    broken: list[Story] = field(default_factory=list)
+    """The first stories that break a claim, whole."""
+    edges: tuple[tuple[str, str], ...] = ()
+    """Which workload was seen to call which host, once a run has ended."""
     writes: dict[str, Shape] = field(default_factory=dict)
     """The stories of what callers wrote, by request id, where the versions have a store."""
     stored: Stored | None = None

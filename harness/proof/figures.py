@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,14 @@ class Times:
         self.status[status] += 1
         self._durations[value] += 1
 
+    def merge(self, other: "Times") -> None:
+        """Count what another counted as well."""
+        self.count += other.count
+        self.bytes += other.bytes
+        self.sized += other.sized
+        self.status.update(other.status)
+        self._durations.update(other._durations)
+
     def quantile(self, q: float) -> float | None:
         """Return the ``q``-th quantile (0.99: the 99th percentile) in milliseconds; None without any."""
         rank, passed = math.ceil(q * self.count), 0
@@ -65,6 +74,11 @@ class Times:
             if passed >= max(rank, 1):
                 return float(value)
         return None
+
+    def histogram(self, bounds: Iterable[float]) -> list[int]:
+        """Return how many took at most each bound (milliseconds, rising) and more than the one before."""
+        passed = [self.count - self.slower_than(bound) for bound in bounds]
+        return [more - less for less, more in itertools.pairwise([0, *passed])]
 
     def slower_than(self, milliseconds: float) -> int:
         """Return how many took longer."""

@@ -73,7 +73,7 @@ class Ledger:
             if version is None or not self.routing.serves(pod, hop.cluster):
                 return
         else:
-            call = self._call(pod, hop)
+            call = self.call_of(pod, hop)
             if call is None:
                 return
         if hop.request_id == "-":
@@ -113,7 +113,7 @@ class Ledger:
         story.touched = now
         return story
 
-    def _call(self, pod: str, hop: Hop) -> Call | None:
+    def call_of(self, pod: str, hop: Hop) -> Call | None:
         """Return what a hop at a caller's proxy says of a request to the target; None if it is to others."""
         kind = pod, hop.authority, hop.cluster, hop.upstream, hop.route, hop.status, hop.flags, hop.details
         try:

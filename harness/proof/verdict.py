@@ -1,7 +1,7 @@
 """The verdict: evidence in, checked claims out. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from harness.proof import claims as run_claims
@@ -46,6 +46,8 @@ class Verdict:
     """How each dark version answered beside the callers' version."""
     findings: tuple[str, ...] = ()
     """What `doctor` finds, one line each, where a claim does not hold."""
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
+    """What it rests on; no part of the JSON."""
 
     @property
     def passed(self) -> bool:
@@ -83,7 +85,9 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in the types of JSON."""
-        return {"schema": SCHEMA, "verdict": self.word, "passed": self.passed, **asdict(self)}
+        said = asdict(replace(self, evidence=None))
+        del said["evidence"]
+        return {"schema": SCHEMA, "verdict": self.word, "passed": self.passed, **said}
 
 
 def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
@@ -117,6 +121,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
         callers=_side("callers", seen.times if seen else evidence.callers),
         unjudged=unjudged,
         compared=tuple(comparisons(evidence)),
+        evidence=evidence,
     )
 
 

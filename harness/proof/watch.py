@@ -88,7 +88,7 @@ class Watch:
         )  # fmt: skip
         self._stores = stores
         self._counts = Counts(self.evidence, self.run, writes=bool(self._stores))
-        self.broken = self._counts.broken
+        self.broken = self.evidence.broken
         """The first stories that break a claim."""
 
     def _ask(self) -> Scene:
@@ -320,9 +320,7 @@ class Watch:
         if self.changes and self._sightings:
             nothing = "during the run, so nothing can be said of it: run it again"
             raise HarnessError(f"{self.changes[-1]}, {nothing}")
-        self.evidence.loops = self.routing.loops(self.ledger.edges)
-        self.evidence.unjoined = self.ledger.unjoined
-        self.evidence.blind = dict(self._blind())
+        self.survey()
         self.evidence.under_way = dict(self._under_way()) if self.broken else {}
         # A log is late by that much at most: what has waited longer lacks a hop.
         late = time.monotonic() - 2 * self._mesh.quiet
@@ -330,6 +328,13 @@ class Watch:
         self.evidence.overdue = sum(map(self._is_judged, waiting))
         self.evidence.stored = self._stores.read(self.routing) if self._stores else None
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
+
+    def survey(self) -> None:
+        """Enter beside the stories what the proxies cannot show, and who calls whom."""
+        self.evidence.edges = tuple(self.ledger.edges)
+        self.evidence.loops = self.routing.loops(self.ledger.edges)
+        self.evidence.unjoined = self.ledger.unjoined
+        self.evidence.blind = dict(self._blind())
 
     def _under_way(self) -> Iterator[tuple[str, int]]:
         """Yield (version, requests) for each version that has got requests and not answered them."""

@@ -1,12 +1,23 @@
 """The commands of a release: ``release`` and ``bail-out``."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from harness.judging import Number, examples, part, span, with_callers, with_differences, with_target
+from harness.judging import (
+    Number,
+    examples,
+    part,
+    span,
+    with_callers,
+    with_differences,
+    with_html,
+    with_target,
+)
 from harness.meshes.mesh import Mesh
+from harness.pages import report
 from harness.proof import trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import wrap
@@ -63,6 +74,7 @@ def with_versions(command: Any) -> Any:
     help="Send requests: so many at each step, or more where more are needed.",
 )  # fmt: skip
 @with_callers
+@with_html
 @click.option(
     "--testers", envvar=f"{TYPED}TESTERS", type=_group, default=":".join(Group()), show_default=True,
     metavar="HEADER:VALUE", help="Whose requests the candidate answers first.",
@@ -84,6 +96,7 @@ def release_command(
     mesh: Mesh, target: Target, stable: str, candidate: str, steps: tuple[Step, ...], step_time: float,
     size: int | None, concurrency: int, url: str | None, testers: Group, defect: float, max_failures: float,
     max_differences: float, ignore: tuple[str, ...], max_p99_ratio: float,
+    html: Path | None,
 ) -> None:  # fmt: skip
     """Release the candidate step by step, each left only when every claim holds.
 
@@ -97,6 +110,8 @@ def release_command(
     )
     running = Release(mesh, target, plan, lambda line: echo(wrap(line, 8)), progress())
     verdict = running.climb()
+    if html:
+        report.write(html, verdict, mesh.name)
     if verdict.passed:
         echo(f"{candidate} answers every caller")
         return
