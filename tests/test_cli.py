@@ -7,8 +7,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from helpers import run
-from test_local import free_port
+from helpers import free_port, run
 
 COMMANDS = ["up", "down", "status", "apply", "delete", "curl", "verify", "logs", "stop", "start", "demo"]
 
