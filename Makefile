@@ -5,7 +5,7 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
+TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEP STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
@@ -25,7 +25,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo next check step up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -40,12 +40,22 @@ help:
 	@echo 'MESH=cluster on a cluster with Istio.'
 	@echo 'SERVICE=, NAMESPACE=, URL= and CALLERS= judge another Service.'
 
-##@ The story
+##@ The workshop
 
 demo: $(VENV)/harness ## the whole dark launch, narrated and proven (PORT=8080)
 	@$(HARNESS) demo
 
-##@ The steps
+next: $(VENV)/harness ## print what to do next
+	@$(HARNESS) next
+
+check: $(VENV)/harness ## say whether a step is done, or what is missing (STEP=3, else where you are)
+	@$(HARNESS) check
+
+step: $(VENV)/harness ## catch up: bring the mesh to the state after a step, and prove it (N=5; N=0 starts afresh)
+	@$(if $(value N),,echo 'To which step? For example: make step N=5'; exit 2;) \
+	$(HARNESS) step
+
+##@ What the steps are made of
 
 up: $(VENV)/harness ## start the mesh (PORT=8080)
 	@$(HARNESS) up

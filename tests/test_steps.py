@@ -1,0 +1,84 @@
+"""The table of steps, what the pages make of it, and where one stands on a mesh."""
+
+import re
+from typing import Any
+
+import pytest
+from test_readme import commands
+
+from harness import HarnessError
+from harness.meshes.envoymesh import EnvoyMesh
+from harness.meshes.mesh import ROOT, Mesh
+from harness.steps import HINTS, PROVEN, SHADOW, STEPS, announce, state_after
+from harness.workshop import catch_up, examine, standing
+
+CLAIMS = set(re.findall(r"`([a-z-]+)`", (ROOT / "docs" / "claims.md").read_text()))
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+def test_steps_are_numbered_and_name_claims_that_there_are() -> None:
+    assert [step.number for step in STEPS] == list(range(1, len(STEPS) + 1))
+    for step in STEPS:
+        assert CLAIMS.issuperset((*step.holds, *step.fails))
+    assert CLAIMS.issuperset(HINTS)
+    assert HINTS.keys() >= {id for step in STEPS for id in (*step.holds, *step.fails)}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.page)
+def test_a_page_has_its_steps_title_and_commands_and_ends_with_its_check(step: Any) -> None:
+    page = step.path.read_text()
+    assert page.startswith(f"# {step.number}. {step.title}\n\n")
+    typed = [re.sub(r" 2>.*", "", command) for command, _ in commands(step.path)]
+    shown = iter(typed)
+    for command in step.commands:
+        assert f"make {command}" in shown, f"{command} is missing, or at another place"
+    assert step not in PROVEN or typed[-1] == "make check"
+    assert "<details>" in page
+    assert step.goal.splitlines()[0] in page
+    assert announce(step, "cluster")[-1].startswith(f"The page: docs/{step.page}.md.")
+
+
+def test_a_state_is_what_the_commands_until_then_leave() -> None:
+    stopped, release = state_after(4), state_after(9)
+    assert (stopped.stopped, state_after(5).stopped) == (True, False)
+    assert state_after(6).leads_to == "v1"
+    assert release.leads_to == "v2"
+    assert release.files["trafficextension/compare"] == "istio/compare.yaml"
+    assert release.files["secret/recommendation-v2"].endswith("wrong-while-mirrored.yaml")
+
+
+# --- on a mesh ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.of_any_mesh
+@pytest.mark.on_cluster
+def test_catching_up_leads_to_a_step_from_any_state(mesh: Mesh) -> None:
+    for number in (9, 4, 8, 6, 7, 1) if mesh.name == "cluster" else (9, 4, 6):
+        catch_up(mesh, number)
+        assert standing(mesh) in ((1, 2) if number == 1 else (number,))
+        assert examine(mesh, STEPS[number - 1])[0] == 0
+    if mesh.name == "cluster":
+        catch_up(mesh, 0)
+
+
+@pytest.mark.of_any_mesh
+def test_a_step_that_is_not_done_says_what_is_missing_and_what_to_do(mesh: EnvoyMesh) -> None:
+    def undone(number: int) -> str:
+        code, lines = examine(mesh, STEPS[number - 1])
+        assert code == 1
+        assert lines[0].startswith(f"step {number} is not done: ")
+        return "\n".join(lines)
+
+    assert standing(mesh) in (1, 2)  # other tests may have sent something
+    assert "make apply F=istio/mirror.yaml" in undone(3)
+    mesh.apply(ROOT / "istio" / "mirror.yaml")
+    assert f"runs: make stop W={SHADOW}" in undone(4)
+    assert "make bail-out" in undone(6)
+    assert "make apply F=istio/compare.yaml" in undone(8)
+    mesh.apply(ROOT / "recommendation" / "settings" / "without-rights.yaml")
+    assert "secret/recommendation-v2 is not as in recommendation/kubernetes.yaml" in undone(3)
+    with pytest.raises(HarnessError, match=r"as after no step .*make check STEP=3"):
+        standing(mesh)
+    assert examine(mesh, STEPS[10])[0] == 2
