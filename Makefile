@@ -5,7 +5,7 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEP STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
+TYPED   := ANSWER C CALLERS D F FOR IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PROCESSES RATE SERVICE STEP STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
@@ -25,7 +25,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo next check step up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo next check step exercise up down status apply delete curl verify watch release bail-out doctor trace logs stop start deploy undeploy url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -48,12 +48,16 @@ demo: $(VENV)/harness ## the whole dark launch, narrated and proven (PORT=8080)
 next: $(VENV)/harness ## print what to do next
 	@$(HARNESS) next
 
-check: $(VENV)/harness ## say whether a step is done, or what is missing (STEP=3, else where you are)
+check: $(VENV)/harness ## say whether a step is done, or what is missing (STEP=3, else where you are; an exercise: ANSWER=)
 	@$(HARNESS) check
 
 step: $(VENV)/harness ## catch up: bring the mesh to the state after a step, and prove it (N=5; N=0 starts afresh)
 	@$(if $(value N),,echo 'To which step? For example: make step N=5'; exit 2;) \
 	$(HARNESS) step
+
+exercise: $(VENV)/harness ## without a recipe: N=1, v2 has a defect, find it; N=2, somebody broke the mirror, mend it
+	@$(if $(value N),,echo 'Which exercise? For example: make exercise N=2'; exit 2;) \
+	$(HARNESS) exercise
 
 ##@ What the steps are made of
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import free_port, run
 
 COMMANDS = ["up", "down", "status", "apply", "delete", "curl", "verify", "logs", "stop", "start", "demo"]
-COMMANDS += ["check", "step", "next"]
+COMMANDS += ["check", "step", "next", "exercise"]
 
 Harness = Callable[..., CompletedProcess[str]]
 

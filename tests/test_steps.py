@@ -1,14 +1,16 @@
-"""The table of steps, what the pages make of it, and where one stands on a mesh."""
+"""The table of steps, what the pages make of it, where one stands on a mesh, and the exercises."""
 
 import re
 from typing import Any
 
 import pytest
+import requests
 from test_readme import commands
 
-from harness import HarnessError
+from harness import HarnessError, exercise
+from harness.exercise import BREAKS, DEFECTS, begin, judge
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.mesh import ROOT, Mesh
+from harness.meshes.mesh import ROOT, Mesh, quietly
 from harness.steps import HINTS, PROVEN, SHADOW, STEPS, announce, state_after
 from harness.workshop import catch_up, examine, standing
 
@@ -82,3 +84,42 @@ def test_a_step_that_is_not_done_says_what_is_missing_and_what_to_do(mesh: Envoy
     with pytest.raises(HarnessError, match=r"as after no step .*make check STEP=3"):
         standing(mesh)
     assert examine(mesh, STEPS[10])[0] == 2
+
+
+# --- the exercises --------------------------------------------------------------------------------------
+
+
+@pytest.mark.of_any_mesh
+@pytest.mark.parametrize("broken", BREAKS)
+def test_each_broken_mirror_is_told_until_it_is_mended(mesh: EnvoyMesh, broken: str) -> None:
+    begin(mesh, 2, broken)
+    code, lines = judge(mesh, None, quietly)
+    assert (code, lines[0]) == (1, "the mirror is not mended")
+    if broken == "fuse":
+        # The routes read as they must, and only the proof tells.
+        assert any("FAIL  v2 received every request exactly once" in line for line in lines)
+        assert any(HINTS["exactly-once"] in line for line in lines)
+        mesh.apply(ROOT / "istio" / "destination-rule.yaml")
+        assert judge(mesh, None, quietly) == (0, [f"mended, and no caller noticed: {BREAKS[broken]}"])
+        assert not exercise.mark(mesh).exists()
+
+
+@pytest.mark.of_any_mesh
+@pytest.mark.parametrize("planted", DEFECTS)
+def test_a_defect_counts_as_found_when_the_proof_shows_it(mesh: EnvoyMesh, planted: str) -> None:
+    begin(mesh, 1, planted)
+    if planted == "bytes":
+        assert judge(mesh, planted, quietly)[0] == 1, "v2 hears nothing yet"
+    mesh.apply(ROOT / "istio" / "compare.yaml", ROOT / "istio" / "mirror-twice.yaml")
+    assert judge(mesh, planted, quietly) == (0, [f"found, and no caller noticed: {planted}"])
+
+
+@pytest.mark.of_any_mesh
+def test_an_exercise_that_harms_a_caller_is_not_solved(mesh: EnvoyMesh) -> None:
+    begin(mesh, 1, "bytes")
+    with pytest.raises(HarnessError, match="ANSWER=status, feedback, bytes"):
+        judge(mesh, None, quietly)
+    mesh.apply(ROOT / "istio" / "promote.yaml")
+    assert b"v2" in requests.get(mesh.url(), timeout=30).content
+    code, [line] = judge(mesh, "bytes", quietly)
+    assert (code, line[:28]) == (1, "1 callers saw v2, or got a f")
