@@ -51,6 +51,18 @@ def test_a_state_is_what_the_commands_until_then_leave() -> None:
     assert release.files["secret/recommendation-v2"].endswith("wrong-while-mirrored.yaml")
 
 
+def test_the_agendas_of_the_trainers_guide_add_up() -> None:
+    minutes = {f"{step.number}": step.minutes for step in STEPS}
+    agendas = re.findall(
+        r"^## (\d+) minutes\n(.*?)(?=^## )", (ROOT / "docs" / "trainer.md").read_text(), re.M | re.S
+    )
+    assert [total for total, _ in agendas] == ["45", "90", "180"]
+    for total, agenda in agendas:
+        rows = re.findall(r"^\| (\S+)[^|]* \| (\d+) \|", agenda, re.MULTILINE)
+        assert sum(int(each) for _, each in rows) == int(total)
+        assert all(minutes.get(number, int(each)) == int(each) for number, each in rows)
+
+
 # --- on a mesh ------------------------------------------------------------------------------------------
 
 
