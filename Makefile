@@ -10,8 +10,9 @@ $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
 WORKLOAD := "$${DARK_LAUNCH_W:-recommendation-v2}"
-# What `make lint` checks and `make format` formats.
+# What `make lint` checks, and of that what `make format` formats.
 SOURCES := common customer preference recommendation harness loadtest tests
+PROSE   := README.md $(wildcard docs/*.md)
 CALLING := --users "$${DARK_LAUNCH_USERS:-50}" --spawn-rate "$${DARK_LAUNCH_RATE:-10}"
 LOCUST  := exec env MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
   $(CALLING) $(if $(PROCESSES),--processes "$$DARK_LAUNCH_PROCESSES" --master-bind-host 127.0.0.1)
@@ -149,10 +150,12 @@ bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost, in ten minut
 test: lint ## run all checks and tests
 	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/dev ## check format, style and types
+lint: $(VENV)/dev ## check format, style, types and prose
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }
 	@$(VENV)/bin/ruff check --quiet $(SOURCES)
 	@$(VENV)/bin/python -m mypy
+	@$(VENV)/bin/codespell --dictionary - --dictionary docs/plain-words.txt $(PROSE)
+	@! LC_ALL=C.UTF-8 grep -nE '^[^|].{120}' $(PROSE) || { echo 'Lines of prose have 120 columns at most.'; exit 1; }
 
 format: $(VENV)/dev ## format the sources
 	@$(VENV)/bin/ruff format $(SOURCES)
