@@ -14,7 +14,7 @@ from harness.meshes.mesh import ROOT
 DOCS = ROOT / "docs"
 NUMBERED = sorted(DOCS.glob("[0-9]*.md"))
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-MARKS = {"<!-- needs an engine -->\n": "containers"}
+MARKS = {"<!-- needs an engine -->\n": "containers", "<!-- needs a cluster -->\n": "cluster"}
 """What stands before a block that is not for the local mesh."""
 
 
@@ -66,6 +66,15 @@ def test_every_command_for_containers_prints_what_the_page_says(checkout: Path) 
     finally:
         mesh.down()
         mesh.close()
+
+
+def test_every_command_for_a_cluster_prints_what_the_page_says(
+    checkout: Path, pytestconfig: pytest.Config
+) -> None:
+    if pytestconfig.getoption("mesh") != "cluster":
+        pytest.skip("only with --mesh cluster, on what 'make deploy' brought there")
+    for page in PAGES:
+        type_along(checkout, page, "cluster", MESH="cluster")
 
 
 def test_links_and_anchors_lead_somewhere() -> None:
