@@ -66,23 +66,24 @@ STEPS = (
     ),
     Step(
         4, "Break v2: callers must not notice, and the proof must", "04-break-v2", 5,
-        (f"stop W={SHADOW}", "curl", "verify"),
+        (f"stop W={SHADOW}", "curl", "verify N=100"),
         holds=("answered", "answered-by"), fails=("exactly-once",),
     ),
     Step(
         5, "Mirror a part: one request in ten, then only what reads", "05-a-part", 6,
         (f"start W={SHADOW}", "apply F=istio/mirror-10-percent.yaml", "verify N=1000",
-         "apply F=istio/mirror-reads.yaml", "verify"),
+         "apply F=istio/mirror-reads.yaml", "verify N=200"),
         holds=("answered", "answered-by", "exactly-once", "silent"),
     ),
     Step(
-        6, "Bail out: v1 alone again, at once", "06-bail-out", 3, ("bail-out", "verify"),
+        6, "Bail out: v1 alone again, at once", "06-bail-out", 3, ("bail-out", "verify N=100"),
         holds=("answered", "answered-by", "silent"),
     ),
     Step(
         7, "What v2 writes: a store of its own", "07-what-v2-writes", 12,
-        ("apply F=istio/mirror.yaml", f"apply F={LIVE}", "verify", "apply F=recommendation/kubernetes.yaml",
-         "apply F=recommendation/settings/planted-defect.yaml", "verify"),
+        ("apply F=istio/mirror.yaml", f"apply F={LIVE}", "verify N=100",
+         "apply F=recommendation/kubernetes.yaml",
+         "apply F=recommendation/settings/planted-defect.yaml", "verify N=100"),
         holds=("answered", "answered-by", "exactly-once", "same-status", "stored"), fails=("same-writes",),
     ),
     Step(
@@ -95,7 +96,7 @@ STEPS = (
         9, "Release: from dark to everybody, step by step", "09-release", 14,
         ("release N=600 IGNORE=hostname,version", "apply F=recommendation/kubernetes.yaml",
          "apply F=istio/mirror-twice.yaml",
-         "release N=150 IGNORE=hostname,version STEPS='dark testers 10% 100%'", "verify"),
+         "release N=150 IGNORE=hostname,version STEPS='dark testers 10% 100%'", "verify N=100"),
         holds=("answered", "answered-by", "silent", "stored"),
     ),
     Step(

@@ -24,7 +24,7 @@ from harness.steps import State, Step, make, state_after  # isort: skip
 EXERCISE = "exercise.json"
 """The file of a mesh that says which exercise is under way."""
 
-SIZE = 200
+SIZE = 100
 """How many requests prove a step that does not say how many."""
 
 
@@ -97,10 +97,11 @@ def standing(mesh: Mesh) -> int:
     return 2 if proven else 1
 
 
-def prove(mesh: Mesh, step: Step, progress: Progress = quietly, size: int = SIZE) -> Verdict:
+def prove(mesh: Mesh, step: Step, progress: Progress = quietly, size: int | None = None) -> Verdict:
     """Send what proves a step, and return the verdict."""
     bounds = Bounds(ignored=tuple(filter(None, step.proof.get("IGNORE", "").split(","))))
-    return verify(mesh, Target(), int(step.proof.get("N", size)), progress=progress, bounds=bounds)
+    size = size or int(step.proof.get("N", SIZE))
+    return verify(mesh, Target(), size, progress=progress, bounds=bounds)
 
 
 def as_told(step: Step, verdict: Verdict) -> bool:
