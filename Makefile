@@ -5,13 +5,14 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY GATEWAY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := C CALLERS D F FOR HTML IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PREFIX PROCESSES RATE SERVICE STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
+TYPED   := ANSWER C CALLERS D F FOR HTML IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PREFIX PROCESSES RATE SERVICE STEP STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
 WORKLOAD := "$${DARK_LAUNCH_W:-recommendation-v2}"
-# What `make lint` checks and `make format` formats.
+# What `make lint` checks, and of that what `make format` formats.
 SOURCES := common customer preference recommendation harness loadtest tests
+PROSE   := README.md $(wildcard docs/*.md)
 CALLING := --users "$${DARK_LAUNCH_USERS:-50}" --spawn-rate "$${DARK_LAUNCH_RATE:-10}"
 LOCUST  := exec env MESH="$${DARK_LAUNCH_MESH:-local}" $(VENV)/bin/python -m locust --locustfile loadtest/locustfile.py \
   $(CALLING) $(if $(PROCESSES),--processes "$$DARK_LAUNCH_PROCESSES" --master-bind-host 127.0.0.1)
@@ -25,7 +26,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status apply delete curl verify watch live release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo next check step exercise up down status apply delete curl verify watch live release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -40,12 +41,26 @@ help:
 	@echo 'MESH=cluster on a cluster with Istio.'
 	@echo 'SERVICE=, NAMESPACE=, URL= and CALLERS= judge another Service.'
 
-##@ The story
+##@ The workshop
 
 demo: $(VENV)/harness ## the whole dark launch, narrated and proven (PORT=8080)
 	@$(HARNESS) demo
 
-##@ The steps
+next: $(VENV)/harness ## print what to do next
+	@$(HARNESS) next
+
+check: $(VENV)/harness ## say whether a step is done, or what is missing (STEP=3, else where you are; an exercise: ANSWER=)
+	@$(HARNESS) check
+
+step: $(VENV)/harness ## catch up: bring the mesh to the state after a step, and prove it (N=5; N=0 starts afresh)
+	@$(if $(value N),,echo 'To which step? For example: make step N=5'; exit 2;) \
+	$(HARNESS) step
+
+exercise: $(VENV)/harness ## without a recipe: N=1, v2 has a defect, find it; N=2, somebody broke the mirror, mend it
+	@$(if $(value N),,echo 'Which exercise? For example: make exercise N=2'; exit 2;) \
+	$(HARNESS) exercise
+
+##@ What the steps are made of
 
 up: $(VENV)/harness ## start the mesh (PORT=8080)
 	@$(HARNESS) up
@@ -145,10 +160,12 @@ bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost, in ten minut
 test: lint ## run all checks and tests
 	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/dev ## check format, style and types
+lint: $(VENV)/dev ## check format, style, types and prose
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }
 	@$(VENV)/bin/ruff check --quiet $(SOURCES)
 	@$(VENV)/bin/python -m mypy
+	@$(VENV)/bin/codespell --dictionary - --dictionary docs/plain-words.txt $(PROSE)
+	@! LC_ALL=C.UTF-8 grep -nE '^[^|].{120}' $(PROSE) || { echo 'Lines of prose have 120 columns at most.'; exit 1; }
 
 format: $(VENV)/dev ## format the sources
 	@$(VENV)/bin/ruff format $(SOURCES)

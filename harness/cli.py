@@ -17,6 +17,7 @@ from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
 from harness.judging import COMMANDS, YES, agree, examples, span, with_mesh, with_target, with_traffic
+from harness.learning import COMMANDS as LEARNING
 from harness.live.command import live_command
 from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
@@ -263,7 +264,7 @@ def start(mesh_name: str, workload: str) -> None:
     echo(f"{workload} runs")
 
 
-for _command in (*COMMANDS, *release.COMMANDS, live_command):
+for _command in (*COMMANDS, *LEARNING, *release.COMMANDS, live_command):
     cli.add_command(_command)
 
 
@@ -273,13 +274,13 @@ for _command in (*COMMANDS, *release.COMMANDS, live_command):
 @with_traffic(200)
 @click.pass_context
 def demo_command(context: click.Context, mesh_name: str, port: int | None, size: int) -> None:
-    """Tell the whole story, proving each step. Exit 0 only if every claim held."""
+    """Tell a dark launch from its start to its end. Exit 0 only if each step ends as it must."""
     with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
         held = demo(mesh, size, echo, render, progress())
     echo(
-        "\nEvery claim held: v2 saw production, and no caller saw v2."
+        "\nEvery step ended as it must: v2 saw production, and no caller saw v2."
         if held
-        else "\nA claim failed: see above."
+        else "\nA step did not end as it must: see above."
     )
     context.exit(0 if held else 1)
 

@@ -1,4 +1,4 @@
-"""The whole story of a dark launch, told step by step, each step proven."""
+"""One dark launch from the start to the end, told by the first steps of the workshop, each proven."""
 
 import contextlib
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
 from harness.proof.report import wrap
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
-from harness.proof.watch import verify
-
-SHADOW = "recommendation-v2"
+from harness.release.routes import Versions
+from harness.release.standing import bail_out
+from harness.steps import SHADOW, TOLD, make, parse
+from harness.workshop import as_told, catch_up, prove
 
 
 def started(mesh: Mesh) -> str:
@@ -20,85 +21,63 @@ def started(mesh: Mesh) -> str:
 
 def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[Verdict], str],
          progress: Progress = quietly) -> bool:  # fmt: skip
-    """Tell the story; return whether every claim held.
+    """Tell the story; return whether every step ended as it must.
 
     The local and the container mesh must not run yet, and are gone afterwards. On a cluster everything must
     have been deployed, and v1 answers afterwards, as it did then.
     """
-    steps = iter(range(1, 100))
     lasting = mesh.name == "cluster"
-    where = "" if mesh.name == "local" else f" MESH={mesh.name}"
-
-    def step(title: str) -> None:
-        show(f"\n== {next(steps)}. {title}")
-
-    def make(command: str) -> None:
-        show(f"$ make {command}{where}")
-
-    def apply(name: str) -> None:
-        make(f"apply F=istio/{name}")
-        for line in mesh.apply(ROOT / "istio" / name):
-            show(line)
-
-    def scale(replicas: int) -> None:
-        verb, state = ("start", "runs") if replicas else ("stop", "is stopped")
-        make(f"{verb} W={SHADOW}")
-        mesh.scale(SHADOW, replicas)
-        show(f"{SHADOW} {state}")
-
-    def prove() -> Verdict:
-        make("verify")
-        verdict = verify(mesh, Target(), size, progress=progress)
-        show(render(verdict))
-        return verdict
-
     if mesh.objects() and not lasting:
         raise MeshError(
             f"the {mesh.name} mesh is running already; the demo brings its own: 'make down' first"
         )
+
+    def run(command: str) -> None:
+        """Show a command as it is typed, and do it."""
+        verb, variables = parse(command)
+        show(f"$ {make(command, mesh.name)}")
+        if verb == "up":
+            catch_up(mesh, 1)
+            show(started(mesh))
+        elif verb == "curl":
+            show(wrap(get(mesh.url()).text.strip()))
+        elif verb == "apply":
+            for line in mesh.apply(ROOT / variables["F"]):
+                show(line)
+        elif verb == "bail-out":
+            for line in bail_out(mesh, Target(), Versions()):
+                show(line)
+        else:
+            mesh.scale(SHADOW, int(verb == "start"))
+            show(f"{SHADOW} {'runs' if verb == 'start' else 'is stopped'}")
+
     held = []
     try:
-        step("Start: customer -> preference -> recommendation, an Envoy beside each")
-        if lasting:
-            scale(1)
-            apply("v1-only.yaml")
-        else:
-            make("up")
-            mesh.up()
-            show(started(mesh))
-        make("curl")
-        show(wrap(get(mesh.url()).text.strip()))
-
-        step("Version 2 runs in production, and hears nothing: all routes lead to v1")
-        held.append(prove().passed)
-
-        step("Go dark: v2 gets a copy of every request")
-        apply("mirror.yaml")
-        held.append(prove().passed)
-
-        step("Stop v2 under the mirror: callers must not notice, and the proof must")
-        scale(0)
-        verdict = prove()
-        missed = verdict.claim("exactly-once").figures["missing"]
-        held.append(verdict.failed() == ["exactly-once"] and not verdict.unproven() and missed == size)
-        show(
-            f"As it must be: v2 missed all {size} requests, and callers noticed nothing."
-            if held[-1]
-            else "Not as it must be: v2 should miss all requests, and only that claim should fail."
-        )
-
-        step("Bail out: v2 is back, but no copy goes to it")
-        scale(1)
-        apply("v1-only.yaml")
-        held.append(prove().passed)
+        for step in TOLD:
+            show(f"\n== {step.number}. {step.title}")
+            proofs = sum(command.startswith("verify") for command in step.commands)
+            for command in step.commands:
+                if command.startswith("verify"):
+                    show(f"$ {make(f'verify N={size}', mesh.name)}")
+                    verdict = prove(mesh, step, progress, size)
+                    show(render(verdict))
+                    proofs -= 1
+                    held.append(verdict.passed if proofs else as_told(step, verdict))
+                elif command != "status":
+                    run(command)
+            if step.fails:
+                show(
+                    f"As it must be: {' and '.join(step.fails)} alone fails, and callers noticed nothing."
+                    if held[-1]
+                    else f"Not as it must be: {' and '.join(step.fails)} should fail, and nothing else."
+                )
     finally:
         if lasting:
-            mesh.scale(SHADOW, 1)
-            mesh.apply(ROOT / "istio" / "v1-only.yaml")
+            catch_up(mesh, 1)
         else:
             with undisturbed():
                 with contextlib.suppress(OSError):  # nobody may read what it prints any more
-                    step("Clean up")
-                    make("down")
+                    show("\n== Clean up")
+                    show(f"$ {make('down', mesh.name)}")
                 mesh.down()
     return all(held)

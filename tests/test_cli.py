@@ -7,10 +7,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from helpers import run
-from test_local import free_port
+from helpers import free_port, run
 
 COMMANDS = ["up", "down", "status", "apply", "delete", "curl", "verify", "logs", "stop", "start", "demo"]
+COMMANDS += ["check", "step", "next", "exercise"]
 
 Harness = Callable[..., CompletedProcess[str]]
 
@@ -126,7 +126,7 @@ def test_make_lists_its_targets_by_section(checkout: Path) -> None:
     listed = run(checkout, "make").stdout
     for command in [*COMMANDS, "test", "lint", "clean"]:
         assert f"\n  make {command} " in listed
-    assert listed.index("The story") < listed.index("make demo") < listed.index("The steps")
+    assert listed.index("The workshop") < listed.index("make demo") < listed.index("What the steps")
 
 
 def test_make_asks_for_a_manifest(checkout: Path) -> None:

@@ -339,6 +339,7 @@ def test_the_demo_prints_each_command_above_its_output(own: LocalMesh) -> None:
     outputs = {
         "up": "5 pods run; ", "curl": "customer => ", "verify": "routes ", "apply": "virtualservice/",
         "stop": "recommendation-v2 is stopped", "start": "recommendation-v2 runs",
+        "bail-out": "virtualservice/",
     }  # fmt: skip
     for command, output in itertools.pairwise(printed):
         if command.startswith("$ make ") and command != "$ make down":

@@ -14,6 +14,7 @@ TARGETS = {
     "up": ("PORT", "MESH"), "demo": ("PORT", "N", "MESH"), "apply": ("F",), "delete": ("F",),
     "verify": ("N", "C", "URL", "SERVICE", "CALLERS"), "watch": ("FOR",), "trace": ("T",), "logs": ("W",),
     "stop": ("W",), "start": ("W",), "deploy": ("YES",), "dashboard": ("D",),
+    "check": ("STEP", "ANSWER"), "step": ("N",), "exercise": ("N",),
 }  # fmt: skip
 
 
@@ -54,6 +55,8 @@ def test_what_is_empty_is_as_not_set(checkout: Path, fake: Path, target: str, va
         ("verify C=0", "C=0: 0 is not in the range 1<=x<=1000"),
         ("verify URL=x", "URL=x: 'x' is not an address such as http://127.0.0.1:8080/"),
         ("up PORT=x", "PORT=x: 'x' is not a valid integer range"),
+        ("check STEP=13", "STEP=13: 13 is not in the range 1<=x<=12"),
+        ("step N=x", "N=x: 'x' is not a valid integer range"),
         ("status MESH=x", "MESH=x: 'x' is not one of 'local', 'containers', 'cluster'"),
         ("watch FOR=x", "FOR=x: 'x' is not a time such as 30s or 1h30m"),
         ("dashboard D=x", "D=x: 'x' is not one of 'kiali', 'grafana', 'jaeger', 'prometheus'"),

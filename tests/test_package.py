@@ -67,7 +67,7 @@ def test_what_needs_the_workshops_files_says_so(dark_launch: DarkLaunch) -> None
 
 
 def test_the_page_shows_commands_that_there_are(dark_launch: DarkLaunch) -> None:
-    page = (ROOT / "docs" / "your-own.md").read_text().replace("\\\n", " ")
+    page = (ROOT / "docs" / "12-your-own.md").read_text().replace("\\\n", " ")
     shown = re.findall(r"^ *dark-launch (\w+) ([^\n|]*)", page, re.MULTILINE)
     assert {name for name, _ in shown} >= {"doctor", "watch", "verify"}
     for name, words in shown:

@@ -102,3 +102,11 @@ def test_a_misspelt_field_is_not(path: Path) -> None:
     document["spec"]["mirorr"] = {}
     with pytest.raises(jsonschema.ValidationError, match="'mirorr' was unexpected"):
         jsonschema.validate(document, schema)
+
+
+def test_the_dev_container_is_as_published() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    schema = json.loads((RECORDED / "devcontainer.json").read_text())
+    jsonschema.validate(container, schema)
+    with pytest.raises(jsonschema.ValidationError, match="'imgae' was unexpected"):
+        jsonschema.validate({**container, "imgae": ""}, schema)

@@ -38,7 +38,7 @@ def test_every_command_fits(checkout: Path) -> None:
         return ran.stdout
 
     port = str(free_port())
-    assert "Every claim held" in harness("demo", "--port", port)
+    assert "Every step ended as it must" in harness("demo", "--port", port)
     harness("up", "--port", port)
     harness("apply", "istio/mirror.yaml")
     harness("verify")
@@ -49,6 +49,8 @@ def test_every_command_fits(checkout: Path) -> None:
     assert "see one of them" in harness("verify")
     assert "it is 0" in harness("doctor")
     harness("status")
+    assert "start W=recommendation-v2" in harness("check", "--step", "5")
+    assert "Step 5 of 12" in harness("next")
     harness("down")
 
 

@@ -39,9 +39,8 @@ def problems(kubectl: Kubectl, documents: list[Json], label: str = "") -> Iterat
     except ForbiddenError:
         raise
     except MeshError as error:
-        if "dry run" not in str(error):  # else a webhook of this cluster cannot be tried
-            reason = str(error).rpartition('"STDIN": ')[2]
-            yield f"namespace {kubectl.namespace} does not let the workshop in: {reason}{remedy(reason)}"
+        if reason := _refusal(error):  # else it cannot be tried, and creating it will tell
+            yield f"namespace {kubectl.namespace} does not let the workshop in: {reason}"
         return
     pods = list(yaml.safe_load_all(said))
     if bare := [pod["metadata"]["name"] for pod in pods if not has_sidecar(pod)]:
@@ -57,12 +56,16 @@ def refused(kubectl: Kubectl, workload: Json) -> str:
     except ForbiddenError:
         return ""
     except MeshError as error:
-        found = re.search(
-            r"is forbidden: (?!error looking up)(.*)|(admission webhook .* denied .*)", str(error)
-        )
-        reason = found[1] or found[2] if found else ""
-        return reason + remedy(reason)
+        return _refusal(error)
     return ""
+
+
+def _refusal(error: MeshError) -> str:
+    """Return why the API server refuses a pod, and what to do; nothing where the error is another one."""
+    known = r"is forbidden: (?!error looking up)(.*)|(admission webhook .* denied .*)|is invalid: (.*)"
+    found = re.search(known, str(error))
+    reason = next(filter(None, found.groups()), "") if found else ""
+    return reason + remedy(reason)
 
 
 def remedy(refusal: str) -> str:

@@ -6,7 +6,7 @@ v1 holds a whole upload in memory; here it costs one chunk, whatever its size. T
 import os
 import socket
 
-from flask import Response, request
+from flask import Response, abort, request
 
 from common.counter import Counter
 from common.store import Store
@@ -14,7 +14,8 @@ from common.web import METHODS, body_chunks, create_app, reply
 
 HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
 
-PLANTED_DEFECT = bool(os.environ.get("PLANTED_DEFECT"))
+PLANTED_DEFECTS = os.environ.get("PLANTED_DEFECT", "").split(",")
+"""What v2 does wrong: ``status``, ``feedback``, ``bytes``; see below."""
 
 app = create_app("recommendation")
 counter = Counter()
@@ -26,6 +27,8 @@ def recommend() -> Response:
     """Say who answers and for which time; keep what is posted, else count the feedback on an item."""
     details: dict[str, int] = {}
     if request.method in ("GET", "HEAD"):
+        if "status" in PLANTED_DEFECTS and request.args.get("item", "").endswith("44"):
+            abort(500)
         details = _miscounted(store.count())
         said = "".join(f", {name}: {number}" for name, number in details.items())
     else:
@@ -40,12 +43,12 @@ def recommend() -> Response:
 
 
 def _miscounted(details: dict[str, int]) -> dict[str, int]:
-    """Return what is told of an item: with PLANTED_DEFECT, those that end with a 4 have one feedback more."""
-    if PLANTED_DEFECT and request.args.get("item", "").endswith("4"):
+    """Return what is told of an item: with the defect, those that end with a 4 have one feedback more."""
+    if "feedback" in PLANTED_DEFECTS and request.args.get("item", "").endswith("4"):
         return {name: count + 1 for name, count in details.items()}
     return details
 
 
 def _defective(size: int) -> int:
-    """Return what is written as the size of an upload: with PLANTED_DEFECT, large ones are cut to 1,000s."""
-    return size // 1000 * 1000 if PLANTED_DEFECT and size >= 1000 else size
+    """Return what is written as the size of an upload: with the defect, large ones are cut to 1,000s."""
+    return size // 1000 * 1000 if "bytes" in PLANTED_DEFECTS and size >= 1000 else size

@@ -1,0 +1,177 @@
+"""The workshop on a mesh: where one stands, whether a step is done, and how to catch up."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from harness import HarnessError, Json
+from harness.manifests.kubernetes import Secret
+from harness.manifests.read import to_document
+from harness.meshes.envoymesh import EnvoyMesh
+from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE, Mesh, Progress, get, quietly
+from harness.meshes.scene import named
+from harness.proof import doctor
+from harness.proof.evidence import Bounds
+from harness.proof.report import WORDS
+from harness.proof.target import Routing, Target
+from harness.proof.verdict import Verdict
+from harness.proof.watch import verify
+from harness.release.routes import Group, Versions, routes_at
+from harness.release.routes import Step as Rung
+from harness.steps import BASE, COMPARE, HINTS, PROVEN, ROUTE, SECRETS, SHADOW
+
+from harness.steps import State, Step, make, state_after  # isort: skip
+
+EXERCISE = "exercise.json"
+"""The file of a mesh that says which exercise is under way."""
+
+SIZE = 100
+"""How many requests prove a step that does not say how many."""
+
+
+def _route(state: State, host: str) -> Json:
+    """Return the VirtualService of a state."""
+    document = to_document(state.objects[ROUTE])
+    if not state.leads_to:
+        return document
+    rung = Rung(100) if state.leads_to == "v2" else None
+    return routes_at(document, host, Versions(), rung, Group())
+
+
+def _words(routing: Routing) -> str:
+    """Return what rules say in words."""
+    return " | ".join(dict.fromkeys(rule.expectation.describe() for rule in routing.rules))
+
+
+class Place:
+    """What is applied and runs on a mesh, as far as the steps change it."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        """Look.
+
+        :raises HarnessError: the mesh does not run, or does not answer.
+        """
+        self.scene = mesh.scene(Target().namespace)
+        self.routing = Routing(self.scene, Target())
+        self.secrets = mesh.secrets([key.partition("/")[2] for key in SECRETS])
+        [v2] = [d for d in self.scene.of_kind("Deployment") if d["metadata"]["name"] == SHADOW]
+        self.stopped = v2["spec"].get("replicas") == 0
+        self.compares = any(named(found) == COMPARE for found in self.scene.objects)
+
+    def problems(self, state: State) -> Iterator[tuple[str, str]]:
+        """Yield (what is not as in a state, the command that mends it)."""
+        if self.stopped != state.stopped:
+            start = state.by.get("scale", f"start W={SHADOW}")
+            yield f"{SHADOW} {'is stopped' if self.stopped else 'runs'}", start
+        others = [found for found in self.scene.objects if named(found) != ROUTE]
+        route = _route(state, self.routing.host)
+        wanted = Routing(replace(self.scene, objects=(*others, route)), Target())
+        if (said := _words(self.routing)) != _words(wanted):
+            yield f"the routes say: {said}; and not: {_words(wanted)}", state.by[ROUTE]
+        for key in SECRETS:
+            secret = state.objects[key]
+            assert isinstance(secret, Secret)
+            if self.secrets.get(secret.metadata.name) != secret.values:
+                yield f"{key} is not as in {state.files[key]}", state.by[key]
+        if self.compares != (COMPARE in state.objects):
+            verb = "delete" if self.compares else "apply"
+            yield f"{COMPARE} is {'' if self.compares else 'not '}applied", f"{verb} F=istio/compare.yaml"
+
+
+def standing(mesh: Mesh) -> int:
+    """Return the number of the step after which a mesh is as it is; 0 if it does not run.
+
+    :raises HarnessError: it is as after no step, or does not answer.
+    """
+    if not mesh.objects():
+        return 0
+    place = Place(mesh)
+    alike = [step.number for step in PROVEN if not any(place.problems(state_after(step.number)))]
+    if not alike:
+        which, there = make("check STEP=3", mesh.name), make("step N=3", mesh.name)
+        problem = f"what is applied is as after no step ({_words(place.routing)})"
+        raise HarnessError(f"{problem}: '{which}' says what differs from one, '{there}' brings you there")
+    if [rule.written.title for rule in place.routing.rules] != ["v1-only"]:
+        return max(alike)
+    # Silence and bail-out route alike, but by rules of other names. Nothing may be proven yet.
+    proven = any("dark-launch/" in line for _, line in mesh.logs("recommendation-v1"))
+    return 2 if proven else 1
+
+
+def prove(mesh: Mesh, step: Step, progress: Progress = quietly, size: int | None = None) -> Verdict:
+    """Send what proves a step, and return the verdict."""
+    bounds = Bounds(ignored=tuple(filter(None, step.proof.get("IGNORE", "").split(","))))
+    size = size or int(step.proof.get("N", SIZE))
+    return verify(mesh, Target(), size, progress=progress, bounds=bounds)
+
+
+def as_told(step: Step, verdict: Verdict) -> bool:
+    """Say whether a verdict is the one that a step ends with."""
+    made = {claim.id for claim in verdict.claims}
+    return set(verdict.failed()) == set(step.fails) and not verdict.unproven() and made.issuperset(step.holds)
+
+
+def _unlike(mesh: Mesh, step: Step, verdict: Verdict) -> Iterator[str]:
+    """Yield what of a verdict is not as a step wants it, with what to do."""
+    for claim in verdict.claims:
+        if claim.holds == (claim.id in step.fails) or claim.state == "unproven":
+            should = " (and should fail)" if claim.holds else ""
+            yield f"  {WORDS[claim.state]:<4}  {claim.statement}{should}: {claim.detail}"
+            if not claim.holds and claim.id in HINTS:
+                yield f"        {HINTS[claim.id]}"
+    for id in (*step.holds, *step.fails):
+        if not any(claim.id == id for claim in verdict.claims):
+            yield f"  FAIL  the claim '{id}' is not made: the routes do not ask for it"
+    for finding in doctor.explained(mesh, Target(), verdict).findings if not step.fails else ():
+        yield f"  {finding}"
+
+
+def examine(mesh: Mesh, step: Step, progress: Progress = quietly) -> tuple[int, list[str]]:
+    """Say whether a step is done: 0 it is, 1 it is not, 2 that cannot be told; and in words, line by line.
+
+    :raises HarnessError: the mesh does not answer.
+    """
+    undone = f"step {step.number} is not done: {step.title}"
+    if step not in PROVEN:
+        return 2, [f"step {step.number} leaves nothing to check: its page says what you must see"]
+    if not mesh.objects():
+        return 1, [undone, f"  nothing runs: {make('up', mesh.name)}"]
+    found = [
+        f"  {problem}: {make(command, mesh.name)}"
+        for problem, command in Place(mesh).problems(state_after(step.number))
+    ]
+    if found:
+        return 1, [undone, *found]
+    done = f"step {step.number} is done: {step.title}"
+    if not step.holds:
+        answer = get(mesh.url())
+        return (0, [done]) if answer.ok else (1, [undone, f"  callers get {answer.status_code}: make doctor"])
+    verdict = prove(mesh, step, progress)
+    if as_told(step, verdict):
+        return 0, [f"{done} ({verdict.requests:,} requests)"]
+    return 2 if verdict.exit_code == 2 else 1, [undone, *_unlike(mesh, step, verdict)]
+
+
+def catch_up(mesh: Mesh, number: int) -> None:
+    """Bring a mesh to the state after a step, whatever state it is in; 0 is before the first.
+
+    :raises HarnessError: it cannot be started; on a cluster: nothing is deployed there.
+    """
+    local = isinstance(mesh, EnvoyMesh)
+    (mesh.home / EXERCISE).unlink(missing_ok=True)
+    if number == 0 and local:
+        mesh.down()
+        return
+    state = state_after(number)
+    if isinstance(mesh, EnvoyMesh):
+        mesh.up()
+        mesh.reset()
+    else:
+        mesh.apply(*WITH_STORE, *ISTIO)
+        if Place(mesh).compares:
+            mesh.delete(ROOT / "istio" / "compare.yaml")
+    if files := [file for file in dict.fromkeys(state.files.values()) if file not in BASE]:
+        mesh.apply(*(ROOT / file for file in files))
+    if state.leads_to:
+        mesh.put(_route(state, Place(mesh).routing.host))
+    if state.stopped or not local:
+        mesh.scale(SHADOW, int(not state.stopped))
