@@ -51,7 +51,7 @@ def test_a_right_that_is_lacking_is_one_line_that_names_it(tmp_path: Path, where
     assert "\n" not in str(caught.value)
 
 
-UNREAD = ("nodes", "control_planes", "injectors", "gateways", "workshops")
+UNREAD = ("nodes", "control_planes", "injectors", "gateways", "istio_gateways")
 
 
 def test_what_may_not_be_read_is_no_problem_with_a_gateway_of_ones_own() -> None:
@@ -64,8 +64,8 @@ def test_what_may_not_be_read_is_no_problem_with_a_gateway_of_ones_own() -> None
 def test_workshops_with_gateways_of_their_own_do_not_meet() -> None:
     def another(selector: dict[str, str]) -> Callable[[dict[str, Any]], None]:
         def change(recorded: dict[str, Any]) -> None:
-            recorded["workshops"][0]["metadata"]["namespace"] = "seat-02"
-            recorded["workshops"][0]["spec"]["selector"] = selector
+            recorded["istio_gateways"][0]["metadata"]["namespace"] = "seat-02"
+            recorded["istio_gateways"][0]["spec"]["selector"] = selector
 
         return change
 
@@ -104,7 +104,7 @@ def test_the_namespace_is_that_of_the_kubeconfig_that_is_exported(
 def workshop(seat: str, built: dict[str, str] | None = None) -> list[dict[str, Any]]:
     paths = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY, OWN_GATEWAY]
     found = [document for path in paths for _, document in documents(path)]
-    return render(found, seat, "", own_identity(seat), built or {})
+    return render(found, seat, "", own_identity(seat), built=built or {})
 
 
 def test_a_gateway_of_ones_own_is_selected_by_ones_own_routes_alone() -> None:
@@ -211,10 +211,8 @@ class Clone:
 
 
 @pytest.fixture(scope="module")
-def clone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     """Yield a clone, with two rooms on the cluster."""
-    if request.config.getoption("mesh") != "cluster":
-        pytest.skip("needs --mesh cluster")
     found = Clone(copy_project(tmp_path_factory.mktemp("rooms") / "clone"))
     (found.folder / "bin").mkdir()
     where = subprocess.run(["which", "kubectl"], capture_output=True, text=True, check=True)
@@ -226,6 +224,7 @@ def clone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         found.run("rooms-down", f"--prefix={PREFIX}", "--yes")
 
 
+@pytest.mark.only_on_cluster
 @pytest.mark.timeout(900)
 def test_two_seats_do_the_workshop_at_once_with_rights_in_their_rooms_only(clone: Clone) -> None:
     first, second = rooms.seats(PREFIX, 2)
@@ -259,6 +258,7 @@ def test_two_seats_do_the_workshop_at_once_with_rights_in_their_rooms_only(clone
     }  # fmt: skip
 
 
+@pytest.mark.only_on_cluster
 @pytest.mark.timeout(300)
 def test_a_room_that_is_too_small_is_named_before_anything_is_deployed(clone: Clone) -> None:
     [seat] = rooms.seats(PREFIX, 1)
