@@ -20,7 +20,7 @@ from helpers import copy_project
 from test_cluster import facts
 
 from harness.cluster import rooms
-from harness.cluster.admission import needs, shortages
+from harness.cluster.admission import needs, shortages, unpullable
 from harness.cluster.deploy import CLUSTER_ONLY, OWN_GATEWAY, own_identity, render
 from harness.cluster.kubectl import ForbiddenError, Kubectl
 from harness.cluster.preflight import problems
@@ -151,6 +151,16 @@ def test_a_pod_needs_what_runs_side_by_side_or_a_larger_one_before() -> None:
     for name in ("pods", "secrets", "count/secrets", "count/deployments.apps", "count/replicasets.apps"):
         assert found[name] == 1
     assert found["count/authorizationpolicies.security.istio.io"] == 1
+
+
+def test_a_cluster_that_pulls_all_images_needs_them_in_a_registry() -> None:
+    def pods(image: str, policy: str) -> list[dict[str, Any]]:
+        return [{"spec": {"containers": [{"image": image, "imagePullPolicy": policy}]}}]
+
+    [line] = unpullable(pods("customer:0.1.0", "Always"))
+    assert "every image anew, customer:0.1.0 too (AlwaysPullImages): name a REGISTRY=" in line
+    assert list(unpullable(pods("customer:0.1.0", "IfNotPresent"))) == []
+    assert list(unpullable(pods("r.test/me/customer:0.1.0", "Always"))) == []
 
 
 def test_what_a_quota_leaves_too_little_of_is_named() -> None:

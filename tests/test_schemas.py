@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from harness.cluster.deploy import CLUSTER_ONLY, namespace, render
+from harness.cluster.deploy import CLUSTER_ONLY, OWN_GATEWAY, namespace, render
 from harness.manifests import read
 from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE
 
@@ -47,7 +47,7 @@ def applied() -> list[dict[str, Any]]:
     states = [path for path in (ROOT / "istio").glob("*.yaml") if path not in ISTIO]
     settings = (ROOT / "recommendation" / "settings").glob("*.yaml")
     paths = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY, *sorted(states), *sorted(settings)]
-    paths.append(ROOT / "loadtest" / "kubernetes.yaml")
+    paths += [OWN_GATEWAY, ROOT / "loadtest" / "kubernetes.yaml"]
     everything = (d for p in paths for _, d in read.documents(p))
     documents = render(everything, "tutorial", "", "*/ns/gw/sa/door", {})
     others = (ROOT / "istio" / "gateway-api", ROOT / "tests" / "istiod" / "shapes")

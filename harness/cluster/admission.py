@@ -45,6 +45,7 @@ def problems(kubectl: Kubectl, documents: list[Json], label: str = "") -> Iterat
     pods = list(yaml.safe_load_all(said))
     if bare := [pod["metadata"]["name"] for pod in pods if not has_sidecar(pod)]:
         yield f"Istio gives these no sidecar in namespace {kubectl.namespace}: {', '.join(bare)}"
+    yield from unpullable(pods)
     yield from shortages(kubectl.items("resourcequotas"), needs(pods, new))
 
 
@@ -88,6 +89,15 @@ def pod_of(workload: Json, label: str = "") -> Json:
         metadata["labels"] = {**metadata.get("labels", {}), INJECT: "true", **revision}
     spec = {**template["spec"], "serviceAccountName": "default"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def unpullable(pods: Iterable[Json]) -> Iterator[str]:
+    """Yield a line if nodes must pull what no registry has: AlwaysPullImages asks that of all images."""
+    containers = [container for pod in pods for container in pod["spec"]["containers"]]
+    for name in [c["image"] for c in containers if c.get("imagePullPolicy") == "Always"]:
+        if "/" not in name:
+            yield f"this cluster pulls every image anew, {name} too (AlwaysPullImages): name a REGISTRY="
+            return
 
 
 def needs(pods: Iterable[Json], objects: Iterable[Json]) -> dict[str, float]:
