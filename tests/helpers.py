@@ -28,6 +28,7 @@ from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE, MeshError
 from harness.meshes.pods import workload_of
 from harness.meshes.scene import Scene, key
+from harness.proof.report import WIDTH
 
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 
@@ -154,6 +155,13 @@ def run(checkout: Path, *command: str, **environment: str) -> subprocess.Complet
         command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
         env={**inherited, **environment},
     )  # fmt: skip
+
+
+def fits(text: str) -> bool:
+    """Say whether there is text, and no line of it is wider than a terminal."""
+    too_long = [line for line in text.splitlines() if len(line) > WIDTH]
+    assert not too_long, "\n".join(too_long)
+    return text != ""
 
 
 def claims(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:

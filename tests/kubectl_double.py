@@ -1,9 +1,7 @@
 """A kubectl whose cluster is a local mesh: real proxies and real logs, where no Kubernetes can be had.
 
 What the API server says of itself was recorded from a real one (recorded/cluster.json). MESH_STATE names the
-local mesh's folder. ISTIO_IS_SLOW=yes makes the proxies' configuration look as if mirrors never arrived.
-HTTP_ROUTE=mirror makes it look as if istio/gateway-api/mirror.yaml were applied too,
-GATEWAY_PORT=1 as if the ingress gateway listened nowhere.
+local mesh's folder. GATEWAY_PORT=1 makes it look as if the ingress gateway listened nowhere.
 A Job's pods are processes on this machine. kubectl_client.py is the command; it hands all on to here.
 """
 
@@ -53,8 +51,7 @@ def main(words: list[str]) -> None:
         case ["config", "view"]:
             print("https://192.168.49.2:8443")
         case ["api-versions"]:
-            also = ["gateway.networking.k8s.io/v1"] if os.environ.get("HTTP_ROUTE") else []
-            print("\n".join([*RECORDED["api_versions"], *also]))
+            print("\n".join(RECORDED["api_versions"]))
         case ["api-resources"]:
             print("wasmplugins.extensions.istio.io")  # as of Istio before 1.30
         case ["get", kinds, *names]:
@@ -77,8 +74,6 @@ def main(words: list[str]) -> None:
             path = Path(os.environ["MESH_STATE"]) / "deleted.yaml"
             path.write_text(sys.stdin.read())
             print("\n".join(mesh.delete(path)))
-        case ["delete", "gateway" | "Gateway", name]:  # with the Gateway API installed, its Gateway is meant
-            sys.exit(f'Error from server (NotFound): gateways.gateway.networking.k8s.io "{name}" not found')
         case ["delete", "jobs.batch,services,serviceaccounts,authorizationpolicies.security.istio.io"]:
             delete_job(mesh)
         case ["scale", target]:
@@ -111,9 +106,6 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
     recorded = {
         "nodes": "nodes", "mutatingwebhookconfigurations": "injectors", "services": "gateways",
     }  # fmt: skip
-    if kinds == "httproutes.gateway.networking.k8s.io":
-        path = ROOT / "istio" / "gateway-api" / f"{os.environ['HTTP_ROUTE']}.yaml"
-        return [yaml.safe_load(path.read_text())]
     if any(o.startswith("--field-selector=") for o in options):
         return []
     if selector == "app=istiod":
@@ -150,11 +142,7 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
         wanted = dict(part.split("=") for part in selector.split(",")) if selector else {}
         pods = [pod_json(*pod) for pod in mesh_pods(mesh)]
         return [pod for pod in pods if wanted.items() <= pod["metadata"]["labels"].items()]
-    routes = [as_json(o) for o in objects if o.kind in ISTIO]
-    if "httproutes" in kinds and os.environ.get("HTTP_ROUTE"):
-        path = ROOT / "istio" / "gateway-api" / f"{os.environ['HTTP_ROUTE']}.yaml"
-        routes.append(yaml.safe_load(path.read_text()))
-    return routes
+    return [as_json(o) for o in objects if o.kind in ISTIO]
 
 
 def as_json(found: Object) -> dict[str, Any]:
@@ -304,8 +292,6 @@ def config_dump(mesh: LocalMesh, pod: str, path: str) -> str:
                     fraction = mirror["runtime_fraction"]["default_value"]
                     if fraction["numerator"] == 1_000_000:
                         mirror["runtime_fraction"]["default_value"] = {"numerator": 100}
-                if os.environ.get("ISTIO_IS_SLOW"):
-                    mirrors.clear()
     return json.dumps(dump)
 
 

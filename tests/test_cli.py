@@ -21,13 +21,6 @@ def harness(checkout: Path) -> Harness:
     return lambda *words: run(checkout, sys.executable, "-m", "harness", *words)
 
 
-def test_every_command_has_help(harness: Harness) -> None:
-    overview = harness("--help").stdout
-    for command in COMMANDS:
-        assert f"\n  {command} " in overview
-        assert harness(command, "--help").stdout.startswith(f"Usage: python -m harness {command} ")
-
-
 def test_the_workshop_by_its_commands(harness: Harness) -> None:
     port = free_port()
     assert harness("up", "--port", str(port)).stdout == (

@@ -572,29 +572,6 @@ def test_routes_on_a_cluster_are_told_by_the_file_they_came_from(cluster: Cluste
     assert "virtualservice/recommendation" not in cluster.objects()
 
 
-def test_istios_gateway_is_deleted_though_the_gateway_api_has_one_too(cluster: ClusterMesh) -> None:
-    path = ROOT / "istio" / "gateway.yaml"
-    assert cluster.delete(path) == ["gateway/ingress deleted", "virtualservice/customer deleted"]
-
-
-def test_apply_waits_until_the_proxies_have_the_route(
-    cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ISTIO_IS_SLOW", "yes")
-    monkeypatch.setattr("harness.cluster.readiness.ROUTE_DEADLINE", 1.0)
-    with pytest.raises(MeshError, match=r"the proxy of preference-\S+ does not have the route after 1 s"):
-        cluster.apply(ROOT / "istio" / "mirror.yaml")
-
-
-def test_what_an_http_route_overrules_is_not_applied(
-    cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_ROUTE", "mirror")
-    remedy = "httproute/recommendation .* comes before .*kubectl delete httproute/recommendation -n tutorial"
-    with pytest.raises(MeshError, match=remedy):
-        cluster.apply(ROOT / "istio" / "mirror.yaml")
-
-
 def test_a_gateway_that_takes_no_calls_is_not_called_again_and_again(
     cluster: ClusterMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,14 @@ def test_undeploy_removes_what_the_files_name_whoever_applied_it_and_nothing_els
     assert "recommendation" not in left
 
 
+def test_istios_gateway_is_deleted_though_the_gateway_api_has_one_too(mesh: ClusterMesh) -> None:
+    path = ROOT / "istio" / "gateway.yaml"
+    deleted = " ".join(mesh.delete(path))
+    assert 'gateway.networking.istio.io "ingress" deleted' in deleted
+    mesh.apply(path)
+    assert "gateway/ingress" in mesh.objects()
+
+
 def test_a_later_apply_needs_no_registry(mesh: ClusterMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     def images() -> list[str]:
         found = mesh.kubectl.items("deployments", "--selector=app=recommendation")

@@ -230,6 +230,7 @@ def test_a_v2_that_answers_500_is_seen_by_the_verdict_alone(mesh: EnvoyMesh, man
     assert allowed.passed
 
 
+@pytest.mark.of_any_mesh
 def test_a_v2_whose_worker_dies_at_every_copy_did_not_answer(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", DIE="yes")))
     mesh.apply(state("mirror"))
@@ -261,6 +262,7 @@ def test_what_v2s_own_proxy_refuses_was_not_received(mesh: EnvoyMesh, manifest: 
     assert "refused: 503 upstream_reset_before_response_started" in verdict.claim("delivered").detail
 
 
+@pytest.mark.of_any_mesh
 def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", DELAY="3600")))
     mesh.apply(state("mirror"))
@@ -334,6 +336,7 @@ def test_v2_hears_a_request_once_while_v1_is_being_retried(mesh: EnvoyMesh, mani
     assert v2.status == {200: 80}
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.parametrize("size", [0, 1024, 3 * 1024 * 1024])
 def test_a_body_arrives_whole_at_v2(mesh: EnvoyMesh, manifest: Write, size: int) -> None:
     mesh.apply(manifest(shadow("v2")))
@@ -352,6 +355,7 @@ def test_a_body_arrives_whole_at_v2(mesh: EnvoyMesh, manifest: Write, size: int)
     assert host == "recommendation:8080"
 
 
+@pytest.mark.of_any_mesh
 def test_a_body_that_is_too_large_is_refused_through_the_whole_mesh(mesh: EnvoyMesh) -> None:
     answer = requests.post(mesh.url(), data=b"x" * (10 * 1024 * 1024 + 1), timeout=30)
     assert (answer.status_code, answer.text) == (413, "customer: 413 Request Entity Too Large\n")
@@ -402,6 +406,7 @@ def test_a_route_timeout_is_kept(mesh: EnvoyMesh, manifest: Write) -> None:
     assert (answer.status_code, answer.text) == (504, line)
 
 
+@pytest.mark.of_any_mesh
 def test_a_dead_v1_is_a_503_that_names_the_chain(mesh: EnvoyMesh) -> None:
     mesh.scale("recommendation-v1", 0)
     answer = requests.get(mesh.url(), timeout=30)
@@ -422,7 +427,7 @@ def test_switching_routes_and_pods_under_load_loses_no_request(mesh: EnvoyMesh) 
     with ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(call_on) for _ in range(4)]
         try:
-            for turn in range(20):
+            for turn in range(6):
                 mesh.apply(state("mirror" if turn % 2 == 0 else "v1-only"))
             mesh.scale("recommendation-v2", 0)
             mesh.scale("recommendation-v1", 2)
@@ -431,7 +436,7 @@ def test_switching_routes_and_pods_under_load_loses_no_request(mesh: EnvoyMesh) 
             done.set()
         seen = sum((caller.result() for caller in callers), Counter())
     assert set(seen) == {(200, "customer => preference => recommendation v1")}
-    assert seen.total() > 100
+    assert seen.total() > 30
 
 
 @pytest.mark.not_on_cluster

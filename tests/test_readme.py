@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from helpers import free_port, run, start
+from helpers import fits, free_port, run, start
 
 from harness.meshes.mesh import ROOT
 
@@ -43,6 +43,8 @@ def type_along(checkout: Path, page: Path, mesh: str = "local", **more: str) -> 
         ran = run(checkout, "bash", "-c", f"({command}) 2>&1".replace("8080", port), **environment)
         wanted = expected.replace("8080", port)
         same = checker.check_output(wanted, ran.stdout, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        if re.fullmatch(r"make [^|$]*", command) and "make logs" not in command:
+            assert fits(ran.stdout or "-"), command
         assert same, f"{page.name}: $ {command}\nthe page says:\n{wanted}\nbut it prints:\n{ran.stdout}"
 
 
@@ -68,11 +70,10 @@ def test_every_command_for_containers_prints_what_the_page_says(checkout: Path) 
         mesh.close()
 
 
-def test_every_command_for_a_cluster_prints_what_the_page_says(
-    checkout: Path, pytestconfig: pytest.Config
-) -> None:
-    if pytestconfig.getoption("mesh") != "cluster":
-        pytest.skip("only with --mesh cluster, on what 'make deploy' brought there")
+@pytest.mark.of_any_mesh
+@pytest.mark.only_on_cluster
+@pytest.mark.usefixtures("mesh")
+def test_every_command_for_a_cluster_prints_what_the_page_says(checkout: Path) -> None:
     for page in PAGES:
         type_along(checkout, page, "cluster", MESH="cluster")
 

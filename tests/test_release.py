@@ -243,6 +243,7 @@ def wrong_field() -> list[dict[str, Any]]:
     return [d for name in names for d in yaml.safe_load_all((ROOT / f"{name}.yaml").read_text())]
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("defect", "settings", "step", "claim"),
