@@ -196,6 +196,6 @@ $(VENV)/harness: requirements/harness.txt
 	@touch $@
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/harness
-	@echo 'Installing the tools for tests into $(VENV): about 60 MB to download, once.'
+	@echo 'Installing the tools for tests into $(VENV): about 110 MB to download, once.'
 	@$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
 	@touch $@

@@ -12,8 +12,8 @@ AWKWARD = """it's "a" $(b) $c ${d} `e` #f;g*"""
 
 TARGETS = {
     "up": ("PORT", "MESH"), "demo": ("PORT", "N", "MESH"), "apply": ("F",), "delete": ("F",),
-    "verify": ("N", "C", "URL", "SERVICE", "CALLERS"), "watch": ("FOR",), "trace": ("T",), "logs": ("W",),
-    "stop": ("W",), "start": ("W",), "deploy": ("YES",), "dashboard": ("D",),
+    "verify": ("N", "C", "URL", "SERVICE", "CALLERS"), "watch": ("FOR", "HTML"), "trace": ("T",),
+    "logs": ("W",), "stop": ("W",), "start": ("W",), "deploy": ("YES",), "dashboard": ("D",),
     "check": ("STEP", "ANSWER"), "step": ("N",), "exercise": ("N",),
 }  # fmt: skip
 

@@ -9,8 +9,6 @@ import click
 from harness import settings
 from harness.cluster.mesh import ClusterMesh
 from harness.judging import YES, agree, examples, with_target
-from harness.live.server import Server
-from harness.live.state import Live
 from harness.meshes.mesh import Mesh
 from harness.proof.report import wrap
 from harness.proof.target import Target
@@ -29,6 +27,10 @@ def live_command(mesh: Mesh, target: Target, read_only: bool, yes: bool) -> None
     It judges the traffic that flows, as watch does, until Ctrl-C. Only browsers on this machine that know
     its address reach it.
     """
+    # Here, since only this command needs Flask, which takes a while to import.
+    from harness.live.server import Server
+    from harness.live.state import Live
+
     if isinstance(mesh, ClusterMesh) and not read_only:
         agree(mesh, yes, "live")
     mesh.home.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,9 @@ NONE = Times()
 
 
 class MeteredWatch(Watch):
-    """A watch that counts each hop besides."""
+    """A watch that goes on, and counts each hop besides."""
+
+    judges_stores = False
 
     def __init__(self, mesh: Mesh, target: Target, meter: Meter, **settings: Any) -> None:
         super().__init__(mesh, target, **settings)

@@ -152,9 +152,10 @@ class Live:
             if watch.changes:
                 watch.changes.clear()
                 self._begin(watch)
-            if now >= shown + EVERY and not self._may_be_a_change(watch, now):
+            if now >= shown + EVERY:
                 shown = now
-                self._publish(watch)
+                if not self._may_be_a_change(watch, now):
+                    self._publish(watch)
             time.sleep(0.02)
 
     def _may_be_a_change(self, watch: MeteredWatch, now: float) -> bool:

@@ -29,7 +29,7 @@ PATIENCE = 30.0
 AT_ONCE = 20_000
 """How many lines are read before finished stories are looked for."""
 
-Prepared = tuple[Routing, Stores]
+Prepared = tuple[Routing, Stores | None]
 """What is applied and runs at one moment, and what the stores hold."""
 
 _NEVER = "9"
@@ -38,6 +38,9 @@ _NEVER = "9"
 
 class Watch:
     """A run that is to be judged: what is applied, and what was seen so far."""
+
+    judges_stores = True
+    """Whether what the versions write is judged, at the end."""
 
     def __init__(
         self, mesh: Mesh, target: Target, *, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
@@ -75,9 +78,12 @@ class Watch:
         :raises HarnessError: the mesh does not run, or has no such Service.
         """
         routing = Routing(self._ask(), self.target)
-        return routing, Stores(self._mesh, routing)
+        return routing, self._stores_for(routing)
 
-    def _start(self, routing: Routing, stores: Stores) -> None:
+    def _stores_for(self, routing: Routing) -> Stores | None:
+        return Stores(self._mesh, routing) if self.judges_stores else None
+
+    def _start(self, routing: Routing, stores: Stores | None) -> None:
         """Judge by what is applied now."""
         self._applied = _fingerprint(routing)
         self.routing = routing
@@ -212,10 +218,10 @@ class Watch:
         behind = f"what stands behind {self.target.service}'s routes changed"
         self.changes.append(f"what is applied changed: {objects}" if changed else behind)
         self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
-        self._start_again(routing, Stores(self._mesh, routing))
+        self._start_again(routing, self._stores_for(routing))
         return True
 
-    def _start_again(self, routing: Routing, stores: Stores) -> None:
+    def _start_again(self, routing: Routing, stores: Stores | None) -> None:
         """Judge by what is applied now, and nothing that began before."""
         self._suspects.clear()
         # Proxies take what is new a moment later; what begins before is judged by neither.
