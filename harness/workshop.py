@@ -53,8 +53,8 @@ class Place:
         self.scene = mesh.scene(Target().namespace)
         self.routing = Routing(self.scene, Target())
         self.secrets = mesh.secrets([key.partition("/")[2] for key in SECRETS])
-        [v2] = [d for d in self.scene.of_kind("Deployment") if d["metadata"]["name"] == SHADOW]
-        self.stopped = v2["spec"].get("replicas") == 0
+        v2 = [d for d in self.scene.of_kind("Deployment") if d["metadata"]["name"] == SHADOW]
+        self.stopped = all(found["spec"].get("replicas") == 0 for found in v2)
         self.compares = any(named(found) == COMPARE for found in self.scene.objects)
 
     def problems(self, state: State) -> Iterator[tuple[str, str]]:
