@@ -1,6 +1,7 @@
 """The exercises: something is broken by chance, and the harness judges whether it is found, or mended."""
 
 import json
+import tempfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -35,8 +36,12 @@ def _read(name: str) -> Json:
     return found
 
 
-def _broken(how: str) -> Json:
-    """Return the object that breaks the mirror in one of the ways, but for ``scale``."""
+def _changed(how: str) -> Json:
+    """Return the object that plants a defect, or breaks the mirror, but for ``scale``."""
+    if how in DEFECTS:
+        secret = _read("recommendation/settings/planted-defect.yaml")
+        secret["stringData"]["PLANTED_DEFECT"] = how
+        return secret
     route, subsets = _read("istio/mirror.yaml"), _read("istio/destination-rule.yaml")
     rules, v2 = route["spec"]["http"], subsets["spec"]["subsets"][1]
     if how == "percentage":
@@ -65,15 +70,15 @@ def begin(mesh: Mesh, number: int, planted: str) -> None:
     :raises HarnessError: the mesh cannot be started; on a cluster: nothing is deployed there.
     """
     catch_up(mesh, 1 if number == 1 else 3)
-    if number == 1:
-        secret = _read("recommendation/settings/planted-defect.yaml")
-        secret["stringData"]["PLANTED_DEFECT"] = planted
-        mesh.put(secret)
-    elif planted == "scale":
+    if planted == "scale":
         mesh.scale(SHADOW, 0)
     else:
-        mesh.put(_broken(planted))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "somebody.yaml"
+            path.write_text(yaml.safe_dump(_changed(planted)))
+            mesh.apply(path)
     since = max((hop.start for hop, _ in _calls(mesh)), default="")
+    mesh.home.mkdir(exist_ok=True)
     mark(mesh).write_text(json.dumps({"number": number, "planted": planted, "since": since}))
 
 

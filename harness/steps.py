@@ -65,12 +65,12 @@ STEPS = (
         holds=("answered", "answered-by", "exactly-once", "same-status", "faithful", "same-writes"),
     ),
     Step(
-        4, "Break v2: callers must not notice, and the proof must", "04-break-v2", 5,
+        4, "Break v2: callers must not notice", "04-break-v2", 5,
         (f"stop W={SHADOW}", "curl", "verify N=100"),
         holds=("answered", "answered-by"), fails=("exactly-once",),
     ),
     Step(
-        5, "Mirror a part: one request in ten, then only what reads", "05-a-part", 6,
+        5, "Mirror a part: a tenth, then only what reads", "05-a-part", 6,
         (f"start W={SHADOW}", "apply F=istio/mirror-10-percent.yaml", "verify N=1000",
          "apply F=istio/mirror-reads.yaml", "verify N=200"),
         holds=("answered", "answered-by", "exactly-once", "silent"),
@@ -87,7 +87,7 @@ STEPS = (
         holds=("answered", "answered-by", "exactly-once", "same-status", "stored"), fails=("same-writes",),
     ),
     Step(
-        8, "What v2 answers: field by field, and what is noise", "08-what-v2-answers", 12,
+        8, "What v2 answers: a defect, or noise?", "08-what-v2-answers", 12,
         ("apply F=istio/compare.yaml", "apply F=istio/mirror-twice.yaml",
          "verify N=600 IGNORE=hostname,version"),
         holds=("answered", "answered-by", "exactly-once"), fails=("same-content", "same-writes"),

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harness import HarnessError, Json
+from harness.manifests.base import Object
 from harness.manifests.kubernetes import Secret
 from harness.manifests.read import to_document
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE, Mesh, Progress, get, quietly
+from harness.meshes.mesh import ISTIO, ROOT, Mesh, Progress, get, quietly
 from harness.meshes.scene import named
 from harness.proof import doctor
 from harness.proof.evidence import Bounds
@@ -17,7 +18,7 @@ from harness.proof.verdict import Verdict
 from harness.proof.watch import verify
 from harness.release.routes import Group, Versions, routes_at
 from harness.release.routes import Step as Rung
-from harness.steps import BASE, COMPARE, HINTS, PROVEN, ROUTE, SECRETS, SHADOW
+from harness.steps import COMPARE, HINTS, PROVEN, ROUTE, SECRETS, SHADOW
 
 from harness.steps import State, Step, make, state_after  # isort: skip
 
@@ -53,9 +54,14 @@ class Place:
         self.scene = mesh.scene(Target().namespace)
         self.routing = Routing(self.scene, Target())
         self.secrets = mesh.secrets([key.partition("/")[2] for key in SECRETS])
-        [v2] = [d for d in self.scene.of_kind("Deployment") if d["metadata"]["name"] == SHADOW]
-        self.stopped = v2["spec"].get("replicas") == 0
+        v2 = [d for d in self.scene.of_kind("Deployment") if d["metadata"]["name"] == SHADOW]
+        self.stopped = all(found["spec"].get("replicas") == 0 for found in v2)
         self.compares = any(named(found) == COMPARE for found in self.scene.objects)
+
+    def differs(self, secret: Object) -> bool:
+        """Say whether a Secret holds something else here."""
+        assert isinstance(secret, Secret)
+        return self.secrets.get(secret.metadata.name) != secret.values
 
     def problems(self, state: State) -> Iterator[tuple[str, str]]:
         """Yield (what is not as in a state, the command that mends it)."""
@@ -68,9 +74,7 @@ class Place:
         if (said := _words(self.routing)) != _words(wanted):
             yield f"the routes say: {said}; and not: {_words(wanted)}", state.by[ROUTE]
         for key in SECRETS:
-            secret = state.objects[key]
-            assert isinstance(secret, Secret)
-            if self.secrets.get(secret.metadata.name) != secret.values:
+            if self.differs(state.objects[key]):
                 yield f"{key} is not as in {state.files[key]}", state.by[key]
         if self.compares != (COMPARE in state.objects):
             verb = "delete" if self.compares else "apply"
@@ -156,22 +160,25 @@ def catch_up(mesh: Mesh, number: int) -> None:
 
     :raises HarnessError: it cannot be started; on a cluster: nothing is deployed there.
     """
-    local = isinstance(mesh, EnvoyMesh)
     (mesh.home / EXERCISE).unlink(missing_ok=True)
-    if number == 0 and local:
-        mesh.down()
-        return
-    state = state_after(number)
+    state, routes = state_after(number), [file for file in ISTIO if file.name != "v1-only.yaml"]
     if isinstance(mesh, EnvoyMesh):
+        if number == 0:
+            mesh.down()
+            return
         mesh.up()
         mesh.reset()
-    else:
-        mesh.apply(*WITH_STORE, *ISTIO)
-        if Place(mesh).compares:
-            mesh.delete(ROOT / "istio" / "compare.yaml")
-    if files := [file for file in dict.fromkeys(state.files.values()) if file not in BASE]:
-        mesh.apply(*(ROOT / file for file in files))
+    mesh.workload(SHADOW)  # on a cluster nothing may be deployed
+    place = Place(mesh)
+    # No Deployment is applied: a terminal may lack what names the images that were deployed.
+    for secret in filter(place.differs, (state.objects[key] for key in SECRETS)):
+        mesh.put(to_document(secret))
+    mesh.apply(*routes, *(ROOT / state.files[key] for key in (ROUTE, COMPARE) if key in state.files))
+    if place.compares and COMPARE not in state.files:
+        mesh.delete(ROOT / "istio" / "compare.yaml")
     if state.leads_to:
-        mesh.put(_route(state, Place(mesh).routing.host))
-    if state.stopped or not local:
-        mesh.scale(SHADOW, int(not state.stopped))
+        mesh.put(_route(state, place.routing.host))
+    for found in place.scene.of_kind("Deployment"):
+        name, stopped = found["metadata"]["name"], found["spec"].get("replicas") == 0
+        if stopped != (name == SHADOW and state.stopped):
+            mesh.scale(name, int(stopped))
