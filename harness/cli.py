@@ -16,7 +16,17 @@ from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
-from harness.judging import COMMANDS, YES, agree, examples, span, with_mesh, with_target, with_traffic
+from harness.judging import (
+    COMMANDS,
+    YES,
+    agree,
+    examples,
+    span,
+    with_mesh,
+    with_port,
+    with_target,
+    with_traffic,
+)
 from harness.learning import COMMANDS as LEARNING
 from harness.live.command import live_command
 from harness.manifests.check import services_named, warnings, warnings_here
@@ -30,14 +40,6 @@ from harness.settings import TYPED, namespace
 from harness.terminal import echo, progress, render, run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def with_port(command: Command) -> Command:
-    """Add the option that sets the gateway's port."""
-    return click.option(
-        "--port", type=click.IntRange(1, 65535), envvar=f"{TYPED}PORT", show_default="8080",
-        help="The gateway's port on 127.0.0.1.",
-    )(command)  # fmt: skip
 
 
 @click.group(

@@ -121,6 +121,14 @@ def with_mesh(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def with_port(command: Command) -> Command:
+    """Add the option that sets the gateway's port."""
+    return click.option(
+        "--port", type=click.IntRange(1, 65535), envvar=f"{TYPED}PORT", show_default="8080",
+        help="The gateway's port on 127.0.0.1.",
+    )(command)  # fmt: skip
+
+
 def with_traffic(default: int) -> Callable[[Command], Command]:
     """Add the option that says how much traffic is sent."""
     return click.option(

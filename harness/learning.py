@@ -7,7 +7,7 @@ import click
 
 from harness import exercise
 from harness.choice import make_mesh
-from harness.judging import examples, with_mesh
+from harness.judging import examples, with_mesh, with_port
 from harness.proof.report import harmless, wrap
 from harness.settings import TYPED
 from harness.steps import PROVEN, STEPS, announce, make, step_of
@@ -39,10 +39,11 @@ def check(mesh_name: str, number: int | None, answer: str | None) -> None:
 
 @click.command(epilog=examples("step 5", "step 0"))
 @with_mesh
+@with_port
 @click.argument("number", type=click.IntRange(0, PROVEN[-1].number), envvar=f"{TYPED}N")
-def step(mesh_name: str, number: int) -> None:
+def step(mesh_name: str, port: int | None, number: int) -> None:
     """Catch up: bring the mesh to the state after a step, and prove it; 0 starts afresh."""
-    with contextlib.closing(make_mesh(mesh_name)) as mesh:
+    with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
         catch_up(mesh, number)
         begun = f"step 1 is next: {make('next', mesh_name)}"
         code, lines = examine(mesh, step_of(number), progress()) if number else (0, [begun])
@@ -60,10 +61,11 @@ def next_step(mesh_name: str) -> None:
 
 @click.command("exercise", epilog=examples("exercise 1", "exercise 2"))
 @with_mesh
+@with_port
 @click.argument("number", type=click.IntRange(1, 2), envvar=f"{TYPED}N")
-def exercise_command(mesh_name: str, number: int) -> None:
+def exercise_command(mesh_name: str, port: int | None, number: int) -> None:
     """Begin an exercise: 1, v2 has a defect: find it. 2, somebody broke the mirror: mend it."""
-    with contextlib.closing(make_mesh(mesh_name)) as mesh:
+    with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
         exercise.begin(
             mesh, number, secrets.choice([*(exercise.DEFECTS if number == 1 else exercise.BREAKS)])
         )
