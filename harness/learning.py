@@ -56,7 +56,8 @@ def next_step(mesh_name: str) -> None:
     """Print what to do in the next step."""
     with contextlib.closing(make_mesh(mesh_name)) as mesh:
         number = standing(mesh)
-    echo("\n".join(map(wrap, announce(STEPS[number], mesh_name))))
+    for line in announce(STEPS[number], mesh_name):
+        echo(wrap(line, 0))
 
 
 @click.command("exercise", epilog=examples("exercise 1", "exercise 2"))
