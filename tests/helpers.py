@@ -16,8 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from harness.cluster.deploy import ALL_KINDS, CLUSTER_ONLY
-from harness.cluster.kubectl import EXTENSIONS, has_extensions
+from harness.cluster.deploy import CLUSTER_ONLY, OWN_GATEWAY
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.pods import pods_of
 from harness.cluster.preflight import OURS, PROJECT
@@ -49,9 +48,8 @@ def reset(mesh: EnvoyMesh | ClusterMesh) -> None:
         mesh.reset()
         return
     files = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY]
-    kept = {(d["kind"], d["metadata"]["name"]) for path in files for _, d in documents(path)}
-    kinds = f"{ALL_KINDS},{EXTENSIONS}" if has_extensions(mesh.kubectl) else ALL_KINDS
-    for found in mesh.kubectl.items(kinds, f"--selector={OURS}={PROJECT}"):
+    kept = {(d["kind"], d["metadata"]["name"]) for path in (*files, OWN_GATEWAY) for _, d in documents(path)}
+    for found in mesh.kubectl.items(mesh.kinds(), f"--selector={OURS}={PROJECT}"):
         if (found["kind"], found["metadata"]["name"]) not in kept:
             mesh.kubectl.run("delete", "--filename=-", given=json.dumps(found))
     mesh.apply(*files)

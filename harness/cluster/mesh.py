@@ -304,19 +304,14 @@ class ClusterMesh(Mesh):
         """Remove exactly what was deployed: the namespace too, if `make deploy` made it."""
         facts = self.facts()
         self.progress(f"removing everything from namespace {self.namespace}")
-        ours, kinds = f"--selector={OURS}={PROJECT}", deploy.ALL_KINDS
-        kinds += f",{EXTENSIONS}" if has_extensions(self.kubectl) else ""
-        if "gateway.networking.k8s.io" in groups(self.kubectl):
-            kinds += ",httproutes.gateway.networking.k8s.io"
-        if "build.openshift.io/v1" in facts.api_versions:
-            kinds += ",buildconfigs.build.openshift.io,imagestreams.image.openshift.io"
+        ours = f"--selector={OURS}={PROJECT}"
         if "route.openshift.io/v1" in facts.api_versions:
             for gateway in [g for g in (own_gateway(self.kubectl), *facts.gateways) if g]:
                 where = f"--namespace={gateway['metadata']['namespace']}"
                 self.kubectl.run("delete", "routes.route.openshift.io", where, ours)
         if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", self.namespace, timeout=300)
-        elif doomed := deploy.ours(self.kubectl.items(kinds)):
+        elif doomed := deploy.ours(self.kubectl.items(self.kinds())):
             words = ["delete", "--filename=-", "--ignore-not-found", "--cascade=foreground"]
             self.kubectl.run(*words, given=yaml.safe_dump_all(doomed), timeout=300)
         images = [image(name).tag for name in (*deploy.services(), "loadtest")]
@@ -325,6 +320,15 @@ class ClusterMesh(Mesh):
                 subprocess.run(
                     ["bash", "-c", command], capture_output=True, stdin=subprocess.DEVNULL, timeout=120
                 )
+
+    def kinds(self) -> str:
+        """Return the kinds that the API server has and the workshop may have objects of, for kubectl."""
+        found, has = [deploy.ALL_KINDS], groups(self.kubectl)
+        found += [EXTENSIONS] if has_extensions(self.kubectl) else []
+        found += ["httproutes.gateway.networking.k8s.io"] if "gateway.networking.k8s.io" in has else []
+        if "build.openshift.io" in has:
+            found.append("buildconfigs.build.openshift.io,imagestreams.image.openshift.io")
+        return ",".join(found)
 
     # --- the workshop's steps -------------------------------------------------------------------------
 
