@@ -157,8 +157,9 @@ bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost, in ten minut
 
 ##@ The workshop itself
 
-test: lint ## run all checks and tests
-	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: lint ## run all checks and tests (MESH=cluster: the end-to-end tests, on a cluster)
+	@$(VENV)/bin/python -m pytest $(if $(value MESH),--mesh "$$DARK_LAUNCH_MESH") \
+	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev ## check format, style, types and prose
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }
