@@ -148,7 +148,8 @@ def copy_project(target: Path) -> Path:
 
 def run(checkout: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a checkout as a user would: not as a part of the `make test` that runs us."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    ours = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "DARK_LAUNCH_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return subprocess.run(
         command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
         env={**inherited, **environment},
