@@ -95,6 +95,9 @@ class StillMesh:
     def logs_requests(self, pod: Pod) -> bool:
         return True
 
+    def in_flight(self, pods: Any) -> int:
+        return 0
+
 
 def watch(found: Scene, **options: Any) -> Watch:
     """Return a watch on a scene, to which hops are fed by hand."""
