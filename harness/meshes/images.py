@@ -94,7 +94,8 @@ def image(name: str) -> Image:
     if name == "envoy":
         return Image(name, "harness", ROOT / "harness" / "Dockerfile", (locks / "envoy.txt",))
     if name == "loadtest":
-        code = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / name).glob("*.py")])
+        files = [*(ROOT / "harness").rglob("*"), *(ROOT / name).glob("*.py")]
+        code = sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
         return Image(name, name, ROOT / name / "Dockerfile", (locks / "loadtest.txt", *code))
     folder = name.replace("-", "/")
     if (own := ROOT / folder / "Dockerfile").exists():
