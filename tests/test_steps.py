@@ -67,7 +67,6 @@ def test_the_agendas_of_the_trainers_guide_add_up() -> None:
 
 
 @pytest.mark.of_any_mesh
-@pytest.mark.on_cluster
 def test_catching_up_leads_to_a_step_from_any_state(mesh: Mesh) -> None:
     for number in (9, 4, 8, 6, 7, 1) if mesh.name == "cluster" else (9, 4, 6):
         catch_up(mesh, number)
