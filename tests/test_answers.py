@@ -101,6 +101,7 @@ def ask(mesh: EnvoyMesh, method: str = "GET", **query: Any) -> Seen:
 JSON = {"body": '{"by": "VERSION", "a: \\"b": "c, \\"d\\": 7", "n": [12, -1.5e3, true, null]}'}
 
 
+@pytest.mark.not_on_cluster  # its policy lets only preference in
 def test_an_answer_and_its_copys_are_each_logged_once_as_they_were_sent(versions: EnvoyMesh) -> None:
     for kind, type in (("text", "text/plain; charset=utf-8"), ("json", "application/problem+json")):
         reply, hops, answers = ask(versions, **JSON, type=type)
@@ -115,6 +116,7 @@ def test_an_answer_and_its_copys_are_each_logged_once_as_they_were_sent(versions
     assert [answer.body for answer in longest.answers] == ["x" * 8192] * 2
 
 
+@pytest.mark.not_on_cluster  # its policy lets only preference in
 def test_any_other_answer_passes_untouched_and_is_not_logged(versions: EnvoyMesh) -> None:
     text = {"body": "VERSION", "type": "text/plain"}
     for method, query in (
@@ -133,6 +135,7 @@ def test_any_other_answer_passes_untouched_and_is_not_logged(versions: EnvoyMesh
         assert answers == [], query
 
 
+@pytest.mark.not_on_cluster  # its policy lets only preference in
 @pytest.mark.of_any_mesh
 def test_digests_hide_values_and_can_be_compared_field_by_field(versions: EnvoyMesh, manifest: Write) -> None:
     versions.apply(manifest(COMPARE.read_text().replace("digests = false", "digests = true")))
@@ -154,6 +157,7 @@ def test_digests_hide_values_and_can_be_compared_field_by_field(versions: EnvoyM
     assert not any("secret" in answer.body for answer in broken)
 
 
+@pytest.mark.not_on_cluster  # its policy lets only preference in
 @pytest.mark.of_any_mesh
 def test_a_script_that_fails_lets_traffic_pass(versions: EnvoyMesh, manifest: Write) -> None:
     code = COMPARE.read_text().replace("(handle)\n", "(handle)\n        error('no')\n")
@@ -163,6 +167,7 @@ def test_a_script_that_fails_lets_traffic_pass(versions: EnvoyMesh, manifest: Wr
     assert (reply.status_code, reply.text, answers) == (200, "v1", [])
 
 
+@pytest.mark.not_on_cluster  # its policy lets only preference in
 def test_nothing_is_logged_once_it_is_deleted(versions: EnvoyMesh) -> None:
     versions.delete(COMPARE)
     assert ask(versions, body="VERSION", type="text/plain").answers == []

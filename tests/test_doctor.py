@@ -709,9 +709,10 @@ def test_real_proxies_that_mirror_have_no_finding(mesh: EnvoyMesh) -> None:
 def test_a_stopped_v2_is_found(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
     mesh.scale("recommendation-v2", 0)
+    command = f"kubectl -n {Target().namespace} scale deployment/recommendation-v2 --replicas=1"
+    remedy = command if mesh.name == "cluster" else "make start W=recommendation-v2"
     assert examined(mesh) == [
-        "deployment/recommendation-v2 spec.replicas: it is 0, so v2 has no pod: "
-        "run 'make start W=recommendation-v2'"
+        f"deployment/recommendation-v2 spec.replicas: it is 0, so v2 has no pod: run '{remedy}'"
     ]
 
 
@@ -720,11 +721,11 @@ def test_real_proxies_tell_of_a_blown_fuse(mesh: EnvoyMesh, manifest: Write) -> 
     rules = yaml.safe_load(state("destination-rule").read_text())
     pool = {"tcp": {"maxConnections": 1}, "http": {"http1MaxPendingRequests": 1}}
     rules["spec"]["subsets"][1]["trafficPolicy"] = {"connectionPool": pool}
-    mesh.apply(manifest([*shadow("v2", DELAY="20"), rules]))
+    mesh.apply(manifest([*shadow("v2", DELAY="60"), rules]))
     mesh.apply(state("mirror"))
     with ThreadPoolExecutor(3) as pool_of_callers:
         list(pool_of_callers.map(lambda _: call(mesh), range(3)))
-    [line] = wait_for(lambda: examined(mesh), "a finding", 10)
+    [line] = wait_for(lambda: examined(mesh), "a finding", 40)
     where = "destinationrule/recommendation spec.subsets[1].trafficPolicy.connectionPool.tcp.maxConnections"
     assert line.startswith(
         f"{where}: the fuse is blown: 1 requests of preference wait for v2, no more than 1 may"

@@ -316,3 +316,10 @@ def test_a_service_that_is_not_there_is_named_with_those_that_are() -> None:
 def test_a_caller_that_is_not_there_is_named() -> None:
     with pytest.raises(HarnessError, match=r"there is no workload 'nonsense' \(there are: customer, "):
         Routing(scene(), Target(callers=("nonsense",)))
+
+
+def test_answers_are_compared_where_proxies_of_this_namespace_log_them() -> None:
+    [extension] = documents("compare")
+    for namespace, expected in (("tutorial", True), ("istio-system", True), ("seat-02", False)):
+        there = {**extension, "metadata": {**extension["metadata"], "namespace": namespace}}
+        assert Routing(scene(*documents("mirror"), there), Target()).logs_answers is expected

@@ -221,7 +221,9 @@ class Routing:
     @property
     def logs_answers(self) -> bool:
         """Whether what is applied tells the proxies to log answers, as istio/compare.yaml does."""
-        codes = (found["spec"].get("lua") or {} for found in self.scene.of_kind("TrafficExtension"))
+        here = (self.scene.namespace, "istio-system")  # what stands in Istio's own namespace holds everywhere
+        found = [e for e in self.scene.of_kind("TrafficExtension") if self.applied.namespace_of(e) in here]
+        codes = (each["spec"].get("lua") or {} for each in found)
         return any(ANSWER.strip() in str(code.get("inlineCode")) for code in codes)
 
     def is_dark(self, version: str) -> bool:
