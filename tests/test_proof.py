@@ -107,6 +107,7 @@ def test_a_service_for_each_version_is_judged_like_subsets(mesh: EnvoyMesh, mani
     assert broken(verify(mesh, Target(), 100)) == ["exactly-once"]
 
 
+@pytest.mark.not_on_cluster  # its policy lets only preference in
 def test_a_mirror_at_the_gateway_is_in_the_status_and_judged_where_it_is_the_target(
     mesh: EnvoyMesh, manifest: Write
 ) -> None:
