@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Callable
 
 from harness.meshes.lock import undisturbed
-from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, get, quietly
+from harness.meshes.mesh import ROOT, SHADOW, Mesh, MeshError, Progress, get, quietly
 from harness.proof.report import wrap
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
 from harness.release.routes import Versions
 from harness.release.standing import bail_out
-from harness.steps import SHADOW, TOLD, make, parse
+from harness.steps import TOLD, make, parse
 from harness.workshop import as_told, catch_up, prove
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import yaml
 
 from harness import HarnessError, Json
-from harness.meshes.mesh import ROOT, Mesh, Progress
+from harness.meshes.mesh import ROOT, SHADOW, Mesh, Progress
 from harness.proof.evidence import Bounds
 from harness.proof.story import hops_in
 from harness.proof.target import Routing, Target
 from harness.proof.watch import verify
 from harness.rendering.accesslog import Hop
-from harness.steps import SHADOW, step_of
+from harness.steps import step_of
 from harness.workshop import EXERCISE, catch_up, examine
 
 DEFECTS = {"status": "same-status", "feedback": "same-content", "bytes": "same-writes"}

@@ -9,9 +9,8 @@ from pathlib import Path
 from harness import HarnessError
 from harness.manifests.base import Object
 from harness.manifests.read import read
-from harness.meshes.mesh import ROOT
+from harness.meshes.mesh import ROOT, SHADOW
 
-SHADOW = "recommendation-v2"
 ROUTE, COMPARE = "virtualservice/recommendation", "trafficextension/compare"
 SECRETS = ("secret/recommendation-v1", "secret/recommendation-v2")
 

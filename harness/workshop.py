@@ -8,7 +8,7 @@ from harness.manifests.base import Object
 from harness.manifests.kubernetes import Secret
 from harness.manifests.read import to_document
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.mesh import ISTIO, ROOT, Mesh, Progress, get, quietly
+from harness.meshes.mesh import ISTIO, ROOT, SHADOW, Mesh, Progress, get, quietly
 from harness.meshes.scene import named
 from harness.proof import doctor
 from harness.proof.evidence import Bounds
@@ -18,7 +18,7 @@ from harness.proof.verdict import Verdict
 from harness.proof.watch import verify
 from harness.release.routes import Group, Versions, routes_at
 from harness.release.routes import Step as Rung
-from harness.steps import COMPARE, HINTS, PROVEN, ROUTE, SECRETS, SHADOW
+from harness.steps import COMPARE, HINTS, PROVEN, ROUTE, SECRETS
 
 from harness.steps import State, Step, make, state_after  # isort: skip
 

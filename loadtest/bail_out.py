@@ -8,14 +8,12 @@ from typing import NamedTuple
 import psutil
 
 from harness.meshes.local import LocalMesh
-from harness.meshes.mesh import ROOT, quietly
+from harness.meshes.mesh import ROOT, SHADOW, quietly
 from harness.proof.target import Target
 from harness.proof.traffic import Traffic, new_run
 from harness.release.plan import Plan
 from harness.release.routes import parse_steps
 from harness.release.run import Release
-
-SHADOW = "recommendation-v2"
 
 INTERVAL = 60.0
 """Seconds between two analyses, as controllers of canaries have it by default."""

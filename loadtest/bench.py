@@ -33,13 +33,13 @@ from geventhttpclient import HTTPClient
 
 from harness.manifests.lookup import NAMESPACE
 from harness.meshes.local import LocalMesh
-from harness.meshes.mesh import LOOPBACK, ROOT, get, quietly
+from harness.meshes.mesh import LOOPBACK, ROOT, SHADOW, get, quietly
 from harness.proof.target import Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.watch import verify
 from harness.terminal import collect_rarely, run
 from loadtest import replay
-from loadtest.bail_out import SHADOW, bail_out_under_load, shadow_processes
+from loadtest.bail_out import bail_out_under_load, shadow_processes
 
 ISTIO = ROOT / "istio"
 MIRROR, V1_ONLY = ISTIO / "mirror.yaml", ISTIO / "v1-only.yaml"

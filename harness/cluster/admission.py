@@ -14,10 +14,8 @@ import yaml
 from harness import Json
 from harness.cluster.kubectl import ForbiddenError, Kubectl
 from harness.cluster.pods import has_sidecar
-from harness.manifests.kubernetes import quantity
+from harness.manifests.kubernetes import INJECT, quantity
 from harness.meshes.mesh import MeshError
-
-INJECT = "sidecar.istio.io/inject"
 
 
 def problems(kubectl: Kubectl, documents: list[Json], label: str = "") -> Iterator[str]:

@@ -11,14 +11,13 @@ from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
 from harness.cluster.preflight import OURS, PROJECT, is_ours
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
-from harness.manifests.read import documents, read
+from harness.manifests.read import LAST_APPLIED, documents, read
 from harness.meshes.images import image
 from harness.meshes.mesh import ROOT, WITH_STORE
 
 SOURCE = f"{PROJECT}/source"
 """The annotation that says what a pod's image was built from."""
 
-LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
 OWN_GATEWAY = ROOT / "istio" / "own-gateway" / "kubernetes.yaml"

@@ -15,7 +15,7 @@ from harness.manifests.base import Object
 from harness.manifests.lookup import DOMAIN
 from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
 from harness.meshes.scene import Scene, key, named
-from harness.proof.expectation import Applied, serves_mesh
+from harness.proof.expectation import ROOT, Applied, serves_mesh
 from harness.rendering.routes import sidecar_routes
 
 ROUTE_DEADLINE = 60.0
@@ -159,7 +159,7 @@ def _instead(kubectl: Kubectl, has: list[Json] | None) -> str:
     filters: list[str] = []
     with contextlib.suppress(MeshError):
         found = everywhere(kubectl, "envoyfilters.networking.istio.io", [])
-        spaces = (kubectl.namespace, "istio-system")
+        spaces = (kubectl.namespace, ROOT)
         filters = [f"{named(f)} of namespace {f['metadata']['namespace']}" for f in found
                    if f["metadata"]["namespace"] in spaces]  # fmt: skip
     if filters:

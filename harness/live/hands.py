@@ -13,7 +13,7 @@ import requests
 import yaml
 
 from harness import HarnessError
-from harness.meshes.mesh import ROOT, Mesh, in_clone
+from harness.meshes.mesh import ROOT, SHADOW, Mesh, in_clone
 from harness.meshes.scene import Scene
 from harness.proof.expectation import MESH, Applied, RouteRule
 from harness.proof.target import Routing, Target
@@ -24,8 +24,6 @@ STATES = {
     "testers": "testers", "canary": "canary", "promote": "promote",
 }  # fmt: skip
 """What buttons are called, and the manifests that they apply."""
-
-SHADOW = "recommendation-v2"
 
 FASTEST = 200
 """How many requests a second the page sends at most."""

@@ -22,6 +22,9 @@ from harness.manifests.base import (
 )
 from harness.manifests.protocol import is_http, is_http2, protocol_of
 
+INJECT = "sidecar.istio.io/inject"
+"""The label (before: the annotation) by which a pod says whether it gets a sidecar."""
+
 ANY_PORT = 8080
 """Where an application listens whose container names no port."""
 
@@ -367,8 +370,8 @@ class PodMetadata(Model):
 
     @model_validator(mode="after")
     def _has_a_sidecar(self) -> "PodMetadata":
-        if (self.labels | self.annotations).get("sidecar.istio.io/inject") == "false":
-            raise ValueError("sidecar.istio.io/inject: every pod of this mesh has a sidecar: take it out")
+        if (self.labels | self.annotations).get(INJECT) == "false":
+            raise ValueError(f"{INJECT}: every pod of this mesh has a sidecar: take it out")
         return self
 
 

@@ -53,7 +53,7 @@ _BY_SERVER = (
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
 )
-_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
@@ -279,7 +279,7 @@ def _as_written(document: Json) -> Json:
     if isinstance(metadata := found.get("metadata"), dict):
         kept = {k: v for k, v in metadata.items() if k not in _BY_SERVER}
         if isinstance(notes := kept.get("annotations"), dict):
-            kept["annotations"] = {k: v for k, v in notes.items() if k != _LAST_APPLIED}
+            kept["annotations"] = {k: v for k, v in notes.items() if k != LAST_APPLIED}
         found["metadata"] = kept
     return found
 

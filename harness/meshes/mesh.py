@@ -27,6 +27,9 @@ ISTIO = [ROOT / "istio" / name for name in ("gateway.yaml", "destination-rule.ya
 TARGET = "recommendation"
 """The Service of the workshop whose versions are compared."""
 
+SHADOW = "recommendation-v2"
+"""The workload of its dark version."""
+
 GATEWAY = "istio-ingressgateway"
 LOOPBACK = "127.0.0.1"
 

@@ -15,6 +15,9 @@ from harness.meshes.scene import Scene, named
 DOMAIN = "svc.cluster.local"
 MESH, GATEWAY = "mesh", "gateway"
 
+ROOT = "istio-system"
+"""Istio's root namespace: what stands there without a selector holds everywhere."""
+
 # Fields of a VirtualService's rule: where a request goes, and what does not change that.
 _UNDERSTOOD = {
     "name", "match", "route", "mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "mirror_percent",

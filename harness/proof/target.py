@@ -12,6 +12,7 @@ from harness.proof.expectation import (
     DOMAIN,
     GATEWAY,
     MESH,
+    ROOT,
     Applied,
     Destination,
     Expectation,
@@ -221,7 +222,7 @@ class Routing:
     @property
     def logs_answers(self) -> bool:
         """Whether what is applied tells the proxies to log answers, as istio/compare.yaml does."""
-        here = (self.scene.namespace, "istio-system")  # what stands in Istio's own namespace holds everywhere
+        here = (self.scene.namespace, ROOT)
         found = [e for e in self.scene.of_kind("TrafficExtension") if self.applied.namespace_of(e) in here]
         codes = (each["spec"].get("lua") or {} for each in found)
         return any(ANSWER.strip() in str(code.get("inlineCode")) for code in codes)

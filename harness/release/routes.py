@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness import HarnessError, Json
+from harness.manifests.read import LAST_APPLIED
 from harness.meshes.scene import named
 from harness.proof.mark import ANNOTATION
-
-APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 TESTERS = "-testers"
 """How the names of the rules end that a release adds for testers."""
@@ -109,7 +108,7 @@ def routes_at(found: Json, host: str, versions: Versions, step: Step | None, tes
     others = {
         k: v
         for k, v in (found["metadata"].get("annotations") or {}).items()
-        if k not in (ANNOTATION, APPLIED)
+        if k not in (ANNOTATION, LAST_APPLIED)
     }
     return {
         "apiVersion": found["apiVersion"],

@@ -9,7 +9,7 @@ from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
 from harness.meshes.stores import Access
-from harness.proof.expectation import Destination
+from harness.proof.expectation import ROOT, Destination
 from harness.proof.stores import writers
 from harness.proof.story import hops_in
 from harness.proof.target import WORKLOADS, Routing
@@ -23,9 +23,6 @@ LINES = 20_000
 
 RECENT = 50
 """How many of the last requests that arrived at a pod are looked at."""
-
-ROOT = "istio-system"
-"""Istio's root namespace: what stands there without a selector holds everywhere."""
 
 
 def at(found: Any, *path: str) -> Any:
