@@ -205,15 +205,16 @@ class ClusterMesh(Mesh):
 
         :raises MeshError: it does not build, or does not get there.
         """
-        registry = self.registry()
-        if built := self.room.get("data", {}).get(image(name).sources_key()):
+        source = image(name)
+        if built := self.room.get("data", {}).get(source.sources_key()):
             return str(built)
-        tag = image(name).reference(registry)
+        registry = settings.registry() or deploy.registry_of(self.kubectl.items("deployments"))
+        tag = source.reference(registry)
         STATE.mkdir(exist_ok=True)
         # Not in /tmp: a Docker from a snap does not see it.
         with tempfile.TemporaryDirectory(prefix="image-", dir=STATE) as folder:
-            image(name).stage(Path(folder))
-            for command in self._image_commands(name, platform, folder):
+            source.stage(Path(folder))
+            for command in self._image_commands(tag, platform, folder, bool(registry)):
                 self.progress(f"bringing {tag} to the cluster: minutes, the first time")
                 try:
                     ran = subprocess.run(
@@ -227,29 +228,27 @@ class ClusterMesh(Mesh):
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
         return tag
 
-    def _image_commands(self, name: str, platform: Platform, folder: str) -> list[str]:
-        registry = self.registry()
-        tag = image(name).reference(registry)
+    def _image_commands(self, tag: str, platform: Platform, folder: str, registry: bool) -> list[str]:
         try:
-            return image_commands(platform, tag, folder, self.kubectl.command(), bool(registry))
+            return image_commands(platform, tag, folder, self.kubectl.command(), registry)
         except MeshError as error:
             if not self.room:
                 raise
+            name = tag.rpartition("/")[2].partition(":")[0]
             raise MeshError(f"the files of {name} are not those that the room's image has: {error}") from None
 
-    def registry(self) -> str:
-        """Return the registry for images: the one that is set, or the one that the workshop's pods name."""
-        return settings.registry() or deploy.registry_of(self.kubectl.items("deployments"))
-
-    def render(
-        self, given: Iterable[Json], images: Mapping[str, deploy.Build] = deploy.NOTHING
-    ) -> list[Json]:
+    def render(self, given: Iterable[Json], keep_images: bool = False) -> list[Json]:
         """Return the documents of manifests as this cluster needs them.
 
-        :param images: those that stay as they are deployed, by name.
+        :param keep_images: whether those that are deployed stay as they are.
         """
+        given = list(given)
+        has_pods = any(document["kind"] in ("Deployment", "Job") for document in given)
+        deployed = self.kubectl.items("deployments") if has_pods else []
+        registry = settings.registry() or deploy.registry_of(deployed)
+        images = deploy.images_of(deployed) if keep_images else deploy.NOTHING
         built, gateway = self.room.get("data", {}), self._gateway_identity()
-        return deploy.render(given, self.namespace, self.registry(), gateway, images, built)
+        return deploy.render(given, self.namespace, registry, gateway, images, built)
 
     def _gateway_identity(self) -> str:
         """Return who the ingress gateway is (``*/ns/…/sa/…``); nothing if this user may not know."""
@@ -342,9 +341,7 @@ class ClusterMesh(Mesh):
                 "this Istio has no TrafficExtension, which came with 1.30: status, size and time of answers "
                 "are compared without it"
             )
-        has_pods = not kinds.isdisjoint({"Deployment", "Job"})
-        images = deploy.images_of(self.kubectl.items("deployments")) if has_pods else deploy.NOTHING
-        lines = self.create(self.render(given, images))
+        lines = self.create(self.render(given, keep_images=True))
         workloads = [d["metadata"]["name"] for d in given if d["kind"] == "Deployment"]
         self._wait_for_rollouts(workloads)
         if "VirtualService" in kinds:
