@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from harness import Json
 from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
 from harness.cluster.preflight import OURS, PROJECT, is_ours
+from harness.cluster.scene import POLICIES, ROUTING
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import LAST_APPLIED, documents, read
@@ -27,11 +28,10 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
 )
-ALL_KINDS = (
-    f"jobs.batch,deployments,services,secrets,serviceaccounts,networkpolicies.networking.k8s.io,{ISTIO_KINDS},"
-    "sidecars.networking.istio.io,telemetries.telemetry.istio.io,"
-    "authorizationpolicies.security.istio.io,peerauthentications.security.istio.io"
-)
+KINDS = ("jobs.batch", "deployments", "services", "secrets", "serviceaccounts",
+         "networkpolicies.networking.k8s.io", *ROUTING, *POLICIES,
+         "buildconfigs.build.openshift.io", "imagestreams.image.openshift.io")  # fmt: skip
+"""Of what the workshop may have objects, where the server has it."""
 
 
 def ours(found: list[Json]) -> list[Json]:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -153,6 +153,16 @@ def has_extensions(kubectl: Kubectl) -> bool:
     if group not in groups(kubectl):
         return False
     return EXTENSIONS in kubectl.run("api-resources", f"--api-group={group}", "--output=name").split()
+
+
+def served(kubectl: Kubectl, kinds: Iterable[str]) -> list[str]:
+    """Return those of kinds (``pods``, ``gateways.networking.istio.io``) that the server has."""
+
+    def is_served(kind: str) -> bool:
+        group = kind.partition(".")[2]
+        return has_extensions(kubectl) if kind == EXTENSIONS else not group or group in groups(kubectl)
+
+    return [kind for kind in kinds if is_served(kind)]
 
 
 class ContainerLog:

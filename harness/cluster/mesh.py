@@ -17,12 +17,11 @@ import yaml
 from harness import Json, settings
 from harness.cluster import admission, deploy, pods, readiness, scene
 from harness.cluster.kubectl import (
-    EXTENSIONS,
     ContainerLog,
     ForbiddenError,
     Kubectl,
-    groups,
     has_extensions,
+    served,
 )
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
@@ -322,12 +321,7 @@ class ClusterMesh(Mesh):
 
     def kinds(self) -> str:
         """Return the kinds that the API server has and the workshop may have objects of, for kubectl."""
-        found, has = [deploy.ALL_KINDS], groups(self.kubectl)
-        found += [EXTENSIONS] if has_extensions(self.kubectl) else []
-        found += ["httproutes.gateway.networking.k8s.io"] if "gateway.networking.k8s.io" in has else []
-        if "build.openshift.io" in has:
-            found.append("buildconfigs.build.openshift.io,imagestreams.image.openshift.io")
-        return ",".join(found)
+        return ",".join(served(self.kubectl, deploy.KINDS))
 
     # --- the workshop's steps -------------------------------------------------------------------------
 

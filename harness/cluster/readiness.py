@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from harness import Json
 from harness.cluster.admission import remedy
-from harness.cluster.kubectl import Kubectl, groups
+from harness.cluster.kubectl import Kubectl, served
 from harness.cluster.pods import ask_proxy, pods_of, statuses, why
-from harness.cluster.scene import everywhere
+from harness.cluster.scene import ROUTES, everywhere
 from harness.manifests.base import Object
 from harness.manifests.lookup import DOMAIN
 from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
@@ -118,9 +118,8 @@ def must_rule(kubectl: Kubectl, given: Iterable[Json]) -> None:
 
 def routes_of(kubectl: Kubectl) -> Applied:
     """Return the VirtualServices and HTTPRoutes that are applied."""
-    has_gateway_api = "gateway.networking.k8s.io" in groups(kubectl)
-    kinds = "virtualservices.networking.istio.io" + has_gateway_api * ",httproutes.gateway.networking.k8s.io"
-    return Applied(Scene(kubectl.namespace, tuple(everywhere(kubectl, kinds, [])), ()))
+    found = everywhere(kubectl, ",".join(served(kubectl, ROUTES)), [])
+    return Applied(Scene(kubectl.namespace, tuple(found), ()))
 
 
 def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress) -> None:

@@ -11,16 +11,17 @@ from harness.cluster.kubectl import (
     Kubectl,
     container_status,
     groups,
-    has_extensions,
+    served,
 )
 from harness.cluster.pods import SIDECAR, containers, has_sidecar
 from harness.meshes.scene import Pod, Scene
 
 CORE = "services,deployments,statefulsets,daemonsets"
-ROUTING = ("virtualservices.networking.istio.io", "destinationrules.networking.istio.io",
-           "gateways.networking.istio.io", "httproutes.gateway.networking.k8s.io")  # fmt: skip
+ROUTES = ("virtualservices.networking.istio.io", "httproutes.gateway.networking.k8s.io")
+ROUTING = (*ROUTES, "destinationrules.networking.istio.io", "gateways.networking.istio.io")
 POLICIES = ("sidecars.networking.istio.io", "peerauthentications.security.istio.io",
-            "authorizationpolicies.security.istio.io", "telemetries.telemetry.istio.io")  # fmt: skip
+            "authorizationpolicies.security.istio.io", "telemetries.telemetry.istio.io",
+            EXTENSIONS)  # fmt: skip
 GATEWAYS = ("istio=ingressgateway", "gateway.networking.k8s.io/gateway-name")
 """How pods of ingress gateways elsewhere are labelled: Istio's own, and those of the Gateway API."""
 
@@ -35,9 +36,7 @@ def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene
     here = replace(kubectl, namespace=namespace)
     objects = here.items(CORE)
     unread: list[str] = []
-    kinds = [kind for kind in (*ROUTING, *POLICIES) if kind.partition(".")[2] in groups(kubectl)]
-    kinds += [EXTENSIONS] if has_extensions(kubectl) else []
-    if kinds:
+    if kinds := served(kubectl, (*ROUTING, *POLICIES)):
         objects += everywhere(here, ",".join(kinds), unread)
     return Scene(namespace, tuple(objects), tuple(pods(kubectl, namespace, callers, unread)), tuple(unread))
 
