@@ -18,6 +18,7 @@ from harness.meshes.scene import Scene
 from harness.proof.expectation import MESH, Applied, RouteRule
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Ticket, call, new_run
+from harness.steps import make
 
 STATES = {
     "v1 only": "v1-only", "mirror": "mirror", "10 %": "mirror-10-percent", "reads only": "mirror-reads",
@@ -43,14 +44,13 @@ class Button(NamedTuple):
 
 def buttons(mesh: Mesh, target: Target) -> Iterator[Button]:
     """Yield what can be done here: all of the workshop's states, and with another Service bailing out."""
-    where = "" if mesh.name == "local" else f" MESH={mesh.name}"
     if target == Target() and in_clone():
         for label, name in STATES.items():
             path = f"istio/{name}.yaml"
-            yield Button(name, label, ("apply", path), f"make apply F={path}{where}")
+            yield Button(name, label, ("apply", path), make(f"apply F={path}", mesh.name))
         for verb in ("stop", "start"):
-            yield Button(verb, f"{verb} v2", (verb, SHADOW), f"make {verb} W={SHADOW}{where}")
-        yield Button("bail-out", "bail out", ("bail-out",), f"make bail-out{where}")
+            yield Button(verb, f"{verb} v2", (verb, SHADOW), make(f"{verb} W={SHADOW}", mesh.name))
+        yield Button("bail-out", "bail out", ("bail-out",), make("bail-out", mesh.name))
     elif target != Target():
         words = "bail-out", "--service", target.service, "--namespace", target.namespace
         yield Button("bail-out", "bail out", words, f"dark-launch {' '.join(words)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.meshes.mesh import Mesh
 from harness.pages.picture import Figures, Way
-from harness.pages.report import milliseconds
+from harness.pages.report import figures_of
 from harness.proof.figures import Times
 from harness.proof.story import BESIDE
 from harness.proof.target import Routing, Target
@@ -59,11 +59,8 @@ class Meter:
         if not times.count:
             return Figures("0/s")
         status = ", ".join(f"{code or 'no answer'}" for code, _ in times.status.most_common(3))
-        spent = milliseconds(times.quantile(0.5)), f"p99 {milliseconds(times.quantile(0.99))}"
-        failed = any(code >= 500 or not code for code in times.status)
-        return Figures(
-            f"{count / self._recent:,.0f}/s", spent, f"status {status}", count / self._recent, failed
-        )
+        rate = count / self._recent
+        return figures_of(times)._replace(amount=f"{rate:,.0f}/s", status=f"status {status}", rate=rate)
 
     def series(self, way: Way) -> Iterator[tuple[int, float, float | None, float | None]]:
         """Yield (seconds ago, requests, p50, p99) of each second of the last minutes; times in ms."""
