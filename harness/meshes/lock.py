@@ -49,6 +49,8 @@ def lock(state: Path, busy: str = "") -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("w")
+        except FileNotFoundError:
+            continue  # who held it last removed the folder just now
         except OSError as error:
             why = (error.strerror or "").lower()
             raise MeshError(f"the folder {path.parent} cannot be written: {why}") from None
