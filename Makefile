@@ -5,7 +5,7 @@ VENV    ?= .venv
 export KUBECTL NAMESPACE REGISTRY GATEWAY BASE_IMAGE STORE_BASE_IMAGE
 # What is typed reaches commands by the environment, as it is: neither make nor a shell reads it.
 # N=500 is DARK_LAUNCH_N there. A variable that is empty is as one that is not set.
-TYPED   := ANSWER C CALLERS D F FOR HTML IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PREFIX PROCESSES RATE SERVICE STEP STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
+TYPED   := ANSWER BUNDLE C CALLERS D F FOR HTML IGNORE MAX_FAILURES MAX_P95 MAX_P99_RATIO MESH N PORT PREFIX PROCESSES RATE SERVICE STEP STEPS STEP_TIME T TESTERS TIME URL USERS W WORKERS YES
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
@@ -26,7 +26,7 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo next check step exercise up down status apply delete curl verify watch live release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench test lint format lock clean
+.PHONY: help demo next check step exercise up down status apply delete curl verify watch live release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench install bundle test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -136,7 +136,7 @@ dashboard: $(VENV)/harness ## open an addon of Istio's: D=kiali, grafana, jaeger
 
 ##@ Load
 
-load: $(VENV)/dev ## load the mesh, judge every request (USERS=50, RATE=10 more each second, TIME=30s, PROCESSES=2, or WORKERS=2 in a cluster)
+load: $(VENV)/load ## load the mesh, judge every request (USERS=50, RATE=10 more each second, TIME=30s, PROCESSES=2, or WORKERS=2 in a cluster)
 	$(numbers)
 ifeq ($(MESH),cluster)
 	@$(VENV)/bin/python -m loadtest.job $(CALLING) --run-time "$${DARK_LAUNCH_TIME:-30s}" --workers "$${DARK_LAUNCH_WORKERS:-1}"
@@ -144,16 +144,25 @@ else
 	@$(LOCUST) --headless --run-time "$${DARK_LAUNCH_TIME:-30s}" --html .load/report.html --csv .load/requests
 endif
 
-load-ui: $(VENV)/dev ## the same on a web page of Locust's, with the proof live (USERS=50, RATE=10, PROCESSES=2)
+load-ui: $(VENV)/load ## the same on a web page of Locust's, with the proof live (USERS=50, RATE=10, PROCESSES=2)
 	$(numbers)
 	@$(LOCUST) --web-host 127.0.0.1
 
-soak: $(VENV)/dev ## load the local mesh for long: do memory and open files stay flat? (USERS=50, TIME=30m)
+soak: $(VENV)/load ## load the local mesh for long: do memory and open files stay flat? (USERS=50, TIME=30m)
 	$(numbers)
 	@$(VENV)/bin/python -m loadtest.soak --users "$${DARK_LAUNCH_USERS:-50}" --run-time "$${DARK_LAUNCH_TIME:-30m}"
 
-bench: $(VENV)/dev ## measure what mirror, sidecars and proof cost, in ten minutes
+bench: $(VENV)/load ## measure what mirror, sidecars and proof cost, in ten minutes
 	@$(VENV)/bin/python -m loadtest.bench
+
+##@ A room without network
+
+install: ## install all that the steps need (BUNDLE=dark-launch-bundle.tar.gz: from that alone)
+	$(if $(value BUNDLE),@$(unpack))
+	@$(MAKE) --no-print-directory $(VENV)/load
+
+bundle: $(VENV)/harness ## make that one archive, where there is network: wheels, lock files, images (BUNDLE=)
+	@$(HARNESS) bundle
 
 ##@ The workshop itself
 
@@ -172,9 +181,9 @@ format: $(VENV)/dev ## format the sources
 	@$(VENV)/bin/ruff format $(SOURCES)
 	@$(VENV)/bin/ruff check --fix --quiet $(SOURCES)
 
-lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
+lock: $(VENV)/dev ## renew requirements/*.txt from pyproject.toml
 	@for group in dev harness services envoy loadtest; do \
-	  uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+	  $(VENV)/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	    --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links \
 	    $$([ $$group = dev ] || echo --constraints requirements/dev.txt) \
 	    $$(case $$group in dev | harness) echo pyproject.toml;; esac) \
@@ -183,20 +192,42 @@ lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 
 clean: ## stop the mesh and remove all that was made here, .venv too
 	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down --mesh local; fi
-	@rm -rf $(VENV) .mesh .load .rooms .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .bundle .mesh .load .rooms .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# A bundle that is damaged, or of another commit, leaves what is installed as it is.
+define unpack
+trap 'rm -rf "$(CURDIR)/.bundle.new"' EXIT; rm -rf .bundle.new; mkdir .bundle.new; \
+tar -xf "$$DARK_LAUNCH_BUNDLE" -C .bundle.new 2>/dev/null && cd .bundle.new && \
+$$(command -v sha256sum || echo shasum -a 256) -c SHA256SUMS >/dev/null 2>&1 || \
+  { echo "$$DARK_LAUNCH_BUNDLE is damaged, or no bundle: copy it again" >&2; exit 1; }; \
+for lock in requirements/*; do cmp -s "$$lock" "../$$lock" || \
+  { echo "The bundle is of another commit, its $$lock differs: make bundle" >&2; exit 1; }; done; \
+cd .. && rm -rf .bundle && mv .bundle.new .bundle
+endef
+
 # What stands here is installed once; it is installed again when its lock file changes.
+# From a bundle, if there is one; with uv, which is faster, if it is installed.
+BUNDLED = $(if $(wildcard .bundle/wheels),--no-index --find-links .bundle/wheels)
+UV      := $(shell command -v uv)
+INSTALL = $(if $(UV),$(UV) pip install --python $(VENV)/bin/python,$(VENV)/bin/python -m pip --disable-pip-version-check install) \
+  --quiet --require-hashes
+
 $(VENV)/harness: requirements/harness.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed. If you have one: make PYTHON=python3.12 ...'; exit 1; }
-	@echo 'Installing into $(VENV): about 50 MB to download, once.'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@echo 'Installing into $(VENV)$(if $(BUNDLED),.,: about 50 MB to download, once.)'
+	@$(if $(UV),$(UV) venv --quiet --allow-existing $(if $(BUNDLED),,--seed) --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV)) || { rm -rf $(VENV); \
 	  echo 'No virtual environment: on Debian and Ubuntu, install the package python3-venv.'; exit 1; }
-	@$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
+	@$(INSTALL) $(BUNDLED) -r $<
+	@touch $@
+
+$(VENV)/load: requirements/loadtest.txt $(VENV)/harness
+	@echo 'Installing Locust into $(VENV)$(if $(BUNDLED),.,: about 7 MB to download, once.)'
+	@$(INSTALL) $(BUNDLED) -r $<
 	@touch $@
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/harness
 	@echo 'Installing the tools for tests into $(VENV): about 110 MB to download, once.'
-	@$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
-	@touch $@
+	@$(INSTALL) -r $<
+	@touch $(VENV)/load $@

@@ -149,6 +149,23 @@ def rooms_down(yes: bool, prefix: str) -> None:
     echo(f"{len(names)} rooms are gone from the cluster")
 
 
+@cli.command("bundle", epilog=examples("bundle", "bundle --output /media/usb/room.tar.gz"))
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{TYPED}BUNDLE",
+    default="dark-launch-bundle.tar.gz", show_default=True, help="Where to write it.",
+)  # fmt: skip
+def bundle_command(output: Path) -> None:
+    """Make one archive from which a room without network installs: wheels, lock files and images."""
+    must_be_clone("'bundle'")
+    # Here, since only a clone has what it needs.
+    from harness import bundle
+
+    for line in bundle.make(output, tell=progress()):
+        echo(wrap(f"warning: {harmless(line)}", 9))
+    size = output.stat().st_size / 1e6
+    echo(wrap(f"{output}: {size:.0f} MB; in the room: make install BUNDLE={output.name}"))
+
+
 @cli.command(epilog=examples("url"))
 def url() -> None:
     """Print how callers reach customer on the cluster. Exit 1 if only a port-forward leads there."""

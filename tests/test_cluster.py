@@ -130,6 +130,31 @@ def test_images_reach_each_platform(kind: str, registry: str, expected: list[str
 
 
 @pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize(
+    ("kind", "registry", "last"),
+    [
+        ("minikube", "", "minikube --profile p image ls | grep -q -E '(^|/)customer:1$'"),
+        ("openshift", "", "oc set image-lookup customer"),
+        ("kind", "", "kind load docker-image customer:1 --name p"),
+        ("k3d", "", "k3d image import customer:1 --cluster p --mode direct"),
+        ("microshift", "", " sudo podman load"),
+        ("other", "r.test/me/", "docker push r.test/me/customer:1"),
+    ],
+)
+def test_images_of_a_bundle_reach_each_platform_and_nothing_is_built(
+    kind: str, registry: str, last: str
+) -> None:
+    platform, archive = Platform(kind, "p", local=True), Path("/my bundle/amd64.tar")
+    commands = image_commands(platform, f"{registry}customer:1", "/ctx", ["kubectl"], bool(registry), archive)
+    assert " load " in commands[0]
+    assert commands[0].endswith("'/my bundle/amd64.tar'")
+    assert commands[-1].endswith(last)
+    assert not any("build" in command or "/ctx" in command for command in commands)
+    if kind not in ("minikube", "openshift"):
+        assert re.fullmatch(rf"\w+ tag customer:{version()} \S*customer:1", commands[1])
+
+
+@pytest.mark.usefixtures("tools")
 def test_kind_on_podman_loads_an_archive() -> None:
     platform = detect("ctx", "https://127.0.0.1:4", API, [node("kind://podman/lab/lab-control-plane")])
     build, save, load = image_commands(platform, "customer:1", "/ctx", ["kubectl"], False)

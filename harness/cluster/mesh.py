@@ -40,7 +40,7 @@ from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
 from harness.manifests.read import ManifestError, documents, named, read, to_object
-from harness.meshes.images import image
+from harness.meshes.images import Image, image
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
     GATEWAY,
@@ -76,6 +76,8 @@ class ClusterMesh(Mesh):
         self.kubectl = Kubectl.find(self.namespace)
         self.progress = progress
         self._forward: PortForward | None = None
+        self._loaded: set[str] = set()
+        """Commands that ran: an archive has many images, and is loaded once."""
 
     def close(self) -> None:
         if self._forward:
@@ -213,7 +215,9 @@ class ClusterMesh(Mesh):
         # Not in /tmp: a Docker from a snap does not see it.
         with tempfile.TemporaryDirectory(prefix="image-", dir=STATE) as folder:
             source.stage(Path(folder))
-            for command in self._image_commands(tag, platform, folder, bool(registry)):
+            for command in self._image_commands(source, tag, platform, folder, bool(registry)):
+                if command in self._loaded:
+                    continue
                 self.progress(f"bringing {tag} to the cluster: minutes, the first time")
                 try:
                     ran = subprocess.run(
@@ -225,16 +229,21 @@ class ClusterMesh(Mesh):
                 if ran.returncode:
                     last = "\n".join(f"  {line}" for line in ran.stdout.splitlines()[-10:])
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
+                self._loaded.add(command)
         return tag
 
-    def _image_commands(self, tag: str, platform: Platform, folder: str, registry: bool) -> list[str]:
+    def _image_commands(
+        self, source: Image, tag: str, platform: Platform, folder: str, registry: bool
+    ) -> list[str]:
         try:
-            return image_commands(platform, tag, folder, self.kubectl.command(), registry)
+            kubectl = self.kubectl.command()
+            return image_commands(platform, tag, folder, kubectl, registry, source.archive())
         except MeshError as error:
             if not self.room:
                 raise
-            name = tag.rpartition("/")[2].partition(":")[0]
-            raise MeshError(f"the files of {name} are not those that the room's image has: {error}") from None
+            raise MeshError(
+                f"the files of {source.name} are not those that the room's image has: {error}"
+            ) from None
 
     def render(self, given: Iterable[Json], keep_images: bool = False) -> list[Json]:
         """Return the documents of manifests as this cluster needs them.

@@ -5,8 +5,10 @@ import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness import Json
+from harness.meshes.images import version
 from harness.meshes.mesh import MeshError
 
 
@@ -65,58 +67,78 @@ def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[J
 
 
 def image_commands(
-    platform: Platform, image: str, folder: str, kubectl: list[str], registry: bool
+    platform: Platform,
+    image: str,
+    folder: str,
+    kubectl: list[str],
+    registry: bool,
+    archive: Path | None = None,
 ) -> list[str]:
     """Return the shell commands that build an image from ``folder`` and bring it to the cluster.
 
     :param image: its name and tag, with that of the ``registry`` if it is to be pushed.
     :param kubectl: the words that start kubectl or oc, with context and namespace.
+    :param archive: what has the image already, as `make bundle` saves it; then nothing is built.
     :raises MeshError: this platform needs a registry, or a tool that is not installed.
     """
-    folder = shlex.quote(folder)
-    name, _, _ = image.partition(":")
+    folder, bundle = shlex.quote(folder), shlex.quote(str(archive))
+    name, _, _ = image.rpartition("/")[2].partition(":")
+    saved = f"{name}:{version()}"
+
+    def made(engine: str, image: str) -> list[str]:
+        """Return the commands after which an engine of this machine has the image."""
+        if archive:
+            return [f"{engine} load --input {bundle}", f"{engine} tag {saved} {image}"]
+        return [f"{engine} build --tag {image} {folder}"]
+
     if registry:
-        engine = _tool("docker", "podman")
+        engine = tool("docker", "podman")
         image = shlex.quote(image)
-        return [f"{engine} build --tag {image} {folder}", f"{engine} push {image}"]
+        return [*made(engine, image), f"{engine} push {image}"]
     if platform.kind == "minikube":
-        minikube = f"{_tool('minikube')} --profile {shlex.quote(platform.name)}"
+        minikube = f"{tool('minikube')} --profile {shlex.quote(platform.name)}"
         # A build that failed exits with 0 (minikube's issue 16576), so look whether the image is there.
         there = f"{minikube} image ls | grep -q -E '(^|/){re.escape(image)}$'"
+        if archive:
+            return [f"{minikube} image load {bundle}", there]
         return [f"{minikube} image build --tag {image} {folder} 2>&1 && {there}"]
     if platform.kind == "openshift":
-        oc = shlex.join([_tool("oc"), *kubectl[1:]])
+        oc = shlex.join([tool("oc"), *kubectl[1:]])
+        look_up = f"{oc} set image-lookup {name}"
+        if archive:
+            # A push makes the image stream. The registry's certificate is the cluster's own.
+            to = f"$({oc} registry info --public)/$({oc} project --short)/{image}"
+            push = f'to="{to}"; podman tag {saved} "$to" && podman push --tls-verify=false "$to"'
+            return [*made(tool("podman"), image)[:1], f"{oc} registry login --insecure=true", push, look_up]
         return [
             f"{oc} get buildconfig/{name} >/dev/null 2>&1 || {oc} new-build --binary --strategy=docker"
             f" --name={name} --to={image} --labels=app.kubernetes.io/part-of=dark-launch",
             f"{oc} start-build {name} --from-dir={folder} --follow --wait",
-            f"{oc} set image-lookup {name}",
+            look_up,
         ]
     if platform.kind == "kind":
         cluster = f"--name {shlex.quote(platform.name)}"
         if platform.engine == "podman":
             # kind cannot load from podman's store, and podman's own name for a bare image is localhost/….
-            tagged, archive = f"docker.io/library/{image}", f"{folder}/image.tar"
-            load = f"KIND_EXPERIMENTAL_PROVIDER=podman {_tool('kind')} load image-archive {archive} {cluster}"
-            save = f"podman save --output {archive} {tagged}"
-            return [f"{_tool('podman')} build --tag {tagged} {folder}", save, load]
-        load = f"{_tool('kind')} load docker-image {image} {cluster}"
-        return [f"{_tool('docker')} build --tag {image} {folder}", load]
+            tagged, file = f"docker.io/library/{image}", f"{folder}/image.tar"
+            load = f"KIND_EXPERIMENTAL_PROVIDER=podman {tool('kind')} load image-archive {file} {cluster}"
+            return [*made(tool("podman"), tagged), f"podman save --output {file} {tagged}", load]
+        load = f"{tool('kind')} load docker-image {image} {cluster}"
+        return [*made(tool("docker"), image), load]
     if platform.kind == "k3d":
         # The other mode starts a container whose image a room without network cannot pull.
-        load = f"{_tool('k3d')} image import {image} --cluster {shlex.quote(platform.name)} --mode direct"
-        return [f"{_tool('docker', 'podman')} build --tag {image} {folder}", load]
+        load = f"{tool('k3d')} image import {image} --cluster {shlex.quote(platform.name)} --mode direct"
+        return [*made(tool("docker", "podman"), image), load]
     if platform.kind == "microshift" and platform.local:
         # CRI-O takes a bare name for one of docker.io's. The virtual machine is new after `crc delete`.
         tagged = f"docker.io/library/{image}"
-        build = f"{_tool('podman')} build --tag {tagged} {folder}"
-        address = f'ip=$({_tool("crc")} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222'
+        address = f'ip=$({tool("crc")} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222'
         ssh = (
             "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
             # The key was of the other kind in older releases; ssh passes over a file that is not there.
             ' -i ~/.crc/machines/crc/id_ed25519 -i ~/.crc/machines/crc/id_ecdsa -p "$port" "core@$ip"'
         )
-        return [build, f"{address}; podman save {tagged} | {ssh} sudo podman load"]
+        return [*made(tool("podman"), tagged), f"{address}; podman save {tagged} | {ssh} sudo podman load"]
     raise MeshError(
         "images reach this cluster by a registry: make deploy REGISTRY=registry.example.com/me "
         "(one that you may push to and the cluster may pull from)"
@@ -133,7 +155,11 @@ def forget_command(platform: Platform, images: list[str]) -> str | None:
     return None
 
 
-def _tool(*names: str) -> str:
+def tool(*names: str) -> str:
+    """Return the first of some programs that is installed.
+
+    :raises MeshError: none is.
+    """
     for name in names:
         if shutil.which(name):
             return name

@@ -23,7 +23,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness.manifests.kubernetes import quantity
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.images import image
+from harness.meshes.images import MACHINE, Image, image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
@@ -87,17 +87,27 @@ class ContainerMesh(EnvoyMesh):
 
     # --- images ---------------------------------------------------------------------------------------
 
-    def _image(self, name: str) -> str:
-        """Return the id of an image; build it if it is not there."""
+    def image(self, name: str, machine: str = MACHINE) -> str:
+        """Return the id of an image; load or build it if it is not there.
+
+        :param machine: the architecture, as in ``arm64``. An engine that emulates it can build for another.
+        :raises MeshError: it does not build.
+        """
         wanted = image(name)
-        label, value = f"{LABEL}.source", wanted.digest()
-        source = f"{label}={value}"
-        for built in self.engine.images.list(filters={"label": source}):
-            return str(built.id)
+        if there := self._found(wanted, machine):
+            return there
+        if machine == MACHINE and (archive := wanted.archive()):
+            self.progress(f"loading {wanted.tag}: a minute, once")
+            with archive.open("rb") as file:
+                self.engine.images.load(file)
+            if there := self._found(wanted, machine):
+                return there
+        labels = {f"{LABEL}.source": wanted.digest(), f"{LABEL}.files": wanted.sources_key()}
         lines: list[str] = []
         for event in self.engine.api.build(
             path=str(ROOT), dockerfile=str(wanted.dockerfile.relative_to(ROOT)), tag=wanted.tag,
-            buildargs=wanted.arguments(), labels={label: value}, rm=True, forcerm=True, decode=True,
+            buildargs=wanted.arguments(), labels=labels, rm=True, forcerm=True, decode=True,
+            platform=None if machine == MACHINE else f"linux/{machine}",
         ):  # fmt: skip
             lines += event.get("stream", "").strip().splitlines()
             if lines:
@@ -105,7 +115,17 @@ class ContainerMesh(EnvoyMesh):
             if "error" in event:
                 last = "\n".join(f"  {line}" for line in lines[-10:])
                 raise MeshError(f"the image {wanted.tag} does not build: {event['error']}\n{last}")
-        return str(self.engine.images.list(filters={"label": source})[0].id)
+        if there := self._found(wanted, machine):
+            return there
+        raise MeshError(f"the engine builds {wanted.tag} for another machine than {machine}")
+
+    def _found(self, wanted: Image, machine: str) -> str:
+        """Return the id of an image of the same files and, if somebody asks for one, on the same base."""
+        labels = [f"{LABEL}.files={wanted.sources_key()}"]
+        if wanted.other_base():
+            labels.append(f"{LABEL}.source={wanted.digest()}")
+        built = self.engine.images.list(filters={"label": labels})
+        return next((str(i.id) for i in built if i.attrs["Architecture"] == machine), "")
 
     # --- pods -----------------------------------------------------------------------------------------
 
@@ -124,8 +144,8 @@ class ContainerMesh(EnvoyMesh):
     def start_pods(self, pods: list[EnvoyPod]) -> None:
         if not pods:
             return
-        proxy_image = self._image("envoy")
-        images = {p.name: self._image(p.deployment.container.image_name) for p in pods if p.deployment}
+        proxy_image = self.image("envoy")
+        images = {p.name: self.image(p.deployment.container.image_name) for p in pods if p.deployment}
         labels = {f"{LABEL}.mesh": self.id}
         if not self.engine.networks.list(names=[self.id]):
             self.engine.networks.create(self.id, driver="bridge", labels=labels)

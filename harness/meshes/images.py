@@ -1,6 +1,8 @@
 """Images: what each is called, and what it is built from."""
 
 import hashlib
+import json
+import platform
 import re
 import shutil
 import tomllib
@@ -12,6 +14,10 @@ from harness.meshes.mesh import ROOT
 
 STORE = "recommendation-store"
 """The image that is built on PostgreSQL instead of Python."""
+BUNDLE = ROOT / ".bundle"
+"""What `make install` unpacked of a bundle, if it did: wheels, lock files and images."""
+MACHINE = "arm64" if platform.machine() in ("arm64", "aarch64") else "amd64"
+"""The architecture of this machine, and so of its containers, as images call it."""
 
 
 def version() -> str:
@@ -46,6 +52,10 @@ class Image:
         """
         return f"{registry.rstrip('/')}/{self.tag}-{self.digest()}" if registry else self.tag
 
+    def other_base(self) -> str:
+        """Return what it is to be built on instead of what its Dockerfile says; nothing if nobody asks."""
+        return settings.store_base_image() if self.name == STORE else settings.base_image()
+
     def arguments(self) -> dict[str, str]:
         """Return the build's arguments.
 
@@ -53,8 +63,7 @@ class Image:
         """
         files = [path.read_text() for path in (self.dockerfile, ROOT / "Dockerfile")]
         base, *_ = re.findall(r"^ARG BASE=(\S+)$", "\n".join(files), re.MULTILINE)
-        other = settings.store_base_image() if self.name == STORE else settings.base_image()
-        return {"BASE": other or base, "SERVICE": self.folder, "VERSION": version()}
+        return {"BASE": self.other_base() or base, "SERVICE": self.folder, "VERSION": version()}
 
     def digest(self) -> str:
         """Return what tells one state of the image from another: a hash of all that it is built from."""
@@ -69,6 +78,12 @@ class Image:
         for path in (self.dockerfile, *self.sources):
             found.update(path.read_bytes())
         return found.hexdigest()[:12]
+
+    def archive(self) -> Path | None:
+        """Return the archive of an installed bundle that has this image, built from the same files."""
+        archive = BUNDLE / "images" / f"{MACHINE}.tar"
+        index = archive.with_suffix(".json")
+        return archive if index.exists() and self.sources_key() in json.loads(index.read_text()) else None
 
     def stage(self, target: Path) -> None:
         """Copy what it is built from into a folder, with the build's arguments filled in.

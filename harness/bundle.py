@@ -1,0 +1,171 @@
+"""A bundle: one archive from which a room without network installs. `make install BUNDLE=` unpacks it."""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from harness.cluster import deploy
+from harness.cluster.platforms import tool
+from harness.meshes.containers import ContainerMesh
+from harness.meshes.images import MACHINE, image
+from harness.meshes.mesh import ROOT, STATE, MeshError, Progress, quietly
+
+GROUPS = ("harness", "loadtest")
+"""The lock files of what the steps need; those for tests are no part of a bundle."""
+IMAGES = (*deploy.services(), "envoy", "loadtest")
+ARCHITECTURES = ("amd64", "arm64")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+class Machine(NamedTuple):
+    """A kind of machine, as markers of requirements (PEP 508) and tags of wheels (PEP 600) name it."""
+
+    title: str
+    sys_platform: str
+    platform_system: str
+    platform_machine: str
+    tags: tuple[str, ...]
+
+
+def _linux(machine: str) -> Machine:
+    # pip takes each tag as it stands. Envoy's wheel needs the newest, the C library of 2020.
+    tags = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in range(5, 32)))
+    return Machine(f"Linux {machine}", "linux", "Linux", machine, tuple(f"{tag}_{machine}" for tag in tags))
+
+
+MACHINES = (
+    _linux("x86_64"),
+    _linux("aarch64"),
+    Machine("macOS arm64", "darwin", "Darwin", "arm64", ("macosx_15_0_arm64",)),
+)
+
+
+def requirements(lock: str, machine: Machine, python: str) -> Iterator[str]:
+    """Yield what of a lock file such a machine needs, without markers, which pip reads for its own machine.
+
+    :param lock: its text, as uv writes it, with hashes.
+    :param python: as in ``3.12``.
+    """
+    where = {
+        "implementation_name": "cpython",
+        "os_name": "posix",
+        "platform_machine": machine.platform_machine,
+        "platform_python_implementation": "CPython",
+        "platform_system": machine.platform_system,
+        "python_full_version": f"{python}.0",
+        "python_version": python,
+        "sys_platform": machine.sys_platform,
+    }
+    for line in re.sub(r"\\\n\s*", "", lock).splitlines():
+        if line and not line.lstrip().startswith("#"):
+            written, *hashes = line.split(" --hash=")
+            needed = Requirement(written)
+            if needed.marker is None or needed.marker.evaluate(where):
+                yield " --hash=".join([f"{needed.name}{needed.specifier}", *hashes])
+
+
+def make(
+    path: Path,
+    machines: Iterable[Machine] = MACHINES,
+    pythons: Iterable[str] = PYTHONS,
+    architectures: Iterable[str] = ARCHITECTURES,
+    tell: Progress = quietly,
+) -> list[str]:
+    """Write a bundle; return a line for each thing that it lacks.
+
+    :raises MeshError: there are no wheels at all.
+    """
+    lacks = []
+    STATE.mkdir(exist_ok=True)
+    # Not in /tmp: it may be memory, and a Docker from a snap does not see it.
+    with tempfile.TemporaryDirectory(prefix="bundle-", dir=STATE) as name:
+        folder = Path(name)
+        for part in ("requirements", "wheels", "images"):
+            (folder / part).mkdir()
+        locks = [shutil.copy(ROOT / "requirements" / f"{g}.txt", folder / "requirements") for g in GROUPS]
+        for machine, python in product(machines, pythons):
+            tell(f"wheels for Python {python} on {machine.title}")
+            lines = (line for lock in locks for line in requirements(Path(lock).read_text(), machine, python))
+            try:
+                _download(dict.fromkeys(lines), machine, python, folder / "wheels")
+            except MeshError as error:
+                lacks.append(str(error))
+        if not list((folder / "wheels").iterdir()):
+            raise MeshError(lacks[-1])
+        # This machine's own comes last, so that the images keep their tags.
+        for architecture in sorted(architectures, key=MACHINE.__eq__):
+            try:
+                save(IMAGES, architecture, folder / "images", tell)
+            except MeshError as error:
+                lacks.append(f"no images for {architecture}: {error}")
+        tell("computing checksums")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        sums = [f"{_checksum(file)}  {file.relative_to(folder)}\n" for file in files]
+        (folder / "SHA256SUMS").write_text("".join(sums))
+        tell(f"packing {path.name}: a minute")
+        unfinished = path.with_name(f".{path.name}.part")
+        try:
+            with tarfile.open(unfinished, "w:gz", compresslevel=6) as tar:
+                tar.add(folder, arcname=".")
+            unfinished.rename(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return lacks
+
+
+def _download(lines: Iterable[str], machine: Machine, python: str, wheels: Path) -> None:
+    """Download the wheels of requirements into a folder.
+
+    :raises MeshError: one of them cannot be had.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
+        listed.write("\n".join(lines))
+        listed.flush()
+        ran = subprocess.run(
+            [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet",
+             "--require-hashes", "--no-deps", "--only-binary=:all:", "--implementation=cp",
+             f"--python-version={python}", *(f"--platform={tag}" for tag in machine.tags),
+             f"--dest={wheels}", f"--requirement={listed.name}"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    if ran.returncode:
+        why = ran.stderr.strip().splitlines() or ["it says nothing"]
+        raise MeshError(f"no wheels for Python {python} on {machine.title}: pip: {why[-1]}")
+
+
+def save(images: Iterable[str], architecture: str, folder: Path, tell: Progress) -> None:
+    """Save images in one archive, and beside it what they were built from.
+
+    :raises MeshError: no engine answers, or it cannot build them.
+    """
+    engine = tool("docker", "podman")
+    several = ["--multi-image-archive"] if engine == "podman" else []
+    with contextlib.closing(ContainerMesh(STATE / "containers", progress=tell)) as mesh:
+        saved = [image(name) for name in images]
+        for wanted in saved:
+            found = mesh.engine.images.get(mesh.image(wanted.name, architecture))
+            found.tag(*wanted.tag.split(":"))
+    archive = folder / f"{architecture}.tar"
+    tell(f"saving the images for {architecture}")
+    words = [engine, "save", *several, f"--output={archive}", *(wanted.tag for wanted in saved)]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    if ran.returncode:
+        raise MeshError(f"{engine} save: {ran.stderr.strip()}")
+    archive.with_suffix(".json").write_text(json.dumps([wanted.sources_key() for wanted in saved]))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
