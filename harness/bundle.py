@@ -117,7 +117,7 @@ def make(
         tell(f"packing {path.name}: a minute")
         unfinished = path.with_name(f".{path.name}.part")
         try:
-            with tarfile.open(unfinished, "w:gz", compresslevel=6) as tar:
+            with tarfile.open(unfinished, "w:gz", compresslevel=1) as tar:
                 tar.add(folder, arcname=".")
             unfinished.rename(path)
         finally:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from harness.cluster.deploy import CLUSTER_ONLY, OWN_GATEWAY
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.pods import pods_of
 from harness.cluster.preflight import OURS, PROJECT
-from harness.manifests.read import documents
+from harness.manifests.read import LAST_APPLIED, documents
 from harness.meshes.containers import ContainerMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
@@ -47,12 +48,35 @@ def reset(mesh: EnvoyMesh | ClusterMesh) -> None:
     if isinstance(mesh, EnvoyMesh):
         mesh.reset()
         return
-    files = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY]
-    kept = {(d["kind"], d["metadata"]["name"]) for path in (*files, OWN_GATEWAY) for _, d in documents(path)}
+    first = {}
+    for path in (*WITH_STORE, *ISTIO, *CLUSTER_ONLY, OWN_GATEWAY):
+        first |= {(d["kind"], d["metadata"]["name"]): d for _, d in documents(path)}
+    there = {}
     for found in mesh.kubectl.items(mesh.kinds(), f"--selector={OURS}={PROJECT}"):
-        if (found["kind"], found["metadata"]["name"]) not in kept:
+        name = (found["kind"], found["metadata"]["name"])
+        there[name] = found
+        if name not in first:
             mesh.kubectl.run("delete", "--filename=-", given=json.dumps(found))
-    mesh.apply(*files)
+    sent = zip(first.items(), mesh.render(first.values(), keep_images=True), strict=True)
+    changed = [given for (name, given), document in sent if not _is_as_sent(document, there.get(name, {}))]
+    if changed:
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump_all(changed, file)
+            mesh.apply(Path(file.name))
+
+
+def _is_as_sent(document: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Say whether an object is as it was applied, and nobody changed it since."""
+    sent = found.get("metadata", {}).get("annotations", {}).get(LAST_APPLIED, "{}")
+
+    def holds(wanted: Any, given: Any) -> bool:
+        if isinstance(wanted, dict):
+            return isinstance(given, dict) and all(holds(v, given.get(k)) for k, v in wanted.items())
+        if isinstance(wanted, list):
+            return isinstance(given, list) and len(wanted) == len(given) and all(map(holds, wanted, given))
+        return bool(wanted == given)
+
+    return json.loads(sent).get("spec") == document.get("spec") and holds(document, found)
 
 
 def route(*, to: str = "v1", **fields: Any) -> list[dict[str, Any]]:
