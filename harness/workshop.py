@@ -56,7 +56,8 @@ class Place:
         self.secrets = mesh.secrets([key.partition("/")[2] for key in SECRETS])
         v2 = [d for d in self.scene.of_kind("Deployment") if d["metadata"]["name"] == SHADOW]
         self.stopped = all(found["spec"].get("replicas") == 0 for found in v2)
-        self.compares = any(named(found) == COMPARE for found in self.scene.objects)
+        mine = [o for o in self.scene.objects if self.routing.applied.namespace_of(o) == self.scene.namespace]
+        self.compares = any(named(found) == COMPARE for found in mine)
 
     def differs(self, secret: Object) -> bool:
         """Say whether a Secret holds something else here."""

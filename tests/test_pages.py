@@ -125,6 +125,7 @@ def must_be_accessible(page: Page) -> None:
         assert found.violations_count == 0, f"{scheme}: {found.generate_report()}"
 
 
+@pytest.mark.not_on_cluster  # it writes routes behind the back of the mesh
 def test_the_page_shows_what_happens(mesh: EnvoyMesh, visit: Callable[..., Page], tmp_path: Path) -> None:
     with served(mesh, tmp_path) as server:
         page = visit(server.url, reduced_motion="no-preference")

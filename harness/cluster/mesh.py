@@ -461,15 +461,17 @@ class ClusterMesh(Mesh):
     # --- how callers reach it -------------------------------------------------------------------------
 
     def url(self) -> str:
-        address = self._forward.address if self._forward else self.reachable_address()
-        return f"http://{address or self._open_forward()}/customer"
+        if self._forward:
+            return f"http://{self._forward.address}/customer"
+        gateway = gateway_of(self.kubectl)
+        return f"http://{self._reachable(gateway) or self._open_forward(gateway)}/customer"
 
-    def _open_forward(self) -> str:
+    def _open_forward(self, gateway: Json) -> str:
         """Open a way in by port-forward, and return its address.
 
         :raises MeshError: the gateway takes no calls.
         """
-        forward = PortForward(self.kubectl, gateway_of(self.kubectl), 80)
+        forward = PortForward(self.kubectl, gateway, 80)
         try:
             # One at a time: of several calls that the gateway refuses at once, kubectl lets some hang.
             get(f"http://{forward.address}", timeout=5)
@@ -496,7 +498,9 @@ class ClusterMesh(Mesh):
 
     def reachable_address(self) -> str | None:
         """Return the gateway's host and port, if there is one that this machine reaches."""
-        gateway = gateway_of(self.kubectl)
+        return self._reachable(gateway_of(self.kubectl))
+
+    def _reachable(self, gateway: Json) -> str | None:
         routes, nodes = openshift_routes(self.kubectl, gateway), []
         if any("nodePort" in port for port in gateway["spec"]["ports"]):
             with contextlib.suppress(ForbiddenError):
@@ -511,19 +515,20 @@ class ClusterMesh(Mesh):
     def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
         return scene.look(self.kubectl, namespace, callers)
 
-    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
-        callers = list(callers)
+    def follow(self, namespace: str, callers: Iterable[str] = (), known: Iterable[Pod] = ()) -> LogFollower:
+        callers, known = list(callers), list(known)
 
         def streams(new: bool) -> Iterator[Stream]:
             # A stream needs a moment to open, so it goes back a little.
             since = [] if new else ["--since=10s"]
-            for pod in scene.pods(self.kubectl, namespace, callers, []):
+            found = known if known and not new else scene.pods(self.kubectl, namespace, callers, [])
+            for pod in found:
                 if pod.proxy_id:  # else there is no log to follow yet
                     there, name = scene.reach(self.kubectl, pod)
                     opened = partial(ContainerLog, there, name, SIDECAR, *since, id=pod.proxy_id)
                     yield Stream(f"{pod.namespace}/{pod.name}/{pod.proxy_id}", pod.name, opened)
 
-        return StreamFollower(streams, again=5)
+        return StreamFollower(streams, again=10)  # which costs the cluster's and this machine's time
 
     def request_log(self, pod: Pod) -> Iterator[str]:
         with contextlib.suppress(MeshError):  # it has just gone

@@ -59,7 +59,7 @@ def wait_for_rollouts(kubectl: Kubectl, workloads: Iterable[str], progress: Prog
             progress(f"waiting for the pods of {name}{reason and ': '}{reason}")
         return not late
 
-    if not wait_until(all_are_ready, ROLLOUT_DEADLINE, pause=0.3):
+    if not wait_until(all_are_ready, ROLLOUT_DEADLINE, pause=0.8):
         raise MeshError(_does_not_become_ready(kubectl, late[0], f"not in {ROLLOUT_DEADLINE:g} s"))
 
 

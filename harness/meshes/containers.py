@@ -344,7 +344,7 @@ class ContainerMesh(EnvoyMesh):
         with contextlib.suppress(docker.errors.NotFound):
             yield from self._container(pod.name).logs(stderr=False).decode(errors="replace").splitlines()
 
-    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
+    def follow(self, namespace: str, callers: Iterable[str] = (), known: Iterable[Pod] = ()) -> LogFollower:
         def streams(new: bool) -> Iterator[Stream]:
             for pod, name, container in self.containers():
                 if name == "istio-proxy":

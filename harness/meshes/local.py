@@ -214,7 +214,7 @@ class LocalMesh(EnvoyMesh):
                     for line in _lines(folder / f"{name}.log"):
                         yield name.replace("access", "istio-proxy"), line
 
-    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
+    def follow(self, namespace: str, callers: Iterable[str] = (), known: Iterable[Pod] = ()) -> LogFollower:
         return _FileFollower(self.state / "pods")
 
     def request_log(self, pod: Pod) -> Iterator[str]:

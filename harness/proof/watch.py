@@ -109,7 +109,8 @@ class Watch:
 
     def follow(self) -> None:
         """Follow the logs from now on: requests that began before are not judged."""
-        self._follower = self._mesh.follow(self.target.namespace, self.target.callers)
+        known = self.routing.scene.pods
+        self._follower = self._mesh.follow(self.target.namespace, self.target.callers, known)
         before = datetime.now(UTC) - timedelta(milliseconds=1)
         self._since = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._follower.goes_back:
@@ -162,7 +163,9 @@ class Watch:
 
     def _enter_answer(self, pod: str, line: str) -> None:
         found, version = parse_answer(line), self.routing.version_of_pod.get(pod)
-        if found and version and self._is_sampled(found[0][0]):
+        # Where a TrafficExtension was deleted, connections that are open log on for a while.
+        asked_for = self.routing.logs_answers or self.routing.scene.unread
+        if asked_for and found and version and self._is_sampled(found[0][0]):
             self.evidence.answers.add(version, *found)
 
     def _is_sampled(self, request_id: str) -> bool:
