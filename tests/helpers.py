@@ -30,6 +30,9 @@ from harness.meshes.pods import workload_of
 from harness.meshes.scene import Scene, key
 from harness.proof.report import WIDTH
 
+HERE_ONLY = pytest.mark.not_on_cluster
+"""For single sets of parameters: a cluster would show nothing new by them, and takes its time."""
+
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 
 

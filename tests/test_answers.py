@@ -182,6 +182,7 @@ def test_code_that_does_not_compile_is_refused_and_the_old_runs_on(
     assert len(ask(versions, body="VERSION", type="text/plain").answers) == 2
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_the_verdict_names_a_field_that_v2_answers_wrongly(mesh: EnvoyMesh) -> None:
     def compared(file: str, size: int = 200, **bounds: Any) -> Claim:

@@ -706,6 +706,7 @@ def test_real_proxies_that_mirror_have_no_finding(mesh: EnvoyMesh) -> None:
     assert examined(mesh) == []
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_a_stopped_v2_is_found(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from helpers import kill, promising, reset, route, shadow, to, virtual_service, wait_for, without_store
+from helpers import (
+    HERE_ONLY,
+    kill,
+    promising,
+    reset,
+    route,
+    shadow,
+    to,
+    virtual_service,
+    wait_for,
+    without_store,
+)
 
 from harness import HarnessError
 from harness.manifests.base import Object
@@ -80,7 +91,7 @@ def test_without_a_route_both_versions_answer(mesh: EnvoyMesh) -> None:
 # --- Istio's own table of percentages, counted on both sides ------------------------------------------
 
 
-@pytest.mark.parametrize("percent", [None, 50, 10, 0])
+@pytest.mark.parametrize("percent", [None, 50, *(pytest.param(p, marks=HERE_ONLY) for p in (10, 0))])
 @pytest.mark.of_any_mesh
 def test_the_share_that_is_mirrored_is_the_share_that_arrives(
     mesh: EnvoyMesh, manifest: Write, percent: float | None
@@ -148,27 +159,32 @@ MIRROR: dict[str, Any] = {"mirror": MIRROR_V2}
 @pytest.mark.parametrize(
     ("promised", "applied", "claim"),
     [
-        (V1_ONLY, {"fault": {"abort": {"httpStatus": 418, "percentage": {"value": 10}}}}, "answered"),
         (MIRROR, {**MIRROR, "route": [to("v1", 90), to("v2", 10)]}, "answered-by"),
         (MIRROR, V1_ONLY, "exactly-once"),
-        (MIRROR, {"mirrors": [{"destination": MIRROR_V2}] * 2}, "exactly-once"),
-        (MIRROR, {**MIRROR, "mirrorPercentage": {"value": 90}}, "exactly-once"),
         (V1_ONLY, MIRROR, "silent"),
-        (V1_ONLY, {**MIRROR, "mirrorPercentage": {"value": 10}}, "silent"),
         (
             {**MIRROR, "mirrorPercentage": {"value": 10}},
             {**MIRROR, "mirrorPercentage": {"value": 50}},
             "sampled",
         ),
-        (
-            {"route": [to("v1", 90), to("v2", 10)]},
-            {"route": [to("v1", 50), to("v2", 50)]},
-            "shares",
-        ),
-        (
-            {"route": [to("v1", 90), to("v2", 10)]},
-            {"route": [to("v1", 90), to("v2", 10)], **MIRROR},
-            "unshared",
+        *(
+            pytest.param(*broken, marks=HERE_ONLY)
+            for broken in (
+                (V1_ONLY, {"fault": {"abort": {"httpStatus": 418, "percentage": {"value": 10}}}}, "answered"),
+                (MIRROR, {"mirrors": [{"destination": MIRROR_V2}] * 2}, "exactly-once"),
+                (MIRROR, {**MIRROR, "mirrorPercentage": {"value": 90}}, "exactly-once"),
+                (V1_ONLY, {**MIRROR, "mirrorPercentage": {"value": 10}}, "silent"),
+                (
+                    {"route": [to("v1", 90), to("v2", 10)]},
+                    {"route": [to("v1", 50), to("v2", 50)]},
+                    "shares",
+                ),
+                (
+                    {"route": [to("v1", 90), to("v2", 10)]},
+                    {"route": [to("v1", 90), to("v2", 10)], **MIRROR},
+                    "unshared",
+                ),
+            )
         ),
     ],
 )
@@ -230,6 +246,7 @@ def test_a_v2_that_answers_500_is_seen_by_the_verdict_alone(mesh: EnvoyMesh, man
     assert allowed.passed
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_a_v2_whose_worker_dies_at_every_copy_did_not_answer(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", DIE="yes")))
@@ -286,6 +303,7 @@ def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write)
     assert len([line for line in received if verdict.run in line]) == 1
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_a_fuse_costs_a_v2_that_is_well_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("fuse"))
@@ -315,6 +333,7 @@ def test_routes_that_change_during_a_run_cannot_be_judged(mesh: EnvoyMesh) -> No
             running.result()
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_too_few_requests_for_a_percentage_prove_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror-10-percent"))
@@ -337,7 +356,7 @@ def test_v2_hears_a_request_once_while_v1_is_being_retried(mesh: EnvoyMesh, mani
 
 
 @pytest.mark.of_any_mesh
-@pytest.mark.parametrize("size", [0, 1024, 3 * 1024 * 1024])
+@pytest.mark.parametrize("size", [*(pytest.param(s, marks=HERE_ONLY) for s in (0, 1024)), 3 * 1024 * 1024])
 def test_a_body_arrives_whole_at_v2(mesh: EnvoyMesh, manifest: Write, size: int) -> None:
     mesh.apply(manifest(shadow("v2")))
     mesh.apply(state("mirror"))
@@ -361,6 +380,7 @@ def test_a_body_that_is_too_large_is_refused_through_the_whole_mesh(mesh: EnvoyM
     assert (answer.status_code, answer.text) == (413, "customer: 413 Request Entity Too Large\n")
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_callers_get_json_when_they_ask_for_it(mesh: EnvoyMesh) -> None:
     answer = requests.get(mesh.url(), headers={"accept": "application/json"}, timeout=30).json()

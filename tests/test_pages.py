@@ -250,6 +250,7 @@ def test_a_page_finds_its_harness_again(own: LocalMesh, checkout: Path, visit: C
         expect(page.locator("#away")).to_be_hidden()
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_nobody_else_reads_or_presses(
     mesh: EnvoyMesh, visit: Callable[..., Page], chromium: Browser, tmp_path: Path

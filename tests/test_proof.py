@@ -65,6 +65,7 @@ def inbound(mesh: EnvoyMesh, workload: str) -> str:
 # --- where routes lead ----------------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_cluster
 def test_a_subset_that_no_pod_is_in_gets_nothing(mesh: EnvoyMesh, manifest: Write) -> None:
     rule = yaml.safe_load((ROOT / "istio" / "destination-rule.yaml").read_text())
     rule["spec"]["subsets"].append({"name": "canary", "labels": {"version": "v2-typo"}})
@@ -122,6 +123,7 @@ def test_a_mirror_at_the_gateway_is_in_the_status_and_judged_where_it_is_the_tar
     assert verify(mesh, Target(), 50).failed() == ["silent"]
 
 
+@pytest.mark.not_on_cluster
 def test_a_mirror_to_any_version_by_chance_is_not_judged(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(without_store()))  # copies that v1 gets are stored twice
     mesh.apply(manifest(route(mirror={"host": "recommendation"})))
@@ -130,6 +132,7 @@ def test_a_mirror_to_any_version_by_chance_is_not_judged(mesh: EnvoyMesh, manife
     assert verdict.exit_code == 2
 
 
+@pytest.mark.not_on_cluster
 def test_a_rule_that_no_request_took_is_unproven(mesh: EnvoyMesh, manifest: Write) -> None:
     tester = {"headers": {"baggage": {"exact": "user=tester"}}}
     http = [
@@ -142,6 +145,7 @@ def test_a_rule_that_no_request_took_is_unproven(mesh: EnvoyMesh, manifest: Writ
     assert verdict.claim("exercised").detail == "no request took rule 'testers'"
 
 
+@pytest.mark.not_on_cluster
 def test_rules_without_names_cannot_be_told_apart(mesh: EnvoyMesh, manifest: Write) -> None:
     http = [
         {"match": [{"method": {"exact": "POST"}}], "route": [to("v1")], "mirror": MIRROR_V2},
@@ -195,6 +199,7 @@ def test_a_watch_judges_what_flows_and_tells_a_request_by_its_ticket(mesh: Envoy
     assert find(mesh, Target(), "dark-launch/mine/99") == []
 
 
+@pytest.mark.not_on_cluster
 def test_a_sample_judges_a_part_of_all_requests(mesh: EnvoyMesh) -> None:
     mesh.apply(MIRROR)
     with following(mesh, sample=4) as watch:
@@ -205,6 +210,7 @@ def test_a_sample_judges_a_part_of_all_requests(mesh: EnvoyMesh) -> None:
     assert 0 < verdict.requests < 60
 
 
+@pytest.mark.not_on_cluster
 def test_a_trace_says_what_is_missing(mesh: EnvoyMesh) -> None:
     mesh.apply(MIRROR)
     mesh.scale("recommendation-v2", 0)
@@ -232,6 +238,7 @@ def test_what_is_applied_during_a_watch_is_judged_from_then_on(mesh: EnvoyMesh) 
 # --- a v2 that answers otherwise ------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_cluster
 def test_a_v2_that_cuts_bodies_off_is_not_faithful(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", EARLY="yes")))
     mesh.apply(MIRROR)
@@ -242,6 +249,7 @@ def test_a_v2_that_cuts_bodies_off_is_not_faithful(mesh: EnvoyMesh, manifest: Wr
     assert broken(verdict) == ["faithful"], table(verdict)
 
 
+@pytest.mark.not_on_cluster
 def test_size_and_time_of_answers_are_judged_where_asked(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", DELAY="0.4")))
     mesh.apply(MIRROR)
@@ -301,6 +309,7 @@ def test_a_mirror_that_leads_back_is_a_loop(mesh: EnvoyMesh, manifest: Write) ->
     assert "customer -> preference -> recommendation" in verdict.claim("no-loop").detail
 
 
+@pytest.mark.not_on_cluster
 def test_a_v2_that_calls_the_chain_again_is_a_loop(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(manifest(shadow("v2", CALL="http://customer:8080/")))
     mesh.apply(MIRROR)
@@ -340,6 +349,7 @@ def dripping() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.not_on_cluster
 def test_an_answer_that_drips_ends_by_its_deadline(
     mesh: EnvoyMesh, dripping: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +360,7 @@ def test_an_answer_that_drips_ends_by_its_deadline(
     assert verdict.claim("answered").figures["answered"] == 0
 
 
+@pytest.mark.not_on_cluster
 def test_traffic_that_never_stops_does_not_keep_a_run_from_ending(mesh: EnvoyMesh) -> None:
     mesh.apply(MIRROR)
     done = threading.Event()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from helpers import free_port, run, shadow, wait_for
+from helpers import HERE_ONLY, free_port, run, shadow, wait_for
 
 from harness import HarnessError
 from harness.cluster.mesh import ClusterMesh
@@ -248,17 +248,23 @@ def wrong_field() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("defect", "settings", "step", "claim"),
     [
-        (lambda: shadow("v2", FAIL_EVERY="50"), {}, "dark", "same-status"),
+        pytest.param(lambda: shadow("v2", FAIL_EVERY="50"), {}, "dark", "same-status", marks=HERE_ONLY),
         (
             lambda: shadow("v2", FAIL_EVERY="10"),
             {"steps": parse_steps("50% 100%")},
             "50 %",
             "failures",
         ),
-        (lambda: shadow("v2", DELAY="2"), {"bounds": Bounds(max_p99_ratio=3)}, "dark", "p99-ratio"),
+        pytest.param(
+            lambda: shadow("v2", DELAY="2"),
+            {"bounds": Bounds(max_p99_ratio=3)},
+            "dark",
+            "p99-ratio",
+            marks=HERE_ONLY,
+        ),
         (wrong_field, {"requests": 2000, "bounds": UNLIKE}, "dark", "same-content"),
         (everybody_is_a_tester, {}, "testers", "only-testers"),
-        (shared_store, {}, "dark", "stored"),
+        pytest.param(shared_store, {}, "dark", "stored", marks=HERE_ONLY),
     ],
     ids=["2% of 500s", "500s to callers", "slow", "wrong field", "leak", "written twice"],
 )
@@ -297,6 +303,7 @@ def test_a_release_is_called_off_by_somebody_elses_bail_out(
     assert ruled(mesh) == ["v1-only: v1 100"]
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_a_step_without_enough_requests_is_unproven_and_bails_out(
     mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import requests
+from helpers import HERE_ONLY
 from test_readme import commands
 
 from harness import HarnessError, exercise
@@ -68,7 +69,7 @@ def test_the_agendas_of_the_trainers_guide_add_up() -> None:
 
 @pytest.mark.of_any_mesh
 def test_catching_up_leads_to_a_step_from_any_state(mesh: Mesh) -> None:
-    for number in (9, 4, 8, 6, 7, 1) if mesh.name == "cluster" else (9, 4, 6):
+    for number in (9, 4, 1) if mesh.name == "cluster" else (9, 4, 6):
         catch_up(mesh, number)
         assert standing(mesh) in ((1, 2) if number == 1 else (number,))
         assert examine(mesh, STEPS[number - 1])[0] == 0
@@ -101,7 +102,10 @@ def test_a_step_that_is_not_done_says_what_is_missing_and_what_to_do(mesh: Envoy
 
 
 @pytest.mark.of_any_mesh
-@pytest.mark.parametrize("broken", BREAKS)
+@pytest.mark.parametrize(
+    "broken",
+    [pytest.param(b, marks=HERE_ONLY) if b in ("percentage", "order", "fuse") else b for b in BREAKS],
+)
 def test_each_broken_mirror_is_told_until_it_is_mended(mesh: EnvoyMesh, broken: str) -> None:
     begin(mesh, 2, broken)
     code, lines = judge(mesh, None, quietly)
@@ -116,7 +120,9 @@ def test_each_broken_mirror_is_told_until_it_is_mended(mesh: EnvoyMesh, broken: 
 
 
 @pytest.mark.of_any_mesh
-@pytest.mark.parametrize("planted", DEFECTS)
+@pytest.mark.parametrize(
+    "planted", [pytest.param(d, marks=HERE_ONLY) if d != "feedback" else d for d in DEFECTS]
+)
 def test_a_defect_counts_as_found_when_the_proof_shows_it(mesh: EnvoyMesh, planted: str) -> None:
     begin(mesh, 1, planted)
     if planted == "bytes":

@@ -80,6 +80,7 @@ def test_what_callers_post_is_counted_in_answers_whatever_hears_it_in_the_dark(m
     assert shop.feedback() == 3, "only a POST is kept"
 
 
+@pytest.mark.not_on_cluster
 def test_what_no_database_keeps_is_refused(mesh: Mesh) -> None:
     for item in ("a\0b", "x" * 201):
         answer = requests.post(mesh.url(), params={"item": item}, data=b"x", timeout=15)
@@ -318,6 +319,7 @@ def judged_after(mesh: Mesh, sql: str) -> Claim:
         watch.close()
 
 
+@pytest.mark.not_on_cluster
 def test_a_write_that_is_lost_or_doubled_is_told(mesh: Mesh) -> None:
     claim = judged_after(mesh, "DELETE FROM feedback WHERE item = '{}'")
     assert (claim.state, claim.figures["lost"], claim.figures["writes"]) == ("fails", 5, 5)
@@ -329,6 +331,7 @@ def test_a_write_that_is_lost_or_doubled_is_told(mesh: Mesh) -> None:
     assert (claim.state, claim.figures["doubled"], claim.figures["lost"]) == ("fails", 5, 0)
 
 
+@pytest.mark.not_on_cluster
 def test_more_writes_than_are_compared_prove_nothing(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (counting, store_claims):
         monkeypatch.setattr(module, "MOST", 10)
@@ -337,6 +340,7 @@ def test_more_writes_than_are_compared_prove_nothing(mesh: Mesh, monkeypatch: py
     assert "more than the 10 that are compared" in verdict.claim("store-read").detail
 
 
+@pytest.mark.not_on_cluster
 def test_a_store_that_cannot_be_read_proves_nothing(mesh: Mesh) -> None:
     if isinstance(mesh, LocalMesh):
         mesh.scale("recommendation-v1", 0)
