@@ -18,7 +18,6 @@ from harness.choice import MESHES, default_mesh, make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import doubts
 from harness.meshes.mesh import TARGET, Mesh
-from harness.pages import report
 from harness.proof import doctor, trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import harmless, to_junit, wrap
@@ -233,6 +232,9 @@ def tell(
         except OSError as error:
             raise HarnessError(f"{junit}: {error.strerror}") from None
     if html:
+        # Here, since few commands need Jinja, which takes a while to import.
+        from harness.pages import report
+
         report.write(html, verdict, mesh.name)
     sys.exit(verdict.exit_code)
 

@@ -116,6 +116,7 @@ def test_an_answer_and_its_copys_are_each_logged_once_as_they_were_sent(versions
     assert [answer.body for answer in longest.answers] == ["x" * 8192] * 2
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.not_on_cluster  # its policy lets only preference in
 def test_any_other_answer_passes_untouched_and_is_not_logged(versions: EnvoyMesh) -> None:
     text = {"body": "VERSION", "type": "text/plain"}
@@ -167,12 +168,14 @@ def test_a_script_that_fails_lets_traffic_pass(versions: EnvoyMesh, manifest: Wr
     assert (reply.status_code, reply.text, answers) == (200, "v1", [])
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.not_on_cluster  # its policy lets only preference in
 def test_nothing_is_logged_once_it_is_deleted(versions: EnvoyMesh) -> None:
     versions.delete(COMPARE)
     assert ask(versions, body="VERSION", type="text/plain").answers == []
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.not_on_cluster
 def test_code_that_does_not_compile_is_refused_and_the_old_runs_on(
     versions: EnvoyMesh, manifest: Write

@@ -542,6 +542,7 @@ def test_a_rule_that_routes_need_can_go_and_come_back_as_on_istio(mesh: EnvoyMes
     passed(verify(mesh, Target(), 50))
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.not_on_cluster
 def test_bailing_out_is_not_refused_while_v2_is_dead_and_cannot_start(
     mesh: EnvoyMesh, manifest: Write
@@ -555,6 +556,7 @@ def test_bailing_out_is_not_refused_while_v2_is_dead_and_cannot_start(
     assert [pod.state for pod in mesh.pods() if pod.workload == "recommendation-v2"] != ["Running"]
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.not_on_cluster
 def test_a_proxy_that_hangs_does_not_keep_a_route_from_the_others(mesh: EnvoyMesh) -> None:
     if not isinstance(mesh, LocalMesh):

@@ -331,6 +331,7 @@ def test_a_write_that_is_lost_or_doubled_is_told(mesh: Mesh) -> None:
     assert (claim.state, claim.figures["doubled"], claim.figures["lost"]) == ("fails", 5, 0)
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.not_on_cluster
 def test_more_writes_than_are_compared_prove_nothing(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (counting, store_claims):
@@ -340,6 +341,7 @@ def test_more_writes_than_are_compared_prove_nothing(mesh: Mesh, monkeypatch: py
     assert "more than the 10 that are compared" in verdict.claim("store-read").detail
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.not_on_cluster
 def test_a_store_that_cannot_be_read_proves_nothing(mesh: Mesh) -> None:
     if isinstance(mesh, LocalMesh):

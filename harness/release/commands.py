@@ -17,7 +17,6 @@ from harness.judging import (
     with_target,
 )
 from harness.meshes.mesh import Mesh
-from harness.pages import report
 from harness.proof import trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import wrap
@@ -111,6 +110,9 @@ def release_command(
     running = Release(mesh, target, plan, lambda line: echo(wrap(line, 8)), progress())
     verdict = running.climb()
     if html:
+        # Here, since few commands need Jinja, which takes a while to import.
+        from harness.pages import report
+
         report.write(html, verdict, mesh.name)
     if verdict.passed:
         echo(f"{candidate} answers every caller")
