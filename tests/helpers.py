@@ -79,7 +79,8 @@ def _is_as_sent(document: dict[str, Any], found: dict[str, Any]) -> bool:
             return isinstance(given, list) and len(wanted) == len(given) and all(map(holds, wanted, given))
         return bool(wanted == given)
 
-    return json.loads(sent).get("spec") == document.get("spec") and holds(document, found)
+    same = json.loads(sent).get("spec") == document.get("spec")
+    return same and document.get("data") == found.get("data") and holds(document, found)
 
 
 def route(*, to: str = "v1", **fields: Any) -> list[dict[str, Any]]:

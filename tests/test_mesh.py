@@ -230,7 +230,8 @@ def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh)
     missing = figures(verdict, "exactly-once")["missing"]
     assert 0 < missing < 500
     assert figures(verdict, "exactly-once")["received"] == 500 - missing
-    assert any(pod.state.startswith("Dead") for pod in mesh.pods())
+    if mesh.name != "cluster":  # where a new one starts at once
+        assert any(pod.state.startswith("Dead") for pod in mesh.pods())
 
 
 @pytest.mark.of_any_mesh
@@ -289,6 +290,7 @@ def test_a_v2_that_hangs_harms_nobody(mesh: EnvoyMesh, manifest: Write) -> None:
     assert re.search(r"v2 has \d+ under way, and does not answer", verdict.claim("exactly-once").detail)
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_a_fuse_bounds_what_a_hanging_v2_costs(mesh: EnvoyMesh, manifest: Write) -> None:
     rule = yaml.safe_load((ROOT / "istio" / "destination-rule.yaml").read_text())
