@@ -32,6 +32,20 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ContainerMes
     mesh.close()
 
 
+@pytest.fixture(scope="module")
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ContainerMesh]:
+    """Yield a mesh that runs, for tests that only look at it."""
+    asked_for = request.config.getoption("mesh") == "containers"
+    mesh = start("containers", tmp_path_factory.mktemp("running") / "containers", asked_for=asked_for)
+    assert isinstance(mesh, ContainerMesh)
+    mesh.up()
+    yield mesh
+    mesh.down()
+    mesh.close()
+
+
 def left(mesh: ContainerMesh) -> list[str]:
     """Return the names of all that the engine holds of a mesh."""
     filters = {"label": f"{LABEL}.mesh={mesh.id}"}
@@ -45,10 +59,8 @@ def left(mesh: ContainerMesh) -> list[str]:
     ]
 
 
-def test_containers_run_locked_in_as_a_cluster_would_run_them(own: ContainerMesh) -> None:
-    own.manifests = ContainerMesh.manifests
-    own.up()
-    for pod, name, container in own.containers():
+def test_containers_run_locked_in_as_a_cluster_would_run_them(running: ContainerMesh) -> None:
+    for pod, name, container in running.containers():
         settings = container.attrs["HostConfig"]
         assert settings["ReadonlyRootfs"], (pod, name)
         assert settings["CapDrop"] == ["ALL"]
@@ -65,17 +77,15 @@ def test_containers_run_locked_in_as_a_cluster_would_run_them(own: ContainerMesh
         assert found == ["54321", "0", "CapEff:", "0" * 16, "NoNewPrivs:", "1"], (pod, name)
 
 
-def test_an_application_has_the_limits_of_its_manifest(own: ContainerMesh) -> None:
-    own.up()
-    [app] = [c for pod, name, c in own.containers() if (name, pod[:8]) == ("app", "customer")]
-    limits = own.workload("customer").container.resources.limits
+def test_an_application_has_the_limits_of_its_manifest(running: ContainerMesh) -> None:
+    [app] = [c for pod, name, c in running.containers() if (name, pod[:8]) == ("app", "customer")]
+    limits = running.workload("customer").container.resources.limits
     assert app.attrs["HostConfig"]["Memory"] == quantity(str(limits["memory"])) == 192 * 1024 * 1024
     assert app.attrs["HostConfig"]["NanoCpus"] == quantity(str(limits["cpu"])) * 1e9 == 500_000_000
 
 
-def test_images_name_what_they_are_and_whom_they_run_as(own: ContainerMesh) -> None:
-    own.up()
-    for pod, name, container in own.containers():
+def test_images_name_what_they_are_and_whom_they_run_as(running: ContainerMesh) -> None:
+    for pod, name, container in running.containers():
         config = container.image.attrs["Config"]
         assert config["User"] == "10001:0"
         assert config["Labels"]["org.opencontainers.image.version"] == version()
@@ -96,16 +106,14 @@ def test_locusts_image_runs_locked_in_as_a_cluster_would_run_it(own: ContainerMe
     assert {"Browser", "Sender"} <= set(output.decode().split())
 
 
-def test_ports_are_published_on_loopback_alone(own: ContainerMesh) -> None:
-    own.up()
-    bindings = [b for _, _, c in own.containers() for bound in c.ports.values() for b in bound or ()]
+def test_ports_are_published_on_loopback_alone(running: ContainerMesh) -> None:
+    bindings = [b for _, _, c in running.containers() for bound in c.ports.values() for b in bound or ()]
     assert {binding["HostIp"] for binding in bindings} == {"127.0.0.1"}
 
 
-def test_no_web_page_can_drive_a_proxy(own: ContainerMesh) -> None:
+def test_no_web_page_can_drive_a_proxy(running: ContainerMesh) -> None:
     """A page in a browser can send to any port that is published on its machine."""
-    own.up()
-    bindings = [b for _, _, c in own.containers() for bound in c.ports.values() for b in bound or ()]
+    bindings = [b for _, _, c in running.containers() for bound in c.ports.values() for b in bound or ()]
     posts = (
         "/quitquitquit",
         "/stats",
@@ -118,16 +126,20 @@ def test_no_web_page_can_drive_a_proxy(own: ContainerMesh) -> None:
         for method, path in (("GET", "/config_dump"), *(("POST", path) for path in posts)):
             answer = requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=30)
             assert answer.status_code == 404, (port, method, path, answer.text)
-    assert {pod.state for pod in own.pods()} == {"Running"}
+    assert {pod.state for pod in running.pods()} == {"Running"}
 
 
-def test_down_leaves_nothing_in_the_engine(own: ContainerMesh) -> None:
+def test_down_leaves_nothing_in_the_engine_but_images_which_are_built_once(
+    own: ContainerMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own.manifests = ContainerMesh.manifests
     own.up()
     assert left(own)
     own.down()
     assert left(own) == []
     assert not own.state.parent.exists()
+    monkeypatch.setattr(own.engine.api, "build", lambda **_: pytest.fail("an image was built again"))
+    own.up()
 
 
 def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: ContainerMesh) -> None:
@@ -161,17 +173,6 @@ def test_two_checkouts_do_not_collide(own: ContainerMesh, tmp_path: Path) -> Non
     finally:
         other.down()
         other.close()
-
-
-def test_images_are_built_once(own: ContainerMesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    own.up()
-
-    def build(**_: object) -> None:
-        pytest.fail("an image was built again")
-
-    monkeypatch.setattr(own.engine.api, "build", build)
-    own.down()
-    own.up()
 
 
 @pytest.mark.usefixtures("own")
