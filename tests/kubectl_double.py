@@ -127,7 +127,8 @@ def get(mesh: LocalMesh, kinds: str, options: list[str]) -> list[dict[str, Any]]
                    for s in of_kind(objects, Secret)}  # fmt: skip
         return [{"metadata": {"name": name}, "data": data} for name, data in encoded.items()]
     if kinds.startswith("services,"):
-        return [as_json(o) for o in objects if o.kind in ("Service", "Deployment")]
+        pods = [pod_json(*pod) for pod in mesh_pods(mesh)] if kinds.endswith(",pods") else []
+        return [*(as_json(o) for o in objects if o.kind in ("Service", "Deployment")), *pods]
     if kinds == "envoyfilters.networking.istio.io":
         return []
     if kinds == "deployments,pods":

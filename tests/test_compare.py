@@ -109,10 +109,16 @@ def line(number: int, body: Any, status: int = 200, path: str = "") -> str:
     return f"[2026-11-26 07:49:13.814][3618][warning][lua] script log: {said}"
 
 
+ASKED = {"kind": "TrafficExtension", "metadata": {"name": "compare"},
+         "spec": {"lua": {"inlineCode": "handle:logWarn('dark-launch answer')"}}}  # fmt: skip
+"""By what the proxies are told to log answers."""
+
+
 def claim(v1: Any, v2: Any, again: Any = None, count: int = 50, **bounds: Any) -> Claim:
     """Return the claim after ``count`` requests that v1, v2 and, as a copy, v1 again answered so."""
     twice = again is not None
-    seen = watch(scene(TWICE) if twice else scene(), bounds=Bounds(**bounds))
+    route = TWICE if twice else scene().objects[-1]
+    seen = watch(scene(route, ASKED), bounds=Bounds(**bounds))
     for number in range(count):
         for version, body in (("v1", v1), ("v2", v2), *([("v1", again)] if twice else [])):
             seen.enter(version, line(number, body(number) if callable(body) else body), 0)
@@ -155,15 +161,24 @@ def test_a_field_that_is_left_out_is_not_compared() -> None:
 
 
 def test_where_no_answer_was_logged_nothing_is_proven() -> None:
-    asked = {"kind": "TrafficExtension", "metadata": {"name": "compare"},
-             "spec": {"lua": {"inlineCode": "handle:logWarn('dark-launch answer')"}}}  # fmt: skip
-    seen = watch(scene(*scene().objects[-1:], asked))
+    seen = watch(scene(*scene().objects[-1:], ASKED))
     for pod, hop in [called(1), arrived("v1", 1), arrived("v2", 1)]:
         seen.add(pod, hop, 0)
     seen.sweep(100)
     assert seen.verdict().claim("same-content").state == "unproven"
     hops = [called(1), arrived("v1", 1), arrived("v2", 1)]
     assert "same-content" not in [each.id for each in verdict_on(hops).claims]
+
+
+def test_an_answer_that_is_logged_though_nobody_asks_any_more_is_no_evidence() -> None:
+    seen = watch(scene())  # connections that are open keep the old configuration for a while
+    for version in ("v1", "v2"):
+        seen.enter(version, line(1, {"a": version}), 0)
+    for pod, hop in [called(1), arrived("v1", 1), arrived("v2", 1)]:
+        seen.add(pod, hop, 0)
+    seen.sweep(100)
+    assert seen.verdict().passed
+    assert "same-content" not in [each.id for each in seen.verdict().claims]
 
 
 @pytest.mark.parametrize(
