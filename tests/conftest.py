@@ -19,6 +19,9 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT
 
+# Tests start hundreds of commands; to compile each time would take half a second of each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -1,5 +1,6 @@
 """What several test files need: meshes, manifests, commands, and patience."""
 
+import compileall
 import contextlib
 import json
 import os
@@ -171,6 +172,9 @@ def copy_project(target: Path) -> Path:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+    compileall.compile_dir(ROOT / "harness", quiet=1)  # or else each copy's first command would
+    for cache in (ROOT / "harness").rglob("__pycache__"):
+        shutil.copytree(cache, target / cache.relative_to(ROOT), dirs_exist_ok=True)
     return target
 
 
