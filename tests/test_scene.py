@@ -85,7 +85,7 @@ class Cluster:
     def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
         return self.now
 
-    def follow(self, namespace: str, callers: Iterable[str] = ()) -> LogFollower:
+    def follow(self, namespace: str, callers: Iterable[str] = (), known: Iterable[Pod] = ()) -> LogFollower:
         return self.log
 
     def in_flight(self, pods: Iterable[Pod]) -> int | None:
