@@ -213,6 +213,7 @@ def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMe
     passed(verify(mesh, Target(), 80))
 
 
+@pytest.mark.of_any_mesh
 def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
     [v2] = [pod for pod in mesh.scene(Target().namespace).pods if pod.workload == "recommendation-v2"]
@@ -435,6 +436,7 @@ def test_a_dead_v1_is_a_503_that_names_the_chain(mesh: EnvoyMesh) -> None:
     assert (answer.status_code, answer.text) == (503, "customer => preference => 503 no healthy upstream\n")
 
 
+@pytest.mark.of_any_mesh
 def test_switching_routes_and_pods_under_load_loses_no_request(mesh: EnvoyMesh) -> None:
     url, done = mesh.url(), threading.Event()
 

@@ -206,6 +206,7 @@ class Load:
             thread.join()
 
 
+@pytest.mark.of_any_mesh
 @pytest.mark.timeout(400)
 def test_a_healthy_v2_reaches_everybody_without_a_failed_request(
     mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]]
