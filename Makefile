@@ -158,7 +158,7 @@ bench: $(VENV)/load ## measure what mirror, sidecars and proof cost, in ten minu
 ##@ A room without network
 
 install: ## install all that the steps need (BUNDLE=dark-launch-bundle.tar.gz: from that alone)
-	$(if $(value BUNDLE),@$(unpack))
+	$(if $(value BUNDLE),@$(unpack); [ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV))
 	@$(MAKE) --no-print-directory $(VENV)/load
 
 bundle: $(VENV)/harness ## make that one archive, where there is network: wheels, lock files, images (BUNDLE=)
@@ -192,23 +192,28 @@ lock: $(VENV)/dev ## renew requirements/*.txt from pyproject.toml
 
 clean: ## stop the mesh and remove all that was made here, .venv too
 	@if [ -x $(VENV)/bin/python ]; then $(HARNESS) down --mesh local; fi
-	@rm -rf $(VENV) .bundle .mesh .load .rooms .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .bundle .bundle.new .mesh .load .rooms .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A bundle that is damaged, or of another commit, leaves what is installed as it is.
 define unpack
+[ -r "$$DARK_LAUNCH_BUNDLE" ] || \
+  { echo "There is no file $$DARK_LAUNCH_BUNDLE: write its whole path, without ~" >&2; exit 1; }; \
 trap 'rm -rf "$(CURDIR)/.bundle.new"' EXIT; rm -rf .bundle.new; mkdir .bundle.new; \
 tar -xf "$$DARK_LAUNCH_BUNDLE" -C .bundle.new 2>/dev/null && cd .bundle.new && \
 $$(command -v sha256sum || echo shasum -a 256) -c SHA256SUMS >/dev/null 2>&1 || \
   { echo "$$DARK_LAUNCH_BUNDLE is damaged, or no bundle: copy it again" >&2; exit 1; }; \
 for lock in requirements/*; do cmp -s "$$lock" "../$$lock" || \
-  { echo "The bundle is of another commit, its $$lock differs: make bundle" >&2; exit 1; }; done; \
+  { echo "The bundle does not fit this clone: its $$lock differs. Take the clone that it was made from." >&2; \
+    exit 1; }; done; \
+commit=$$(cat COMMIT); [ -z "$$commit" ] || [ "$$commit" = "$$(git rev-parse HEAD 2>/dev/null)" ] || \
+  echo 'The bundle is of another commit: images that differ will be built, which needs network.'; \
 cd .. && rm -rf .bundle && mv .bundle.new .bundle
 endef
 
 # What stands here is installed once; it is installed again when its lock file changes.
-# From a bundle, if there is one; with uv, which is faster, if it is installed.
-BUNDLED = $(if $(wildcard .bundle/wheels),--no-index --find-links .bundle/wheels)
+# From a bundle, if one fits; with uv, which is faster, if it is installed.
+BUNDLED = $(if $(shell cmp -s $< .bundle/$< && echo yes),--no-index --find-links .bundle/wheels)
 UV      := $(shell command -v uv)
 INSTALL = $(if $(UV),$(UV) pip install --python $(VENV)/bin/python,$(VENV)/bin/python -m pip --disable-pip-version-check install) \
   --quiet --require-hashes
@@ -217,8 +222,8 @@ $(VENV)/harness: requirements/harness.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed. If you have one: make PYTHON=python3.12 ...'; exit 1; }
 	@echo 'Installing into $(VENV)$(if $(BUNDLED),.,: about 50 MB to download, once.)'
-	@$(if $(UV),$(UV) venv --quiet --allow-existing $(if $(BUNDLED),,--seed) --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV)) || { rm -rf $(VENV); \
-	  echo 'No virtual environment: on Debian and Ubuntu, install the package python3-venv.'; exit 1; }
+	@$(if $(UV),$(UV) venv --quiet --allow-existing $(if $(BUNDLED),,--seed) --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV),$(PYTHON) -m venv $(VENV)) || { rm -rf $(VENV); \
+	  echo 'No virtual environment$(if $(UV),: see above what uv says.,: on Debian and Ubuntu, install the package python3-venv.)'; exit 1; }
 	@$(INSTALL) $(BUNDLED) -r $<
 	@touch $@
 

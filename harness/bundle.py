@@ -10,7 +10,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
-from itertools import product
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ from harness.meshes.mesh import ROOT, STATE, MeshError, Progress, quietly
 GROUPS = ("harness", "loadtest")
 """The lock files of what the steps need; those for tests are no part of a bundle."""
 IMAGES = (*deploy.services(), "envoy", "loadtest")
-ARCHITECTURES = ("amd64", "arm64")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
@@ -37,6 +36,7 @@ class Machine(NamedTuple):
     platform_system: str
     platform_machine: str
     tags: tuple[str, ...]
+    pythons: tuple[str, ...] = PYTHONS
 
 
 def _linux(machine: str) -> Machine:
@@ -48,7 +48,9 @@ def _linux(machine: str) -> Machine:
 MACHINES = (
     _linux("x86_64"),
     _linux("aarch64"),
-    Machine("macOS arm64", "darwin", "Darwin", "arm64", ("macosx_15_0_arm64",)),
+    Machine(
+        "macOS arm64", "darwin", "Darwin", "arm64", ("macosx_15_0_arm64",), PYTHONS[1:]
+    ),  # 3.11: no gevent
 )
 
 
@@ -79,14 +81,17 @@ def requirements(lock: str, machine: Machine, python: str) -> Iterator[str]:
 def make(
     path: Path,
     machines: Iterable[Machine] = MACHINES,
-    pythons: Iterable[str] = PYTHONS,
-    architectures: Iterable[str] = ARCHITECTURES,
+    images: Iterable[str] = IMAGES,
     tell: Progress = quietly,
 ) -> list[str]:
     """Write a bundle; return a line for each thing that it lacks.
 
     :raises MeshError: there are no wheels at all.
     """
+    if not find_spec("pip"):
+        raise MeshError("this .venv has no pip: rm -r .venv .bundle, and again")
+    if not path.parent.is_dir():
+        raise MeshError(f"there is no folder {path.parent} to write {path.name} to")
     lacks = []
     STATE.mkdir(exist_ok=True)
     # Not in /tmp: it may be memory, and a Docker from a snap does not see it.
@@ -95,7 +100,9 @@ def make(
         for part in ("requirements", "wheels", "images"):
             (folder / part).mkdir()
         locks = [shutil.copy(ROOT / "requirements" / f"{g}.txt", folder / "requirements") for g in GROUPS]
-        for machine, python in product(machines, pythons):
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        (folder / "COMMIT").write_text(commit.stdout)
+        for machine, python in ((m, python) for m in machines for python in m.pythons):
             tell(f"wheels for Python {python} on {machine.title}")
             lines = (line for lock in locks for line in requirements(Path(lock).read_text(), machine, python))
             try:
@@ -104,12 +111,11 @@ def make(
                 lacks.append(str(error))
         if not list((folder / "wheels").iterdir()):
             raise MeshError(lacks[-1])
-        # This machine's own comes last, so that the images keep their tags.
-        for architecture in sorted(architectures, key=MACHINE.__eq__):
+        if images:
             try:
-                save(IMAGES, architecture, folder / "images", tell)
+                save(images, folder / "images", tell)
             except MeshError as error:
-                lacks.append(f"no images for {architecture}: {error}")
+                lacks.append(f"no images: {error}")
         tell("computing checksums")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sums = [f"{_checksum(file)}  {file.relative_to(folder)}\n" for file in files]
@@ -145,20 +151,21 @@ def _download(lines: Iterable[str], machine: Machine, python: str, wheels: Path)
         raise MeshError(f"no wheels for Python {python} on {machine.title}: pip: {why[-1]}")
 
 
-def save(images: Iterable[str], architecture: str, folder: Path, tell: Progress) -> None:
-    """Save images in one archive, and beside it what they were built from.
+def save(images: Iterable[str], folder: Path, tell: Progress) -> None:
+    """Save images in one archive, of this machine's architecture, and beside it what they were built from.
 
     :raises MeshError: no engine answers, or it cannot build them.
     """
     engine = tool("docker", "podman")
-    several = ["--multi-image-archive"] if engine == "podman" else []
+    told = subprocess.run([engine, "--version"], capture_output=True, text=True).stdout
+    several = ["--multi-image-archive"] if "podman" in told.lower() else []  # it may be called docker
     with contextlib.closing(ContainerMesh(STATE / "containers", progress=tell)) as mesh:
         saved = [image(name) for name in images]
         for wanted in saved:
-            found = mesh.engine.images.get(mesh.image(wanted.name, architecture))
+            found = mesh.engine.images.get(mesh.image(wanted.name))
             found.tag(*wanted.tag.split(":"))
-    archive = folder / f"{architecture}.tar"
-    tell(f"saving the images for {architecture}")
+    archive = folder / f"{MACHINE}.tar"
+    tell("saving the images")
     words = [engine, "save", *several, f"--output={archive}", *(wanted.tag for wanted in saved)]
     ran = subprocess.run(words, capture_output=True, text=True)
     if ran.returncode:

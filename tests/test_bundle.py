@@ -20,6 +20,7 @@ from harness.meshes.mesh import ROOT, MeshError
 
 LINUX = next(m for m in MACHINES if m.platform_machine == {"amd64": "x86_64", "arm64": "aarch64"}[MACHINE])
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+HERE = LINUX._replace(pythons=(PYTHON,))
 # Loopback is down in a new network namespace.
 CUT_OFF = """
 import fcntl, os, socket, struct, sys
@@ -32,7 +33,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle for this machine and this Python, without images."""
     path = tmp_path_factory.mktemp("bundle") / "room.tar.gz"
-    assert bundle.make(path, [LINUX], [PYTHON], architectures=()) == []
+    assert bundle.make(path, [HERE], images=()) == []
     return path
 
 
@@ -86,7 +87,6 @@ def test_what_is_no_whole_bundle_of_this_commit_is_told_and_changes_nothing(
     (checkout / ".bundle" / "kept").touch()
     good = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  requirements/harness.txt\n"
     damaged = {
-        "it is not there": tmp_path / "none.tar.gz",
         "it is no archive": tmp_path / "text.tar.gz",
         "no sums": pack(tmp_path / "sums.tar.gz", requirements__harness_txt=""),
         "another sum": pack(tmp_path / "other.tar.gz", requirements__harness_txt="x", SHA256SUMS=good),
@@ -96,9 +96,13 @@ def test_what_is_no_whole_bundle_of_this_commit_is_told_and_changes_nothing(
         failed = run(checkout, "make", "install", f"BUNDLE={path}")
         assert failed.stderr.startswith(f"{path} is damaged, or no bundle: copy it again\n"), problem
         assert failed.returncode == 2
+    nowhere = run(checkout, "make", "install", "BUNDLE=none.tar.gz")
+    assert nowhere.stderr.startswith("There is no file none.tar.gz: write its whole path, without ~\n")
     other = pack(tmp_path / "commit.tar.gz", requirements__harness_txt="", SHA256SUMS=good)
     failed = run(checkout, "make", "install", f"BUNDLE={other}")
-    assert failed.stderr.startswith("The bundle is of another commit, its requirements/harness.txt differs: ")
+    assert failed.stderr.startswith(
+        "The bundle does not fit this clone: its requirements/harness.txt differs."
+    )
     assert [path.name for path in (checkout / ".bundle").iterdir()] == ["kept"]
     assert not (checkout / ".bundle.new").exists()
 
@@ -108,7 +112,7 @@ def test_a_bundle_that_lacks_wheels_says_so_and_one_without_any_is_none(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(MeshError, match=rf"^no wheels for Python {PYTHON} on Linux .*: pip: ERROR: "):
-        bundle.make(tmp_path / "room.tar.gz", [LINUX], [PYTHON], architectures=())
+        bundle.make(tmp_path / "room.tar.gz", [HERE], images=())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +128,7 @@ def test_images_are_loaded_from_a_bundle_of_the_same_files(
     wanted = image("customer")
     try:
         (tmp_path / "images").mkdir()
-        bundle.save(["customer"], MACHINE, tmp_path / "images", lambda line: None)
+        bundle.save(["customer"], tmp_path / "images", lambda line: None)
         mesh.engine.images.remove(wanted.tag, force=True)
         monkeypatch.setattr(mesh.engine.api, "build", lambda **_: pytest.fail("it was built"))
         there = mesh.image("customer")

@@ -134,7 +134,7 @@ def test_images_reach_each_platform(kind: str, registry: str, expected: list[str
     ("kind", "registry", "last"),
     [
         ("minikube", "", "minikube --profile p image ls | grep -q -E '(^|/)customer:1$'"),
-        ("openshift", "", "oc set image-lookup customer"),
+        ("openshift", "", "oc --context=c --namespace=n set image-lookup customer"),
         ("kind", "", "kind load docker-image customer:1 --name p"),
         ("k3d", "", "k3d image import customer:1 --cluster p --mode direct"),
         ("microshift", "", " sudo podman load"),
@@ -145,11 +145,14 @@ def test_images_of_a_bundle_reach_each_platform_and_nothing_is_built(
     kind: str, registry: str, last: str
 ) -> None:
     platform, archive = Platform(kind, "p", local=True), Path("/my bundle/amd64.tar")
-    commands = image_commands(platform, f"{registry}customer:1", "/ctx", ["kubectl"], bool(registry), archive)
+    kubectl = ["kubectl", "--context=c", "--namespace=n"]
+    commands = image_commands(platform, f"{registry}customer:1", "/ctx", kubectl, bool(registry), archive)
     assert " load " in commands[0]
     assert commands[0].endswith("'/my bundle/amd64.tar'")
     assert commands[-1].endswith(last)
     assert not any("build" in command or "/ctx" in command for command in commands)
+    if kind == "openshift":
+        assert "registry info --public)/n/customer:1" in commands[2]
     if kind not in ("minikube", "openshift"):
         assert re.fullmatch(rf"\w+ tag customer:{version()} \S*customer:1", commands[1])
 

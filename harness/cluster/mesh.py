@@ -237,7 +237,8 @@ class ClusterMesh(Mesh):
     ) -> list[str]:
         try:
             kubectl = self.kubectl.command()
-            return image_commands(platform, tag, folder, kubectl, registry, source.archive())
+            archive = None if source.other_base() else source.archive()
+            return image_commands(platform, tag, folder, kubectl, registry, archive)
         except MeshError as error:
             if not self.room:
                 raise

@@ -107,7 +107,8 @@ def image_commands(
         look_up = f"{oc} set image-lookup {name}"
         if archive:
             # A push makes the image stream. The registry's certificate is the cluster's own.
-            to = f"$({oc} registry info --public)/$({oc} project --short)/{image}"
+            [project] = [w.partition("=")[2] for w in kubectl if w.startswith("--namespace=")]
+            to = f"$({oc} registry info --public)/{project}/{image}"
             push = f'to="{to}"; podman tag {saved} "$to" && podman push --tls-verify=false "$to"'
             return [*made(tool("podman"), image)[:1], f"{oc} registry login --insecure=true", push, look_up]
         return [

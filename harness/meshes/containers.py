@@ -23,7 +23,7 @@ from testcontainers.core.docker_client import DockerClient
 
 from harness.manifests.kubernetes import quantity
 from harness.meshes.envoymesh import EnvoyMesh
-from harness.meshes.images import MACHINE, Image, image
+from harness.meshes.images import Image, image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
@@ -87,27 +87,25 @@ class ContainerMesh(EnvoyMesh):
 
     # --- images ---------------------------------------------------------------------------------------
 
-    def image(self, name: str, machine: str = MACHINE) -> str:
+    def image(self, name: str) -> str:
         """Return the id of an image; load or build it if it is not there.
 
-        :param machine: the architecture, as in ``arm64``. An engine that emulates it can build for another.
         :raises MeshError: it does not build.
         """
         wanted = image(name)
-        if there := self._found(wanted, machine):
+        if there := self._found(wanted):
             return there
-        if machine == MACHINE and (archive := wanted.archive()):
+        if archive := wanted.archive():
             self.progress(f"loading {wanted.tag}: a minute, once")
             with archive.open("rb") as file:
                 self.engine.images.load(file)
-            if there := self._found(wanted, machine):
+            if there := self._found(wanted):
                 return there
         labels = {f"{LABEL}.source": wanted.digest(), f"{LABEL}.files": wanted.sources_key()}
         lines: list[str] = []
         for event in self.engine.api.build(
             path=str(ROOT), dockerfile=str(wanted.dockerfile.relative_to(ROOT)), tag=wanted.tag,
             buildargs=wanted.arguments(), labels=labels, rm=True, forcerm=True, decode=True,
-            platform=None if machine == MACHINE else f"linux/{machine}",
         ):  # fmt: skip
             lines += event.get("stream", "").strip().splitlines()
             if lines:
@@ -115,17 +113,15 @@ class ContainerMesh(EnvoyMesh):
             if "error" in event:
                 last = "\n".join(f"  {line}" for line in lines[-10:])
                 raise MeshError(f"the image {wanted.tag} does not build: {event['error']}\n{last}")
-        if there := self._found(wanted, machine):
-            return there
-        raise MeshError(f"the engine builds {wanted.tag} for another machine than {machine}")
+        return self._found(wanted)
 
-    def _found(self, wanted: Image, machine: str) -> str:
+    def _found(self, wanted: Image) -> str:
         """Return the id of an image of the same files and, if somebody asks for one, on the same base."""
         labels = [f"{LABEL}.files={wanted.sources_key()}"]
         if wanted.other_base():
             labels.append(f"{LABEL}.source={wanted.digest()}")
         built = self.engine.images.list(filters={"label": labels})
-        return next((str(i.id) for i in built if i.attrs["Architecture"] == machine), "")
+        return next((str(each.id) for each in built), "")
 
     # --- pods -----------------------------------------------------------------------------------------
 

@@ -110,12 +110,18 @@ def image(name: str) -> Image:
         return Image(name, "harness", ROOT / "harness" / "Dockerfile", (locks / "envoy.txt",))
     if name == "loadtest":
         files = [*(ROOT / "harness").rglob("*"), *(ROOT / name).glob("*.py")]
-        code = sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
+        code = sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts and _is_ours(p))
         return Image(name, name, ROOT / name / "Dockerfile", (locks / "loadtest.txt", *code))
     folder = name.replace("-", "/")
     if (own := ROOT / folder / "Dockerfile").exists():
         # As .dockerignore has it, a manifest is no part of an image.
-        files = [path for path in own.parent.iterdir() if path.is_file() and path.suffix != ".yaml"]
+        found = (p for p in own.parent.iterdir() if p.is_file() and p.suffix != ".yaml")
+        files = [*filter(_is_ours, found)]
         return Image(name, folder, own, tuple(sorted({*files} - {own})))
-    code = [*sorted((ROOT / "common").glob("*.py")), ROOT / folder / "app.py"]
+    code = [*sorted(filter(_is_ours, (ROOT / "common").glob("*.py"))), ROOT / folder / "app.py"]
     return Image(name, folder, ROOT / "Dockerfile", (locks / "services.txt", *code))
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether a file is the project's: macOS leaves .DS_Store and ._app.py beside them."""
+    return not path.name.startswith(".")
