@@ -14,7 +14,7 @@ TARGETS = {
     "up": ("PORT", "MESH"), "demo": ("PORT", "N", "MESH"), "apply": ("F",), "delete": ("F",),
     "verify": ("N", "C", "URL", "SERVICE", "CALLERS"), "watch": ("FOR", "HTML"), "trace": ("T",),
     "logs": ("W",), "stop": ("W",), "start": ("W",), "deploy": ("YES",), "dashboard": ("D",),
-    "check": ("STEP", "ANSWER"), "step": ("N",), "exercise": ("N",),
+    "bundle": ("BUNDLE",), "check": ("STEP", "ANSWER"), "step": ("N",), "exercise": ("N",),
 }  # fmt: skip
 
 
