@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from harness import HarnessError, Json, settings
 from harness.manifests.protocol import is_http, protocol_of
@@ -219,7 +220,7 @@ class Routing:
         problem = f"Istio takes the port of service/{self.target.service} for {taken}, not for HTTP"
         return f"{problem}: no route counts there, and nothing can be mirrored"
 
-    @property
+    @cached_property
     def logs_answers(self) -> bool:
         """Whether what is applied tells the proxies to log answers, as istio/compare.yaml does."""
         here = (self.scene.namespace, ROOT)
