@@ -190,6 +190,15 @@ def with_html(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def keep(html: Path | None, verdict: Verdict, mesh: Mesh) -> None:
+    """Write a verdict as a page, if one was asked for."""
+    if html:
+        # Here, since few commands need Jinja, which takes a while to import.
+        from harness.pages import report
+
+        report.write(html, verdict, mesh.name)
+
+
 def with_bounds(command: Command) -> Command:
     """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
 
@@ -231,11 +240,7 @@ def tell(
             junit.write_text(to_junit(verdict))
         except OSError as error:
             raise HarnessError(f"{junit}: {error.strerror}") from None
-    if html:
-        # Here, since few commands need Jinja, which takes a while to import.
-        from harness.pages import report
-
-        report.write(html, verdict, mesh.name)
+    keep(html, verdict, mesh)
     sys.exit(verdict.exit_code)
 
 

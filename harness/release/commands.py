@@ -9,6 +9,7 @@ import click
 from harness.judging import (
     Number,
     examples,
+    keep,
     part,
     span,
     with_callers,
@@ -109,11 +110,7 @@ def release_command(
     )
     running = Release(mesh, target, plan, lambda line: echo(wrap(line, 8)), progress())
     verdict = running.climb()
-    if html:
-        # Here, since few commands need Jinja, which takes a while to import.
-        from harness.pages import report
-
-        report.write(html, verdict, mesh.name)
+    keep(html, verdict, mesh)
     if verdict.passed:
         echo(f"{candidate} answers every caller")
         return
