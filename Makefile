@@ -195,7 +195,7 @@ clean: ## stop the mesh and remove all that was made here, .venv too
 	@rm -rf $(VENV) .bundle .bundle.new .mesh .load .rooms .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A bundle that is damaged, or of another commit, leaves what is installed as it is.
+# A bundle that is damaged, or does not fit, leaves what is installed as it is.
 define unpack
 [ -r "$$DARK_LAUNCH_BUNDLE" ] || \
   { echo "There is no file $$DARK_LAUNCH_BUNDLE: write its whole path, without ~" >&2; exit 1; }; \

@@ -24,7 +24,7 @@ from harness.meshes.mesh import ROOT, STATE, MeshError, Progress, quietly
 
 GROUPS = ("harness", "loadtest")
 """The lock files of what the steps need; those for tests are no part of a bundle."""
-IMAGES = (*deploy.services(), "envoy", "loadtest")
+IMAGES = (*deploy.images(), "envoy")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
@@ -92,42 +92,43 @@ def make(
         raise MeshError("this .venv has no pip: rm -r .venv .bundle, and again")
     if not path.parent.is_dir():
         raise MeshError(f"there is no folder {path.parent} to write {path.name} to")
-    lacks = []
     STATE.mkdir(exist_ok=True)
     # Not in /tmp: it may be memory, and a Docker from a snap does not see it.
     with tempfile.TemporaryDirectory(prefix="bundle-", dir=STATE) as name:
         folder = Path(name)
         for part in ("requirements", "wheels", "images"):
             (folder / part).mkdir()
-        locks = [shutil.copy(ROOT / "requirements" / f"{g}.txt", folder / "requirements") for g in GROUPS]
+        for group in GROUPS:
+            shutil.copy(ROOT / "requirements" / f"{group}.txt", folder / "requirements")
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         (folder / "COMMIT").write_text(commit.stdout)
-        for machine, python in ((m, python) for m in machines for python in m.pythons):
-            tell(f"wheels for Python {python} on {machine.title}")
-            lines = (line for lock in locks for line in requirements(Path(lock).read_text(), machine, python))
-            try:
-                _download(dict.fromkeys(lines), machine, python, folder / "wheels")
-            except MeshError as error:
-                lacks.append(str(error))
-        if not list((folder / "wheels").iterdir()):
-            raise MeshError(lacks[-1])
+        lacks = _wheels(machines, folder, tell)
         if images:
             try:
                 save(images, folder / "images", tell)
             except MeshError as error:
                 lacks.append(f"no images: {error}")
-        tell("computing checksums")
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        sums = [f"{_checksum(file)}  {file.relative_to(folder)}\n" for file in files]
-        (folder / "SHA256SUMS").write_text("".join(sums))
         tell(f"packing {path.name}: a minute")
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            with tarfile.open(unfinished, "w:gz", compresslevel=1) as tar:
-                tar.add(folder, arcname=".")
-            unfinished.rename(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        _pack(folder, path)
+    return lacks
+
+
+def _wheels(machines: Iterable[Machine], folder: Path, tell: Progress) -> list[str]:
+    """Download the wheels of a bundle's lock files; return a line for each set that cannot be had.
+
+    :raises MeshError: there are none at all.
+    """
+    lacks, locks = [], [path.read_text() for path in (folder / "requirements").iterdir()]
+    for machine in machines:
+        for python in machine.pythons:
+            tell(f"wheels for Python {python} on {machine.title}")
+            lines = dict.fromkeys(line for lock in locks for line in requirements(lock, machine, python))
+            try:
+                _download(lines, machine, python, folder / "wheels")
+            except MeshError as error:
+                lacks.append(str(error))
+    if not list((folder / "wheels").iterdir()):
+        raise MeshError(lacks[-1])
     return lacks
 
 
@@ -171,6 +172,20 @@ def save(images: Iterable[str], folder: Path, tell: Progress) -> None:
     if ran.returncode:
         raise MeshError(f"{engine} save: {ran.stderr.strip()}")
     archive.with_suffix(".json").write_text(json.dumps([wanted.sources_key() for wanted in saved]))
+
+
+def _pack(folder: Path, path: Path) -> None:
+    """Write a folder's checksums into it, and all of it into an archive."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    sums = [f"{_checksum(file)}  {file.relative_to(folder)}\n" for file in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        with tarfile.open(unfinished, "w:gz", compresslevel=1) as tar:
+            tar.add(folder, arcname=".")
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _checksum(path: Path) -> str:

@@ -78,6 +78,11 @@ def services() -> list[str]:
     return sorted({d.container.image_name for d in of_kind(read(*WITH_STORE), Deployment)})
 
 
+def images() -> list[str]:
+    """Return the images that a cluster gets: what the workshop's pods run, and its load test."""
+    return [*services(), "loadtest"]
+
+
 def own_identity(namespace: str) -> str:
     """Return who an ingress gateway of the namespace's own is to others."""
     return f"*/ns/{namespace}/sa/{OWN_GATEWAY_NAME}"

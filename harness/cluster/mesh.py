@@ -322,7 +322,7 @@ class ClusterMesh(Mesh):
         elif doomed := deploy.ours(self.kubectl.items(self.kinds())):
             words = ["delete", "--filename=-", "--ignore-not-found", "--cascade=foreground"]
             self.kubectl.run(*words, given=yaml.safe_dump_all(doomed), timeout=300)
-        images = [image(name).tag for name in (*deploy.services(), "loadtest")]
+        images = [image(name).tag for name in deploy.images()]
         if command := forget_command(self.platform(facts), images):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(

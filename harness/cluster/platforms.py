@@ -85,10 +85,13 @@ def image_commands(
     name, _, _ = image.rpartition("/")[2].partition(":")
     saved = f"{name}:{version()}"
 
+    def loaded(engine: str) -> str:
+        return f"{engine} load --input {bundle}"
+
     def made(engine: str, image: str) -> list[str]:
         """Return the commands after which an engine of this machine has the image."""
         if archive:
-            return [f"{engine} load --input {bundle}", f"{engine} tag {saved} {image}"]
+            return [loaded(engine), f"{engine} tag {saved} {image}"]
         return [f"{engine} build --tag {image} {folder}"]
 
     if registry:
@@ -110,7 +113,7 @@ def image_commands(
             [project] = [w.partition("=")[2] for w in kubectl if w.startswith("--namespace=")]
             to = f"$({oc} registry info --public)/{project}/{image}"
             push = f'to="{to}"; podman tag {saved} "$to" && podman push --tls-verify=false "$to"'
-            return [*made(tool("podman"), image)[:1], f"{oc} registry login --insecure=true", push, look_up]
+            return [loaded(tool("podman")), f"{oc} registry login --insecure=true", push, look_up]
         return [
             f"{oc} get buildconfig/{name} >/dev/null 2>&1 || {oc} new-build --binary --strategy=docker"
             f" --name={name} --to={image} --labels=app.kubernetes.io/part-of=dark-launch",

@@ -84,9 +84,7 @@ def make(mesh: ClusterMesh, prefix: str, size: int, seconds: int) -> list[Path]:
     if platform.kind == "openshift" and not settings.registry():
         raise MeshError("OpenShift keeps what it builds in one namespace: make rooms REGISTRY=...")
     mesh.room = {}  # what the seats get is built here
-    built = {
-        image(name).sources_key(): mesh.bring(name, platform) for name in (*deploy.services(), "loadtest")
-    }
+    built = {image(name).sources_key(): mesh.bring(name, platform) for name in deploy.images()}
     plugins = kubectl.items("daemonsets", "--all-namespaces", "--selector=k8s-app=istio-cni-node")
     level = "restricted" if plugins else "privileged"
     mesh.progress(f"making {size} namespaces")

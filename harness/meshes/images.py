@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,19 +110,18 @@ def image(name: str) -> Image:
     if name == "envoy":
         return Image(name, "harness", ROOT / "harness" / "Dockerfile", (locks / "envoy.txt",))
     if name == "loadtest":
-        files = [*(ROOT / "harness").rglob("*"), *(ROOT / name).glob("*.py")]
-        code = sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts and _is_ours(p))
+        files = _files([*(ROOT / "harness").rglob("*"), *(ROOT / name).glob("*.py")])
+        code = [path for path in files if "__pycache__" not in path.parts]
         return Image(name, name, ROOT / name / "Dockerfile", (locks / "loadtest.txt", *code))
     folder = name.replace("-", "/")
     if (own := ROOT / folder / "Dockerfile").exists():
         # As .dockerignore has it, a manifest is no part of an image.
-        found = (p for p in own.parent.iterdir() if p.is_file() and p.suffix != ".yaml")
-        files = [*filter(_is_ours, found)]
-        return Image(name, folder, own, tuple(sorted({*files} - {own})))
-    code = [*sorted(filter(_is_ours, (ROOT / "common").glob("*.py"))), ROOT / folder / "app.py"]
+        files = [path for path in _files(own.parent.iterdir()) if path.suffix != ".yaml" and path != own]
+        return Image(name, folder, own, tuple(files))
+    code = [*_files((ROOT / "common").glob("*.py")), ROOT / folder / "app.py"]
     return Image(name, folder, ROOT / "Dockerfile", (locks / "services.txt", *code))
 
 
-def _is_ours(path: Path) -> bool:
-    """Say whether a file is the project's: macOS leaves .DS_Store and ._app.py beside them."""
-    return not path.name.startswith(".")
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Return those of paths that are files of the project's: macOS leaves .DS_Store and ._app.py there."""
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
