@@ -31,9 +31,6 @@ from harness.meshes.pods import workload_of
 from harness.meshes.scene import Scene, key
 from harness.proof.report import WIDTH
 
-HERE_ONLY = pytest.mark.not_on_cluster
-"""For single sets of parameters: a cluster would show nothing new by them, and takes its time."""
-
 MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 
 
@@ -45,6 +42,20 @@ def start(name: str, state: Path, *, asked_for: bool) -> EnvoyMesh:
         if asked_for or os.environ.get("CI"):
             raise
         pytest.skip(f"MESH={name}: {error}")
+
+
+def containers(request: pytest.FixtureRequest, state: Path) -> ContainerMesh:
+    """Return a container mesh that is not running."""
+    asked_for = request.config.getoption("mesh") == "containers"
+    mesh = start("containers", state, asked_for=asked_for)
+    assert isinstance(mesh, ContainerMesh)
+    return mesh
+
+
+def here_only(*sets: Any) -> list[Any]:
+    """Return sets of parameters by which a cluster would show nothing new: it takes its time."""
+    given = [each if isinstance(each, tuple) else (each,) for each in sets]
+    return [pytest.param(*each, marks=pytest.mark.not_on_cluster) for each in given]
 
 
 def reset(mesh: EnvoyMesh | ClusterMesh) -> None:

@@ -9,12 +9,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from helpers import copy_project, free_port, run, start
+from helpers import containers, copy_project, free_port, run
 
 from harness import bundle
 from harness.bundle import MACHINES, requirements
 from harness.meshes import images
-from harness.meshes.containers import ContainerMesh
 from harness.meshes.images import MACHINE, image, version
 from harness.meshes.mesh import ROOT, MeshError
 
@@ -119,9 +118,7 @@ def test_a_bundle_that_lacks_wheels_says_so_and_one_without_any_is_none(
 def test_images_are_loaded_from_a_bundle_of_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    asked_for = request.config.getoption("mesh") == "containers"
-    mesh = start("containers", tmp_path / "containers", asked_for=asked_for)
-    assert isinstance(mesh, ContainerMesh)
+    mesh = containers(request, tmp_path / "containers")
     monkeypatch.setattr(images, "BUNDLE", tmp_path)
     # An image that no other test has: of this test's own version.
     monkeypatch.setattr(images, "version", lambda: f"{version()}-{tmp_path.parent.name}")

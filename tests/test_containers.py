@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from helpers import run, start, wait_for
+from helpers import containers, run, start, wait_for
 
 from harness.manifests.kubernetes import quantity
 from harness.meshes.containers import LABEL, ContainerMesh
@@ -23,9 +23,7 @@ from harness.rendering.bootstrap import READINESS
 @pytest.fixture
 def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ContainerMesh]:
     """Yield a mesh that is not running, and that will not have the store, whose start takes seconds."""
-    asked_for = request.config.getoption("mesh") == "containers"
-    mesh = start("containers", tmp_path / "state" / "containers", asked_for=asked_for)
-    assert isinstance(mesh, ContainerMesh)
+    mesh = containers(request, tmp_path / "state" / "containers")
     mesh.manifests = EnvoyMesh.manifests
     yield mesh
     mesh.down()
@@ -37,9 +35,7 @@ def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ContainerMesh]:
     """Yield a mesh that runs, for tests that only look at it."""
-    asked_for = request.config.getoption("mesh") == "containers"
-    mesh = start("containers", tmp_path_factory.mktemp("running") / "containers", asked_for=asked_for)
-    assert isinstance(mesh, ContainerMesh)
+    mesh = containers(request, tmp_path_factory.mktemp("running") / "containers")
     mesh.up()
     yield mesh
     mesh.down()

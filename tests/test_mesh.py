@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 from helpers import (
-    HERE_ONLY,
+    here_only,
     kill,
     promising,
     reset,
@@ -91,7 +91,7 @@ def test_without_a_route_both_versions_answer(mesh: EnvoyMesh) -> None:
 # --- Istio's own table of percentages, counted on both sides ------------------------------------------
 
 
-@pytest.mark.parametrize("percent", [None, 50, *(pytest.param(p, marks=HERE_ONLY) for p in (10, 0))])
+@pytest.mark.parametrize("percent", [None, 50, *here_only(10, 0)])
 @pytest.mark.of_any_mesh
 def test_the_share_that_is_mirrored_is_the_share_that_arrives(
     mesh: EnvoyMesh, manifest: Write, percent: float | None
@@ -167,24 +167,21 @@ MIRROR: dict[str, Any] = {"mirror": MIRROR_V2}
             {**MIRROR, "mirrorPercentage": {"value": 50}},
             "sampled",
         ),
-        *(
-            pytest.param(*broken, marks=HERE_ONLY)
-            for broken in (
-                (V1_ONLY, {"fault": {"abort": {"httpStatus": 418, "percentage": {"value": 10}}}}, "answered"),
-                (MIRROR, {"mirrors": [{"destination": MIRROR_V2}] * 2}, "exactly-once"),
-                (MIRROR, {**MIRROR, "mirrorPercentage": {"value": 90}}, "exactly-once"),
-                (V1_ONLY, {**MIRROR, "mirrorPercentage": {"value": 10}}, "silent"),
-                (
-                    {"route": [to("v1", 90), to("v2", 10)]},
-                    {"route": [to("v1", 50), to("v2", 50)]},
-                    "shares",
-                ),
-                (
-                    {"route": [to("v1", 90), to("v2", 10)]},
-                    {"route": [to("v1", 90), to("v2", 10)], **MIRROR},
-                    "unshared",
-                ),
-            )
+        *here_only(
+            (V1_ONLY, {"fault": {"abort": {"httpStatus": 418, "percentage": {"value": 10}}}}, "answered"),
+            (MIRROR, {"mirrors": [{"destination": MIRROR_V2}] * 2}, "exactly-once"),
+            (MIRROR, {**MIRROR, "mirrorPercentage": {"value": 90}}, "exactly-once"),
+            (V1_ONLY, {**MIRROR, "mirrorPercentage": {"value": 10}}, "silent"),
+            (
+                {"route": [to("v1", 90), to("v2", 10)]},
+                {"route": [to("v1", 50), to("v2", 50)]},
+                "shares",
+            ),
+            (
+                {"route": [to("v1", 90), to("v2", 10)]},
+                {"route": [to("v1", 90), to("v2", 10)], **MIRROR},
+                "unshared",
+            ),
         ),
     ],
 )
@@ -359,7 +356,7 @@ def test_v2_hears_a_request_once_while_v1_is_being_retried(mesh: EnvoyMesh, mani
 
 
 @pytest.mark.of_any_mesh
-@pytest.mark.parametrize("size", [*(pytest.param(s, marks=HERE_ONLY) for s in (0, 1024)), 3 * 1024 * 1024])
+@pytest.mark.parametrize("size", [*here_only(0, 1024), 3 * 1024 * 1024])
 def test_a_body_arrives_whole_at_v2(mesh: EnvoyMesh, manifest: Write, size: int) -> None:
     mesh.apply(manifest(shadow("v2")))
     mesh.apply(state("mirror"))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from helpers import HERE_ONLY, free_port, run, shadow, wait_for
+from helpers import free_port, here_only, run, shadow, wait_for
 
 from harness import HarnessError
 from harness.cluster.mesh import ClusterMesh
@@ -249,23 +249,19 @@ def wrong_field() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("defect", "settings", "step", "claim"),
     [
-        pytest.param(lambda: shadow("v2", FAIL_EVERY="50"), {}, "dark", "same-status", marks=HERE_ONLY),
+        *here_only((lambda: shadow("v2", FAIL_EVERY="50"), {}, "dark", "same-status")),
         (
             lambda: shadow("v2", FAIL_EVERY="10"),
             {"steps": parse_steps("50% 100%")},
             "50 %",
             "failures",
         ),
-        pytest.param(
-            lambda: shadow("v2", DELAY="2"),
-            {"bounds": Bounds(max_p99_ratio=3)},
-            "dark",
-            "p99-ratio",
-            marks=HERE_ONLY,
+        *here_only(
+            (lambda: shadow("v2", DELAY="2"), {"bounds": Bounds(max_p99_ratio=3)}, "dark", "p99-ratio")
         ),
         (wrong_field, {"requests": 2000, "bounds": UNLIKE}, "dark", "same-content"),
         (everybody_is_a_tester, {}, "testers", "only-testers"),
-        pytest.param(shared_store, {}, "dark", "stored", marks=HERE_ONLY),
+        *here_only((shared_store, {}, "dark", "stored")),
     ],
     ids=["2% of 500s", "500s to callers", "slow", "wrong field", "leak", "written twice"],
 )

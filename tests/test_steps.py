@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import requests
-from helpers import HERE_ONLY
+from helpers import here_only
 from test_readme import commands
 
 from harness import HarnessError, exercise
@@ -100,12 +100,12 @@ def test_a_step_that_is_not_done_says_what_is_missing_and_what_to_do(mesh: Envoy
 
 # --- the exercises --------------------------------------------------------------------------------------
 
+ALIKE = ("percentage", "order", "fuse")
+"""Breaks that are the same on every mesh."""
+
 
 @pytest.mark.of_any_mesh
-@pytest.mark.parametrize(
-    "broken",
-    [pytest.param(b, marks=HERE_ONLY) if b in ("percentage", "order", "fuse") else b for b in BREAKS],
-)
+@pytest.mark.parametrize("broken", [*(b for b in BREAKS if b not in ALIKE), *here_only(*ALIKE)])
 def test_each_broken_mirror_is_told_until_it_is_mended(mesh: EnvoyMesh, broken: str) -> None:
     begin(mesh, 2, broken)
     code, lines = judge(mesh, None, quietly)
@@ -120,9 +120,7 @@ def test_each_broken_mirror_is_told_until_it_is_mended(mesh: EnvoyMesh, broken: 
 
 
 @pytest.mark.of_any_mesh
-@pytest.mark.parametrize(
-    "planted", [pytest.param(d, marks=HERE_ONLY) if d != "feedback" else d for d in DEFECTS]
-)
+@pytest.mark.parametrize("planted", ["feedback", *here_only(*(d for d in DEFECTS if d != "feedback"))])
 def test_a_defect_counts_as_found_when_the_proof_shows_it(mesh: EnvoyMesh, planted: str) -> None:
     begin(mesh, 1, planted)
     if planted == "bytes":
