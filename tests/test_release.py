@@ -178,7 +178,7 @@ def applied(mesh: EnvoyMesh) -> dict[str, Any]:
 
 
 class Load:
-    """Callers that never pause, every second one of them a tester."""
+    """Ten callers a second that never pause, every second one of them a tester."""
 
     def __init__(self, url: str) -> None:
         self.url, self.stop = url, threading.Event()
@@ -193,7 +193,7 @@ class Load:
                 answer = session.get(self.url, headers=headers, timeout=30)
                 version = answer.text.partition("recommendation ")[2][:2]
                 self.seen[tester].append((answer.status_code, version))
-                self.stop.wait(0.02)
+                self.stop.wait(0.2)
 
     def __enter__(self) -> "Load":
         for thread in self.threads:
