@@ -39,7 +39,6 @@ def examples(*lines: str) -> str:
 
 
 def _address(value: str) -> str:
-    """Read an address."""
     if value and not re.match(r"https?://[^/?#\s\[]", value):
         raise click.BadParameter(f"'{value}' is not an address such as http://127.0.0.1:8080/")
     return value
@@ -55,7 +54,6 @@ def part(value: str) -> float:
 
 
 def _sample(value: str) -> int:
-    """Read which part of requests to judge: 1/100."""
     one, _, of = value.partition("/")
     if one == "1" and (not of or (of.isdecimal() and 1 <= int(of) <= 10_000_000)):
         return int(of or 1)
@@ -63,7 +61,6 @@ def _sample(value: str) -> int:
 
 
 def _fields(value: str) -> tuple[str, ...]:
-    """Read names of fields, with commas or spaces between."""
     return tuple(value.replace(",", " ").split())
 
 
@@ -84,11 +81,9 @@ class Number(click.FloatRange):
 
 
 YES = click.option(
-    "--yes",
-    is_flag=True,
-    envvar=f"{TYPED}YES",
+    "--yes", is_flag=True, envvar=f"{TYPED}YES",
     help="Do not ask before touching a cluster that may not be local.",
-)
+)  # fmt: skip
 
 
 def agree(mesh: ClusterMesh, yes: bool, question: str, where: str = "") -> None:
@@ -112,52 +107,62 @@ def agree(mesh: ClusterMesh, yes: bool, question: str, where: str = "") -> None:
         echo(wrap(f"note: {doubt}", 6))
 
 
-def with_mesh(command: Command) -> Command:
-    """Add the option that chooses the mesh."""
-    return click.option(
-        "--mesh", "mesh_name", envvar=f"{TYPED}MESH", type=click.Choice(MESHES), default=default_mesh,
-        show_default=default_mesh(), help="Where to run.",
-    )(command)  # fmt: skip
+def options(*many: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return what adds options to a command, in the order in which its help shows them."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(many):
+            command = option(command)
+        return command
+
+    return add
 
 
-def with_port(command: Command) -> Command:
-    """Add the option that sets the gateway's port."""
-    return click.option(
-        "--port", type=click.IntRange(1, 65535), envvar=f"{TYPED}PORT", show_default="8080",
-        help="The gateway's port on 127.0.0.1.",
-    )(command)  # fmt: skip
+with_mesh = click.option(
+    "--mesh", "mesh_name", envvar=f"{TYPED}MESH", type=click.Choice(MESHES), default=default_mesh,
+    show_default=default_mesh(), help="Where to run.",
+)  # fmt: skip
+
+with_port = click.option(
+    "--port", type=click.IntRange(1, 65535), envvar=f"{TYPED}PORT", show_default="8080",
+    help="The gateway's port on 127.0.0.1.",
+)  # fmt: skip
 
 
 def with_traffic(default: int) -> Callable[[Command], Command]:
-    """Add the option that says how much traffic is sent."""
+    """Return the option that says how much traffic is sent."""
     return click.option(
         "-n", "--requests", "size", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000), default=default,
         show_default=True, help="How many requests to send.",
     )  # fmt: skip
 
 
-def with_callers(command: Command) -> Command:
-    """Add the options that say who sends, and where to."""
-    command = click.option(
-        "--url", envvar=f"{TYPED}URL", type=_address, metavar="TEXT",
-        help="Where to send requests. Default: the workshop's gateway.",
-    )(command)  # fmt: skip
-    return click.option(
+with_callers = options(
+    click.option(
         "-c", "--concurrency", envvar=f"{TYPED}C", type=click.IntRange(1, 1000), default=8,
         show_default=True, help="How many callers.",
-    )(command)  # fmt: skip
+    ),
+    click.option(
+        "--url", envvar=f"{TYPED}URL", type=_address, metavar="TEXT",
+        help="Where to send requests. Default: the workshop's gateway.",
+    ),
+)  # fmt: skip
 
-
-def with_differences(command: Command) -> Command:
-    """Add the options that say in what v2's answers may differ."""
-    command = click.option(
-        "--ignore", envvar=f"{TYPED}IGNORE", type=_fields, default="", metavar="FIELDS",
-        help="Fields of answers that may differ, with commas between: version,items[].price.",
-    )(command)  # fmt: skip
-    return click.option(
+with_differences = options(
+    click.option(
         "--max-differences", type=part, default="0", show_default=True, metavar="PART",
         help="How many answers may have another status: 0.001, or 0.1%.",
-    )(command)  # fmt: skip
+    ),
+    click.option(
+        "--ignore", envvar=f"{TYPED}IGNORE", type=_fields, default="", metavar="FIELDS",
+        help="Fields of answers that may differ, with commas between: version,items[].price.",
+    ),
+)  # fmt: skip
+
+with_html = click.option(
+    "--html", envvar=f"{TYPED}HTML", type=click.Path(path_type=Path),
+    help="Write the verdict as a page for browsers, too.",
+)  # fmt: skip
 
 
 def with_target(command: Command) -> Command:
@@ -180,14 +185,6 @@ def with_target(command: Command) -> Command:
             return command(mesh, target, **others)
 
     return run  # type: ignore[return-value]
-
-
-def with_html(command: Command) -> Command:
-    """Add the option that asks for the report."""
-    return click.option(
-        "--html", envvar=f"{TYPED}HTML", type=click.Path(path_type=Path),
-        help="Write the verdict as a page for browsers, too.",
-    )(command)  # fmt: skip
 
 
 def keep(html: Path | None, verdict: Verdict, mesh: Mesh) -> None:
@@ -251,14 +248,14 @@ def tell(
 @with_bounds
 def verify_command(
     mesh: Mesh, target: Target, size: int, concurrency: int, url: str | None, bounds: Bounds, patience: float,
-    as_json: bool, junit: Path | None, html: Path | None,
+    **reports: Any,
 ) -> None:  # fmt: skip
     """Send traffic, follow every request, and judge whether what is applied is what happens.
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
     verdict = verify(mesh, target, size, concurrency, progress(), url=url, bounds=bounds, patience=patience)
-    tell(mesh, target, verdict, as_json, junit, html)
+    tell(mesh, target, verdict, **reports)
 
 
 @click.command(
@@ -275,7 +272,7 @@ def verify_command(
 @with_bounds
 def watch_command(
     mesh: Mesh, target: Target, duration: float | None, until_failure: bool, sample: int, bounds: Bounds,
-    patience: float, as_json: bool, junit: Path | None, html: Path | None,
+    patience: float, as_json: bool, **reports: Any,
 ) -> None:  # fmt: skip
     """Send nothing, and judge the traffic that flows.
 
@@ -310,7 +307,7 @@ def watch_command(
         echo(wrap(harmless("\n".join(watch.changes)) + ": judged anew from then on\n"))
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
-    tell(mesh, target, verdict, as_json, junit, html, indent=None)
+    tell(mesh, target, verdict, as_json, **reports, indent=None)
 
 
 def figures_in_words(figures: dict[str, Any]) -> str:

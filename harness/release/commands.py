@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,6 +9,7 @@ from harness.judging import (
     Number,
     examples,
     keep,
+    options,
     part,
     span,
     with_callers,
@@ -44,14 +44,14 @@ def _group(value: str) -> Group:
     return Group(header.strip().lower(), wanted.strip())
 
 
-def with_versions(command: Any) -> Any:
-    """Add the options that name the two subsets."""
-    for name, default, words in (
-        ("candidate", Versions().candidate, "The subset that is released."),
-        ("stable", Versions().stable, "The subset that answers callers now."),
-    ):
-        command = click.option(f"--{name}", default=default, show_default=True, help=words)(command)
-    return command
+with_versions = options(
+    click.option(
+        "--stable", default=Versions().stable, show_default=True, help="The subset that answers callers now."
+    ),
+    click.option(
+        "--candidate", default=Versions().candidate, show_default=True, help="The subset that is released."
+    ),
+)
 
 
 @click.command(
@@ -95,8 +95,7 @@ def with_versions(command: Any) -> Any:
 def release_command(
     mesh: Mesh, target: Target, stable: str, candidate: str, steps: tuple[Step, ...], step_time: float,
     size: int | None, concurrency: int, url: str | None, testers: Group, defect: float, max_failures: float,
-    max_differences: float, ignore: tuple[str, ...], max_p99_ratio: float,
-    html: Path | None,
+    max_differences: float, ignore: tuple[str, ...], max_p99_ratio: float, html: Path | None,
 ) -> None:  # fmt: skip
     """Release the candidate step by step, each left only when every claim holds.
 
