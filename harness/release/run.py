@@ -84,9 +84,8 @@ class Release:
         """
         with alone(self._mesh):
             self._watch = Watch(self._mesh, self._target, alarming=self._is_alarming)
-            routing = self._watch.routing
-            self._original, self._host = must_not_stand(routing), routing.host
-            self._must_have_subsets(routing)
+            self._original, self._host = must_not_stand(self._watch.routing), self._watch.routing.host
+            self._must_have_subsets()
             self._watch.follow()
             try:
                 for step in self._plan.steps:
@@ -150,10 +149,7 @@ class Release:
         callers = Callers(step, plan) if plan.requests else None
         bounds = replace(plan.bounds, baseline=self._baseline)
         watch.renew(callers.sightings if callers else None, bounds, prepared)
-        if callers:
-            self._send(step, callers)
-        else:
-            self._wait(step)
+        self._follow(callers, MOST, self._ending(step, callers))
         if self._broken:
             return self._broken
         self._must_be_ours()
@@ -163,43 +159,33 @@ class Release:
         more = (self._enough(), *(callers.claims() if callers else ()))
         return replace(verdict, claims=(*verdict.claims, *more))
 
-    def _send(self, step: Step, callers: Callers) -> None:
-        """Send requests until enough was seen, or a claim is broken."""
-        plan, look = self._plan, self._looking(callers)
-        self._read_until(lambda: time.monotonic() >= self._watch.blurred)
-
-        def must_end() -> bool:
-            return look() or (callers.sightings.sent >= plan.requests and not self._lacks())
-
-        url, run = plan.url or self._mesh.url(), self._watch.run
-        traffic = Traffic(url, run, MOST, plan.concurrency, self._target.service, callers.headers)
-        traffic.send(callers.saw, must_end, lambda _: self._tell(step))
-
-    def _read_until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._watch.read()
+    def _follow(self, callers: Callers | None, size: int, must_end: Callable[[], bool]) -> None:
+        """Send ``size`` requests where there are callers, until ``must_end``, which reads what was logged."""
+        plan, watch = self._plan, self._watch
+        if not callers:
+            while not must_end():
+                time.sleep(0.02)
+            return
+        while time.monotonic() < watch.blurred:
+            watch.read()
             time.sleep(0.02)
+        traffic = Traffic(
+            plan.url or self._mesh.url(), watch.run, size, plan.concurrency, self._target.service,
+            callers.headers,
+        )  # fmt: skip
+        traffic.send(callers.saw, must_end, quietly)
 
-    def _wait(self, step: Step) -> None:
-        """Read on until the step's time is over and enough was seen, or a claim is broken."""
-        look, begun, told = self._looking(), time.monotonic(), 0.0
-        while (spent := time.monotonic() - begun) < GIVE_UP * self._plan.seconds and not look():
-            if spent > self._plan.seconds and not self._lacks():
-                return
-            if spent > told + 1:
-                told = spent
-                self._tell(step)
-            time.sleep(0.02)
-
-    def _looking(self, callers: Callers | None = None) -> Callable[[], bool]:
-        """Return a function that reads what was logged, and says whether the step must end at once.
+    def _ending(self, step: Step, callers: Callers | None) -> Callable[[], bool]:
+        """Return a function that reads what was logged, and says whether the step must end.
 
         It leads callers back itself where a claim is broken: nothing is waited for before.
         """
-        watch, judged, known, asked = self._watch, 0.0, 0, time.monotonic()
+        plan, watch = self._plan, self._watch
+        begun = asked = time.monotonic()
+        judged, known = 0.0, 0
 
-        def look() -> bool:
-            nonlocal judged, known, asked
+        def must_end() -> bool:
+            nonlocal asked, judged, known
             looped = watch.read()
             if self._heed_alarm() or looped:
                 return True
@@ -207,19 +193,31 @@ class Release:
             if now > asked + 2 * self._mesh.quiet:
                 asked = now
                 watch.look()
+            if watch.changes:
+                return True
             wrong = tuple(c for c in (callers.claims() if callers else ()) if c.state == "fails")
-            if watch.changes or (broken == known and now < judged + 1 and not wrong):
-                return bool(watch.changes)
-            judged, known = now, broken
-            verdict = judge(watch.evidence, watch.run)
-            failed = set(verdict.failed())
-            if watch.evidence.times[self._plan.versions.candidate].count < WARM:
-                failed.discard("p99-ratio")
-            if failed or wrong:
-                self._break_off(replace(verdict, claims=(*verdict.claims, *wrong)))
-            return bool(self._broken)
+            if wrong or broken != known or now > judged + 1:
+                judged, known = now, broken
+                self._judge_so_far(wrong)
+                self._progress(f"{step}: {watch.evidence.stories:,} requests; {self._enough().detail}")
+            if callers:
+                is_time = callers.sightings.sent >= plan.requests
+            else:
+                is_time = now > begun + plan.seconds
+                if now > begun + GIVE_UP * plan.seconds:
+                    return True
+            return bool(self._broken) or (is_time and not self._lacks())
 
-        return look
+        return must_end
+
+    def _judge_so_far(self, wrong: tuple[Claim, ...]) -> None:
+        """Break the step off if a claim fails; ``wrong`` are those of callers that do."""
+        verdict = judge(self._watch.evidence, self._watch.run)
+        failed = set(verdict.failed())
+        if self._watch.evidence.times[self._plan.versions.candidate].count < WARM:
+            failed.discard("p99-ratio")
+        if failed or wrong:
+            self._break_off(replace(verdict, claims=(*verdict.claims, *wrong)))
 
     # --- an alarm ---------------------------------------------------------------------------------------
 
@@ -264,9 +262,6 @@ class Release:
         few = answered < wanted or now < FEW
         return Sum().claim("enough", f"{candidate} answered enough requests", detail, unproven=few)
 
-    def _tell(self, step: Step) -> None:
-        self._progress(f"{step}: {self._watch.evidence.stories:,} requests; {self._enough().detail}")
-
     def _remember(self) -> None:
         """Keep how the stable version does, for the steps at which it answers few callers or nobody."""
         before, evidence = self._baseline, self._watch.evidence
@@ -278,23 +273,18 @@ class Release:
     def _must_be_ours(self) -> None:
         if not self._watch.changes:
             return
-        found = ruling(self._watch.routing)
+        found, change = ruling(self._watch.routing), self._watch.changes[-1]
         if not found or mark_of(found).get("id") != self._id:
-            raise CalledOff(
-                f"somebody else ended the release ({self._watch.changes[-1]}): what they applied stays"
-            )
-        raise HarnessError(f"{self._watch.changes[-1]} during a step, so nothing can be said of it")
+            raise CalledOff(f"somebody else ended the release ({change}): what they applied stays")
+        raise HarnessError(f"{change} during a step, so nothing can be said of it")
 
     # --- what is applied --------------------------------------------------------------------------------
 
-    def _must_have_subsets(self, routing: Routing) -> None:
-        known = routing.applied.subsets_of(routing.host)
-        for name in self._plan.versions:
-            if name not in known:
-                there = ", ".join(known) or "none"
-                raise HarnessError(
-                    f"no DestinationRule gives {self._target.service} a subset '{name}' (there are: {there})"
-                )
+    def _must_have_subsets(self) -> None:
+        known = self._watch.routing.applied.subsets_of(self._host)
+        for name in [name for name in self._plan.versions if name not in known]:
+            problem = f"no DestinationRule gives {self._target.service} a subset '{name}'"
+            raise HarnessError(f"{problem} (there are: {', '.join(known) or 'none'})")
 
     def _give_the_live_store(self) -> None:
         """Let the workshop's candidate write where callers read, before it answers any.
@@ -343,17 +333,15 @@ class Release:
                 self._mesh.put(self._secret)
 
     def _prove_silence(self, candidate: str) -> None:
-        plan, watch = self._plan, self._watch
-        callers = Callers(DARK, plan) if plan.requests else None
+        watch, end = self._watch, time.monotonic() + 10
+        callers = Callers(DARK, self._plan) if self._plan.requests else None
         watch.renew(callers.sightings if callers else None)
-        end = time.monotonic() + 10
-        self._read_until(lambda: time.monotonic() >= watch.blurred)
-        if callers:
-            url = plan.url or self._mesh.url()
-            traffic = Traffic(url, watch.run, SILENCE, plan.concurrency, self._target.service)
-            traffic.send(callers.saw, watch.read, self._progress)
-        else:
-            self._read_until(lambda: watch.evidence.stories >= SILENCE or time.monotonic() > end)
+
+        def must_end() -> bool:
+            enough = watch.evidence.stories >= SILENCE or time.monotonic() > end
+            return watch.read() or (enough and not callers)
+
+        self._follow(callers, SILENCE, must_end)
         watch.settle(self._progress)
         got = sum(len(s.at(candidate)) * t.count for s, t in watch.evidence.shapes.items())
         seen = watch.evidence.stories
