@@ -126,8 +126,7 @@ def test_what_is_remembered_does_not_grow_without_bound() -> None:
         looking.sweep(number / 1000)
     looking.sweep(10_000)
     assert not looking.ledger.open
-    remembered = len(looking.ledger._finished) + len(looking.ledger._finished_before)
-    assert REMEMBERED / 2 <= remembered <= REMEMBERED
+    assert len(looking.ledger._finished) == REMEMBERED
     assert len(looking.evidence.shapes) == 1
 
 

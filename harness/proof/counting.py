@@ -18,8 +18,10 @@ class Kind(NamedTuple):
 
     shape: Shape
     tally: Tally
+    breaks: bool
+    """Whether a story of the shape breaks a claim by itself."""
     suspect: bool
-    """Whether a story of the shape breaks a claim, or names a pod that is not known."""
+    """Whether it does, or names a pod that is not known."""
 
 
 class Counts:
@@ -28,42 +30,44 @@ class Counts:
     def __init__(self, evidence: Evidence, run: str, *, writes: bool = False) -> None:
         """Enter stories in ``evidence``; with ``writes``, remember those of what callers wrote."""
         self.evidence, self._run, self._writes = evidence, run, writes
-        self.broken = evidence.broken
         self._kinds: dict[Shape, Kind] = {}
 
-    def kind_of(self, story: Story) -> Kind:
-        shape = shape_of(story)
-        kind = self._kinds.get(shape)
-        if kind is None:
-            suspect = self._does_break(shape) or any(c.routed and c.version is None for c in shape.calls)
-            kind = self._kinds[shape] = Kind(shape, Tally(), suspect)
+    def _new_kind(self, shape: Shape) -> Kind:
+        alone = Evidence(self.evidence.routing, {shape: Tally(1, [])}, bounds=self.evidence.bounds)
+        breaks = bool(judge(alone).failed())
+        suspect = breaks or any(call.routed and call.version is None for call in shape.calls)
+        kind = self._kinds[shape] = Kind(shape, Tally(), breaks, suspect)
         return kind
 
-    def _does_break(self, shape: Shape) -> bool:
-        """Say whether a story of a shape breaks a claim by itself."""
-        alone = Evidence(self.evidence.routing, {shape: Tally(1, [])}, bounds=self.evidence.bounds)
-        return bool(judge(alone).failed())
+    def add(self, story: Story, *, suspects: bool = True) -> bool:
+        """Count a story, whose hops are gone then; return whether it was.
 
-    def add(self, story: Story, kind: Kind) -> None:
-        """Count a story; its hops are gone then."""
+        :param suspects: whether to count one that breaks a claim, or names a pod that is not known.
+        """
+        shape = shape_of(story)
+        kind = self._kinds.get(shape) or self._new_kind(shape)
+        if kind.suspect and not suspects:
+            return False
+        evidence = self.evidence
         if not kind.tally.count:
-            self.evidence.shapes[kind.shape] = kind.tally
+            evidence.shapes[kind.shape] = kind.tally
         kind.tally.add(story.key)
-        if self._writes and story.key[1] == "POST" and len(self.evidence.writes) < MOST:
-            self.evidence.writes[story.key[0]] = kind.shape
+        if self._writes and story.key[1] == "POST" and len(evidence.writes) < MOST:
+            evidence.writes[story.key[0]] = kind.shape
         if not story.shape:
             self._compare(story)
         for version, hop in story.arrivals:
-            self.evidence.times[version].add(hop.status, hop.duration, hop.sent)
+            evidence.times[version].add(hop.status, hop.duration, hop.sent)
         for call, hop in story.calls:
             if call.rule > BESIDE:
-                self.evidence.callers.add(hop.status, hop.duration, hop.sent)
-                ticket = parse_ticket(hop.agent) if self.evidence.sightings else None
-                if self.evidence.sightings and ticket and ticket.run == self._run:
-                    self.evidence.sightings.finished(ticket.number, call.rule)
-        if kind.suspect or self.broken:
+                evidence.callers.add(hop.status, hop.duration, hop.sent)
+                ticket = parse_ticket(hop.agent) if evidence.sightings else None
+                if evidence.sightings and ticket and ticket.run == self._run:
+                    evidence.sightings.finished(ticket.number, call.rule)
+        if kind.breaks or evidence.broken:
             self._keep_broken(story, kind)
         story.count_as(kind.shape)
+        return True
 
     def _compare(self, story: Story) -> None:
         """Compare what the dark versions answered with what the caller got, where one version answered."""
@@ -92,19 +96,21 @@ class Counts:
             if not tally.count:
                 del self.evidence.shapes[story.shape]
             if story.hops > CROWD:
-                self.broken[:] = [broken for broken in self.broken if broken.key != story.key]
+                broken = self.evidence.broken
+                broken[:] = [other for other in broken if other.key != story.key]
             else:
-                self.add(story, self.kind_of(story))
+                self.add(story)
 
     def _keep_broken(self, story: Story, kind: Kind) -> None:
         """Keep a story whole if it is among the first that break a claim; or no longer, if it breaks none."""
-        keys = [broken.key for broken in self.broken]
+        broken = self.evidence.broken
+        keys = [other.key for other in broken]
         place = keys.index(story.key) if story.key in keys else len(keys)
         kept = []
-        if place < EXAMPLES and kind.suspect and self._does_break(kind.shape):
+        if place < EXAMPLES and kind.breaks:
             kept = [copy(story)]
             kept[0].shape = kind.shape
-            for before in self.broken[place : place + 1]:
+            for before in broken[place : place + 1]:
                 kept[0].calls = [*before.calls, *story.calls]
                 kept[0].arrivals = [*before.arrivals, *story.arrivals]
-        self.broken[place : place + 1] = kept
+        broken[place : place + 1] = kept

@@ -5,7 +5,7 @@ not, the same method and the same path. So these three join the hops of one requ
 """
 
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
 from harness.proof.expectation import GATEWAY, MESH
@@ -46,9 +46,9 @@ class Ledger:
         self.open: dict[Key, Story] = {}
         """The stories that are not finished, the oldest first."""
         self._due: deque[tuple[float, Story]] = deque()
-        self._finished: dict[Key, Story] = {}
-        self._finished_before: dict[Key, Story] = {}
-        """The latest of the finished stories, in two lots: a hop that comes late still belongs to one."""
+        """When to look whether stories are finished: an entry for each hop."""
+        self._finished: OrderedDict[Key, Story] = OrderedDict()
+        """The latest of the finished stories: a hop that comes late still belongs to one."""
         self.late: dict[Key, Story] = {}
         """The stories that got hops after they had been counted."""
         self.hops = 0
@@ -100,17 +100,13 @@ class Ledger:
 
     def _story(self, hop: Hop, now: float) -> Story:
         key = hop.request_id, hop.method, hop.path
+        if finished := self._finished.get(key):
+            return finished
         story = self.open.get(key)
         if story is None:
-            finished = self._finished.get(key) or self._finished_before.get(key)
-            if finished:
-                return finished
             story = self.open[key] = Story(key, now)
-            self._due.append((now + self._quiet, story))
-        elif story.waiting:
-            story.waiting = False
-            self._due.append((now + self._quiet, story))
         story.touched = now
+        self._due.append((now + self._quiet, story))
         return story
 
     def call_of(self, pod: str, hop: Hop) -> Call | None:
@@ -155,21 +151,13 @@ class Ledger:
         """Yield the stories that are finished, and forget them."""
         while self._due and self._due[0][0] <= now:
             _, story = self._due.popleft()
-            if self.open.get(story.key) is not story:
-                continue
-            if story.touched + self._quiet > now and not self._is_urgent(story):
-                self._due.append((now + self._quiet, story))
-            elif self._has_all(story):
+            is_still = story.touched + self._quiet <= now or self._is_urgent(story)
+            if is_still and self.open.get(story.key) is story and self.has_all(story):
                 yield self._finish(story)
-            else:
-                story.waiting = True
         # The oldest stand first: what waits at the front has waited the longest.
         late = itertools.takewhile(lambda story: story.begun + self._patience <= now, self.open.values())
         for story in [story for story in late if story.touched + self._quiet <= now]:
             yield self._finish(story)
-
-    def _leaks(self, story: Story) -> bool:
-        return any(self.is_leak(call) for call, _ in story.calls)
 
     def _is_urgent(self, story: Story) -> bool:
         """Say whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
@@ -185,10 +173,9 @@ class Ledger:
         return call.version not in self.routing.rules[call.rule].expectation.allowed
 
     def _finish(self, story: Story) -> Story:
-        del self.open[story.key]
-        if 2 * len(self._finished) >= REMEMBERED:
-            self._finished_before, self._finished = self._finished, {}
-        self._finished[story.key] = story
+        self._finished[story.key] = self.open.pop(story.key)
+        if len(self._finished) > REMEMBERED:
+            self._finished.popitem(last=False)
         return story
 
     def give_up(self) -> Iterator[Story]:
@@ -196,12 +183,12 @@ class Ledger:
         for story in list(self.open.values()):
             yield self._finish(story)
 
-    def _has_all(self, story: Story) -> bool:
+    def has_all(self, story: Story) -> bool:
         """Say whether a story has every hop that must come; one that has a leak needs no more."""
         got = [version for version, _ in story.arrivals]
         if not story.calls:
             return any(map(self.routing.must_be_silent, got))
-        if self._leaks(story):
+        if any(self.is_leak(call) for call, _ in story.calls):
             return True
         wanted: list[str] = []
         for call, _ in story.calls:

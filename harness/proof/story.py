@@ -78,9 +78,7 @@ class Shape(NamedTuple):
 class Story:
     """All hops of one request to the target; of one that is counted, those that came later."""
 
-    __slots__ = (
-        "arrivals", "begun", "calls", "hops", "key", "shape", "sizes", "start", "touched", "waiting",
-    )  # fmt: skip
+    __slots__ = ("arrivals", "begun", "calls", "hops", "key", "shape", "sizes", "start", "touched")
 
     def __init__(self, key: Key, now: float) -> None:
         self.key, self.begun, self.touched = key, now, now
@@ -90,8 +88,6 @@ class Story:
         """How many hops it has got."""
         self.calls: list[tuple[Call, Hop]] = []
         self.arrivals: list[tuple[str, Hop]] = []
-        self.waiting = False
-        """Whether it waits for hops that must still come."""
         self.shape: Shape | None = None
         """As what it was counted; then its hops are gone."""
         self.sizes: tuple[int, int] | None = None

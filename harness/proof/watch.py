@@ -197,16 +197,11 @@ class Watch:
             return
         suspects, self._suspects = self._suspects, []
         for story in suspects:
-            self._counts.add(story, self._counts.kind_of(self.ledger.resolved(story)))
+            self._counts.add(self.ledger.resolved(story))
 
     def _finish(self, story: Story) -> None:
-        if not self._is_judged(story):
-            return
-        kind = self._counts.kind_of(story)
-        if kind.suspect:
+        if self._is_judged(story) and not self._counts.add(story, suspects=False):
             self._suspects.append(story)
-        else:
-            self._counts.add(story, kind)
 
     def look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
@@ -251,7 +246,7 @@ class Watch:
 
     def count(self, story: Story) -> None:
         """Judge a story now, whatever may still come of it."""
-        self._counts.add(story, self._counts.kind_of(story))
+        self._counts.add(story)
 
     def unjudged_stories(self) -> list[Story]:
         return [*self.ledger.open.values(), *self._suspects]
@@ -333,8 +328,8 @@ class Watch:
         self.evidence.under_way = dict(self._under_way()) if self.broken else {}
         # A log is late by that much at most: what has waited longer lacks a hop.
         late = time.monotonic() - 2 * self._mesh.quiet
-        waiting = [story for story in self.ledger.open.values() if story.waiting and story.touched < late]
-        self.evidence.overdue = sum(map(self._is_judged, waiting))
+        waiting = [story for story in self.ledger.open.values() if story.touched < late]
+        self.evidence.overdue = sum(self._is_judged(s) and not self.ledger.has_all(s) for s in waiting)
         self.evidence.stored = self._stores.read(self.routing) if self._stores else None
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
 
