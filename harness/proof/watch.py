@@ -3,14 +3,14 @@
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from harness import HarnessError
 from harness.meshes.mesh import ANSWER, LogFollower, Mesh, Progress, quietly
 from harness.meshes.scene import Key as ObjectKey
-from harness.meshes.scene import Scene, key
+from harness.meshes.scene import key
 from harness.proof.answers import Answers, parse_answer
 from harness.proof.counting import Counts
 from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
@@ -63,47 +63,44 @@ class Watch:
         self.unjudged = 0
         self._follower: LogFollower | None = None
         self._logged: set[str] = set()
-        self._since = self._latest = self._until = ""
-        self.blurred = 0.0
-        """Until when, by the monotonic clock, what begins is not judged."""
-        self._suspects: list[Story] = []
-        self._asked = time.monotonic()
-        self._told = self._asked, 0
+        self._latest = ""
+        """When the latest request began that was logged."""
+        self._told = time.monotonic(), 0
         """When figures were told, and of how many stories."""
         self._start(*self.prepare())
+        self.blurred = 0.0
 
     def prepare(self) -> Prepared:
         """Ask what is applied and runs now, and what the stores hold, for ``renew``; any thread may do so.
 
         :raises HarnessError: the mesh does not run, or has no such Service.
         """
-        routing = Routing(self._ask(), self.target)
+        routing = self._resolve()
         return routing, self._stores_for(routing)
+
+    def _resolve(self) -> Routing:
+        self._asked = time.monotonic()
+        return Routing(self._mesh.scene(self.target.namespace, self.target.callers), self.target)
 
     def _stores_for(self, routing: Routing) -> Stores | None:
         return Stores(self._mesh, routing) if self.judges_stores else None
 
     def _start(self, routing: Routing, stores: Stores | None) -> None:
-        """Judge by what is applied now."""
+        """Judge by what is applied now, and nothing that began before."""
+        self.routing, self._stores, self._suspects = routing, stores, list[Story]()
         self._applied = _fingerprint(routing)
-        self.routing = routing
+        # Proxies take what is new a moment later; what begins before is judged by neither.
+        self._since, self._until = self._latest, ""
+        self.blurred = time.monotonic() + self._mesh.quiet
+        """Until when, by the monotonic clock, what begins is not judged."""
         self.ledger = Ledger(routing, self._mesh.still, self._patience, self._alarming)
         self.evidence = Evidence(
             routing, sightings=self._sightings, bounds=self._bounds,
             answers=Answers(self._bounds.ignored, asked_for=routing.logs_answers),
         )  # fmt: skip
-        self._stores = stores
-        self._counts = Counts(self.evidence, self.run, writes=bool(self._stores))
+        self._counts = Counts(self.evidence, self.run, writes=bool(stores))
         self.broken = self.evidence.broken
         """The first stories that break a claim."""
-
-    def _ask(self) -> Scene:
-        """Return what is applied and runs.
-
-        :raises MeshError: the mesh does not answer.
-        """
-        self._asked = time.monotonic()
-        return self._mesh.scene(self.target.namespace, self.target.callers)
 
     # --- following ------------------------------------------------------------------------------------------
 
@@ -205,7 +202,7 @@ class Watch:
 
     def look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
-        routing = Routing(self._ask(), self.target)
+        routing = self._resolve()
         before, after = self._applied, _fingerprint(routing)
         changed = [k for k in before | after if before.get(k) != after.get(k)]
         if not changed and routing.rules == self.routing.rules:
@@ -216,16 +213,8 @@ class Watch:
         behind = f"what stands behind {self.target.service}'s routes changed"
         self.changes.append(f"what is applied changed: {objects}" if changed else behind)
         self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
-        self._start_again(routing, self._stores_for(routing))
+        self._start(routing, self._stores_for(routing))
         return True
-
-    def _start_again(self, routing: Routing, stores: Stores | None) -> None:
-        """Judge by what is applied now, and nothing that began before."""
-        self._suspects.clear()
-        # Proxies take what is new a moment later; what begins before is judged by neither.
-        self._since, self.blurred = self._latest, time.monotonic() + self._mesh.quiet
-        self._until = ""
-        self._start(routing, stores)
 
     def renew(
         self, sightings: Sightings | None = None, bounds: Bounds | None = None,
@@ -238,11 +227,10 @@ class Watch:
         :raises MeshError: the mesh does not answer.
         """
         prepared = prepared or self.prepare()
-        self.run, self._sightings = new_run(), sightings
-        self._bounds = bounds or self._bounds
+        self.run, self._sightings, self._bounds = new_run(), sightings, bounds or self._bounds
         self.changes.clear()
         self.unjudged = 0
-        self._start_again(*prepared)
+        self._start(*prepared)
 
     def count(self, story: Story) -> None:
         """Judge a story now, whatever may still come of it."""
@@ -288,8 +276,7 @@ class Watch:
                 break
             lacking = self._lacking() or unlogged
             if now - still_since > self._mesh.quiet * (4 if lacking else 1):
-                pods = [pod for version in self.routing.versions for pod in self.routing.pods_of(version)]
-                under_way = self._mesh.in_flight([pod for pod in pods if pod.proxy])
+                under_way = self._in_flight(self.routing.versions)
                 if under_way == 0 or (under_way is None and not lacking):
                     break
             elif not lacking and self._until and self._latest > self._until:
@@ -325,7 +312,8 @@ class Watch:
             nothing = "during the run, so nothing can be said of it: run it again"
             raise HarnessError(f"{self.changes[-1]}, {nothing}")
         self.survey()
-        self.evidence.under_way = dict(self._under_way()) if self.broken else {}
+        under_way = {version: self._in_flight([version]) for version in self.routing.versions if self.broken}
+        self.evidence.under_way = {version: count for version, count in under_way.items() if count}
         # A log is late by that much at most: what has waited longer lacks a hop.
         late = time.monotonic() - 2 * self._mesh.quiet
         waiting = [story for story in self.ledger.open.values() if story.touched < late]
@@ -340,11 +328,9 @@ class Watch:
         self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
 
-    def _under_way(self) -> Iterator[tuple[str, int]]:
-        """Yield (version, requests) for each version that has got requests and not answered them."""
-        for version in self.routing.versions:
-            if count := self._mesh.in_flight([pod for pod in self.routing.pods_of(version) if pod.proxy]):
-                yield version, count
+    def _in_flight(self, versions: Iterable[str]) -> int | None:
+        pods = [pod for version in versions for pod in self.routing.pods_of(version)]
+        return self._mesh.in_flight([pod for pod in pods if pod.proxy])
 
     def _blind(self) -> Iterator[tuple[str, str]]:
         """Yield (version, reason) for each version of which a proxy cannot be read."""
