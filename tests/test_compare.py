@@ -39,15 +39,12 @@ def answer(body: Any, kind: str = "json", status: int = 200) -> Answer:
     ],
 )
 def test_json_differs_by_field(ours: Any, theirs: Any, found: dict[str, str]) -> None:
-    seen = differences(answer(ours), answer(theirs))
-    assert {name: str(difference) for name, difference in seen.items()} == found
+    assert differences(answer(ours), answer(theirs)) == found
 
 
 def test_text_differs_by_line() -> None:
     seen = differences(answer("a\nb\nc", "text"), answer("a\nB", "text"))
-    assert {name: (d.kind, str(d)) for name, d in seen.items()} == {
-        "line 2": ("value", '"b" became "B"'), "line 3": ("missing", '"c" is missing'),
-    }  # fmt: skip
+    assert seen == {"line 2": '"b" became "B"', "line 3": '"c" is missing'}
     assert [*differences(answer({"a": 1}), answer('{"a": 1}\nx', "text"))] == ["line 2"]
 
 

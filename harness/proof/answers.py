@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from harness.meshes.mesh import ANSWER
@@ -42,20 +43,6 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Difference(NamedTuple):
-    """How one version's answer to a request differs from another's in a field."""
-
-    kind: str
-    """``missing``, ``extra``, ``type`` or ``value``."""
-    ours: str
-    theirs: str
-
-    def __str__(self) -> str:
-        return {"missing": f"{self.ours} is missing", "extra": f"{self.theirs} is extra"}.get(
-            self.kind, f"{self.ours} became {self.theirs}"
-        )
-
-
 def parse_answer(line: str) -> tuple[Key, Answer] | None:
     """Return the answer that a line of a proxy's own log holds; None if it holds none."""
     found = _LINE.search(line)
@@ -72,14 +59,16 @@ def parse_answer(line: str) -> tuple[Key, Answer] | None:
 # --- one answer beside another ----------------------------------------------------------------------------
 
 _ABSENT = object()
-_TYPES = {bool: "truth", int: "number", float: "number", str: "text", type(None): "null"}
 
 
-def differences(ours: Answer, theirs: Answer) -> dict[str, Difference]:
-    """Return the fields in which two answers differ; indices of lists are folded: ``items[].price``."""
+def differences(ours: Answer, theirs: Answer) -> dict[str, str]:
+    """Return the fields in which two answers differ, and how, as in ``1 became 2``.
+
+    Indices of lists are folded: ``items[].price``.
+    """
     if ours.kind == theirs.kind and ours.body == theirs.body:
         return {}
-    found: dict[str, Difference] = {}
+    found: dict[str, str] = {}
     if ours.kind == theirs.kind == "json":
         try:
             for name, difference in _unlike("", json.loads(ours.body), json.loads(theirs.body)):
@@ -87,40 +76,31 @@ def differences(ours: Answer, theirs: Answer) -> dict[str, Difference]:
             return found
         except (ValueError, RecursionError):  # it is no JSON, whatever its type says
             found.clear()
-    one, other = (answer.body.decode(errors="replace").splitlines() for answer in (ours, theirs))
-    for number in range(max(len(one), len(other))):
-        a, b = (lines[number] if number < len(lines) else _ABSENT for lines in (one, other))
+    lines = [answer.body.decode(errors="replace").splitlines() for answer in (ours, theirs)]
+    for number, (a, b) in enumerate(zip_longest(*lines, fillvalue=_ABSENT), 1):
         if a != b:
-            found[f"line {number + 1}"] = _difference(a, b)
+            found[f"line {number}"] = _in_words(a, b)
     return found
 
 
-def _unlike(name: str, a: Any, b: Any) -> Iterator[tuple[str, Difference]]:
+def _unlike(name: str, a: Any, b: Any) -> Iterator[tuple[str, str]]:
     if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(key for key in b if key not in a)]:
+        for key in a | b:
             yield from _unlike(f"{name}.{key}" if name else key, a.get(key, _ABSENT), b.get(key, _ABSENT))
     elif isinstance(a, list) and isinstance(b, list):
-        for i in range(max(len(a), len(b))):
-            one, other = (many[i] if i < len(many) else _ABSENT for many in (a, b))
+        for one, other in zip_longest(a, b, fillvalue=_ABSENT):
             yield from _unlike(f"{name}[]", one, other)
-    elif a is not b and (_type(a) != _type(b) or a != b):
-        yield name or "(all)", _difference(a, b)
+    elif a is not b and (a != b or isinstance(a, bool) != isinstance(b, bool)):  # Python's 1 is its True
+        yield name or "(all)", _in_words(a, b)
 
 
-def _type(value: Any) -> str:
-    return _TYPES.get(type(value), type(value).__name__)
-
-
-def _difference(a: Any, b: Any) -> Difference:
-    kind = "extra" if a is _ABSENT else "missing" if b is _ABSENT else "value"
-    if kind == "value" and _type(a) != _type(b):
-        kind = "type"
-    return Difference(kind, _short(a), _short(b))
+def _in_words(a: Any, b: Any) -> str:
+    if b is _ABSENT:
+        return f"{_short(a)} is missing"
+    return f"{_short(b)} is extra" if a is _ABSENT else f"{_short(a)} became {_short(b)}"
 
 
 def _short(value: Any) -> str:
-    if value is _ABSENT:
-        return ""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:39]}…"
 
@@ -140,7 +120,7 @@ class Field:
     """Between v1's own two answers and not at the version."""
     own: int = 0
     """Between v1's own two answers."""
-    examples: list[tuple[str, Difference]] = field(default_factory=list)
+    examples: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -154,7 +134,7 @@ class Compared:
     """How many of these were compared with a second answer of v1 as well."""
     fields: defaultdict[str, Field] = field(default_factory=lambda: defaultdict(Field))
 
-    def add(self, id: str, theirs: dict[str, Difference], own: dict[str, Difference] | None) -> None:
+    def add(self, id: str, theirs: dict[str, str], own: dict[str, str] | None) -> None:
         """Count the differences in one request: those of a version, and those of v1's two answers."""
         self.compared += 1
         self.paired += own is not None
@@ -200,7 +180,7 @@ class Answers:
 
         :param asked_for: whether the proxies were told to log them.
         """
-        self._ignored = ignored
+        self._ignored = [re.compile(rf"{re.escape(name)}($|[.\[])") for name in ignored]
         self._waiting: dict[Key, list[tuple[str, Answer]]] = {}
         self._bytes = 0
         self.wanted = asked_for
@@ -235,9 +215,10 @@ class Answers:
                 own = [self._unlike(mine[0], more) for more in mine[1:] if more.status == mine[0].status]
                 compared.add(key[0], self._unlike(mine[0], alike[0]), own[0] if own else None)
 
-    def _unlike(self, one: Answer, other: Answer) -> dict[str, Difference]:
+    def _unlike(self, one: Answer, other: Answer) -> dict[str, str]:
         found = differences(one, other)
-        return {name: difference for name, difference in found.items() if not self._is_ignored(name)}
-
-    def _is_ignored(self, name: str) -> bool:
-        return any(re.match(rf"{re.escape(known)}($|[.\[])", name) for known in self._ignored)
+        return {
+            name: words
+            for name, words in found.items()
+            if not any(ignored.match(name) for ignored in self._ignored)
+        }

@@ -215,7 +215,7 @@ def same_content(evidence: Evidence) -> Iterator[Claim]:
 def _in_words(name: str, found: Compared) -> str:
     """Say how a field differs: how often, how often by itself, and up to three examples."""
     told = found.fields[name]
-    examples = dict.fromkeys(str(difference) for _, difference in told.examples)
+    examples = dict.fromkeys(words for _, words in told.examples)
     own = f", v1's own two in {told.own:,}" if found.paired else ""
     return f"{name} differs in {told.differs:,}{own} ({', '.join(examples)})"
 
