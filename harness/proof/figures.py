@@ -2,10 +2,9 @@
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.proof.story import Key
 
@@ -108,13 +107,13 @@ class Sightings:
     def __init__(self) -> None:
         self.sent = self.answered = 0
         self.times = Times()
-        self.said: dict[int, Counter[str]] = {}
+        self.said: defaultdict[int, Counter[str]] = defaultdict(Counter)
         """Place of the rule that a request took → the versions that replies name."""
-        self._waiting: dict[int, str] = {}
+        self._waiting: OrderedDict[int, str] = OrderedDict()
         """Ticket → the version that its reply names, until its story is finished."""
         self._forgotten = 0
         """How many of those were too many to wait longer."""
-        self._places: dict[int, int] = {}
+        self._places: OrderedDict[int, int] = OrderedDict()
         """Ticket → the rule that its story took, until its caller knows the answer."""
 
     def saw(self, ticket: int, status: int, version: str | None, seconds: float) -> None:
@@ -125,36 +124,26 @@ class Sightings:
         if version is None or not 200 <= status < 300:
             self._places.pop(ticket, None)
         elif ticket in self._places:
-            self._count(self._places.pop(ticket), version)
+            self.said[self._places.pop(ticket)][version] += 1
         else:
             self._waiting[ticket] = version
-            self._forgotten += _bound(self._waiting)
+            if len(self._waiting) > UNDER_WAY:
+                self._waiting.popitem(last=False)
+                self._forgotten += 1
 
     def finished(self, ticket: int, place: int) -> None:
         """Enter which rule the request of a ticket took."""
         if ticket in self._waiting:
-            self._count(place, self._waiting.pop(ticket))
+            self.said[place][self._waiting.pop(ticket)] += 1
         else:
             self._places[ticket] = place
-            _bound(self._places)  # a caller's request may lead to several stories, but has one reply
-
-    def _count(self, place: int, version: str) -> None:
-        self.said.setdefault(place, Counter())[version] += 1
+            if len(self._places) > UNDER_WAY:  # a request may lead to several stories, but has one reply
+                self._places.popitem(last=False)
 
     @property
     def unlogged(self) -> int:
         """How many replies name a version though no proxy logged their request to the target."""
         return len(self._waiting) + self._forgotten
-
-
-def _bound(waiting: dict[int, Any]) -> int:
-    """Forget the older half of what waits if it is too much; return how many that are."""
-    if len(waiting) <= UNDER_WAY:
-        return 0
-    oldest = list(itertools.islice(waiting, UNDER_WAY // 2))
-    for ticket in oldest:
-        del waiting[ticket]
-    return len(oldest)
 
 
 def most_by_chance(n: int, p: float, alpha: float) -> int:

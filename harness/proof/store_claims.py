@@ -3,6 +3,7 @@
 They rest on the rows of the databases, and on the proxies' logs: these say who answered which write.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from harness.meshes.stores import Database
@@ -81,8 +82,7 @@ def _compared(
     evidence: Evidence, found: Stored, version: str, database: Database, versions: list[str]
 ) -> Iterator[Claim]:
     ours, theirs = found.rows[found.writers[version]], found.rows[database]
-    total, example = Sum(rows=0, same=0, missing=0, different=0), ""
-    fields: dict[str, int] = {}
+    total, fields, example = Sum(rows=0, same=0, missing=0, different=0), Counter[str](), ""
     for request_id, shape in evidence.writes.items():
         # What v2 did not answer, or not with 2xx, other claims tell.
         due = sum(not a.trouble and 200 <= a.status < 300 for a in shape.at(version))
@@ -93,7 +93,7 @@ def _compared(
         differing += ["rows"] if len(other) > due else []
         missing = len(other) < due
         for name in differing:
-            fields[name] = fields.get(name, 0) + 1
+            fields[name] += 1
             example = example or f"{name}: {_values(one, name)}, {version} {_values(other, name)}"
         total.add(_tally(request_id), breaks=missing or bool(differing), rows=1, missing=missing,
                   same=not missing and not differing, different=bool(differing))  # fmt: skip
@@ -119,8 +119,7 @@ def _seen(evidence: Evidence) -> Stored | None:
     found = evidence.stored
     if not found or found.problem:
         return None
-    any_row = any(rows for rows in found.rows.values())
-    return found if evidence.writes or any_row else None
+    return found if evidence.writes or any(found.rows.values()) else None
 
 
 def _groups(evidence: Evidence, found: Stored) -> dict[Database, list[str]]:

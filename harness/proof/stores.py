@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from harness import Json, settings
@@ -51,12 +51,12 @@ def writers(mesh: Mesh, routing: Routing) -> Iterator[tuple[str, Access]]:
     :raises MeshError: a Secret may not be read, or holds no URL.
     """
     found = {name: template["spec"]["containers"][0] for name, template in _templates(routing).items()}
-    names = {source.get("secretRef", {}).get("name", "") for c in found.values() for source in _sources(c)}
+    names = {name for container in found.values() for name in _secrets_of(container)}
     secrets = mesh.secrets(names) if names else {}
     for version, container in found.items():
         known: dict[str, str] = {}
-        for source in _sources(container):
-            known |= secrets.get(source.get("secretRef", {}).get("name", ""), {})
+        for name in _secrets_of(container):
+            known |= secrets.get(name, {})
         known |= {each["name"]: each.get("value", "") for each in container.get("env") or ()}
         if access := access_of(known.get("DATABASE_URL", "")):
             yield version, access
@@ -71,40 +71,39 @@ def _templates(routing: Routing) -> dict[str, Json]:
     return {name: known[version.workload] for name, version in versions if version.workload in known}
 
 
-def _sources(container: Json) -> list[Json]:
-    return container.get("envFrom") or []
+def _secrets_of(container: Json) -> list[str]:
+    return [source.get("secretRef", {}).get("name", "") for source in container.get("envFrom") or ()]
 
 
 class Stores:
     """What the versions of a target write from now on."""
 
     def __init__(self, mesh: Mesh, routing: Routing) -> None:
-        self._mesh, self._problem, self._pods = mesh, "", _pods(routing)
-        self._begun: dict[Database, int] = {}
-        self._writers: dict[str, Database] = {}
+        self._mesh, self._pods = mesh, _pods(routing)
         try:
-            self._writers = {version: access.database for version, access in writers(mesh, routing)}
-            self._begun = _of_each(set(self._writers.values()), self._last)
+            found = {version: access.database for version, access in writers(mesh, routing)}
+            self._begun = _of_each(set(found.values()), self._last)
+            self._found = Stored(found)
         except MeshError as error:
-            self._problem = str(error)
+            self._found = Stored({}, problem=str(error))
 
     def __bool__(self) -> bool:
         """Say whether there is anything to read, or should be."""
-        return bool(self._writers or self._problem)
+        return bool(self._found.writers or self._found.problem)
 
     def read(self, routing: Routing) -> Stored:
         """Return what was written since this was made.
 
         :param routing: what is applied now: a version that changed its database meanwhile proves nothing.
         """
+        if self._found.problem:
+            return self._found
+        if _pods(routing) != self._pods:
+            return replace(self._found, problem="a version got new pods, perhaps for another database")
         try:
-            if self._problem:
-                return Stored(self._writers, problem=self._problem)
-            if _pods(routing) != self._pods:
-                return Stored(self._writers, problem="a version got new pods, perhaps for another database")
-            return Stored(self._writers, _of_each(self._begun, self._rows))
+            return replace(self._found, rows=_of_each(self._begun, self._rows))
         except MeshError as error:
-            return Stored(self._writers, problem=str(error))
+            return replace(self._found, problem=str(error))
 
     def _last(self, database: Database) -> int:
         return int(next(iter(self._query(database, _LAST)), ["0"])[0])

@@ -75,6 +75,9 @@ class Shape(NamedTuple):
         return tuple([call for call in self.calls if call.rule > BESIDE])
 
 
+_NOTHING = Shape((), ())
+
+
 class Story:
     """All hops of one request to the target; of one that is counted, those that came later."""
 
@@ -116,15 +119,10 @@ def _arrival(version: str, hop: Hop) -> Arrival:
 
 def shape_of(story: Story) -> Shape:
     """Return what a story amounts to: as what it was counted, and the hops that it has got since."""
-    calls = [call for call, _ in story.calls]
-    arrivals = [_arrival(version, hop) for version, hop in story.arrivals]
-    resized: set[str] = set()
-    reply_resized: set[str] = set()
-    if before := story.shape:
-        calls += before.calls
-        arrivals += before.arrivals
-        resized.update(before.resized)
-        reply_resized.update(before.reply_resized)
+    before = story.shape or _NOTHING
+    calls = [*before.calls, *(call for call, _ in story.calls)]
+    arrivals = [*before.arrivals, *(_arrival(version, hop) for version, hop in story.arrivals)]
+    resized, reply_resized = set(before.resized), set(before.reply_resized)
     sizes = {(hop.received, hop.sent) for _, hop in story.arrivals}
     if calls and (len(sizes) > 1 or story.sizes):
         mine = {call.version for call in calls}
@@ -136,6 +134,5 @@ def shape_of(story: Story) -> Shape:
             reply_resized.update(v for v, _, s in others if s not in {sent for _, sent in whole})
     if len(calls) > 1:
         calls.sort(key=repr)
-    if len(arrivals) > 1:
-        arrivals.sort()
+    arrivals.sort()
     return Shape(tuple(calls), tuple(arrivals), tuple(sorted(resized)), tuple(sorted(reply_resized)))
