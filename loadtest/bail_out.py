@@ -11,8 +11,7 @@ from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, SHADOW, quietly
 from harness.proof.target import Target
 from harness.proof.traffic import Traffic, new_run
-from harness.release.plan import Plan
-from harness.release.routes import parse_steps
+from harness.release.routes import Plan, parse_steps
 from harness.release.run import Release
 
 INTERVAL = 60.0

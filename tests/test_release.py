@@ -26,11 +26,11 @@ from harness.proof.mark import mark_of, marked
 from harness.proof.report import table
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
-from harness.release.plan import Plan
 from harness.release.routes import (
     DARK,
     LADDER,
     Group,
+    Plan,
     Step,
     Versions,
     needed,

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 from harness.proof.evidence import Claim, Sum
 from harness.proof.figures import Sightings
-from harness.release.plan import Plan
-from harness.release.routes import Step
+from harness.release.routes import Plan, Step
 
 
 class Callers:

@@ -1,14 +1,16 @@
-"""The ladder's routes: a VirtualService as it is at each step of a release. Pure."""
+"""A release's plan, and its routes: a VirtualService as it is at each step. Pure."""
 
 import math
 import re
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from harness import HarnessError, Json
 from harness.manifests.read import LAST_APPLIED
 from harness.meshes.scene import named
+from harness.proof.evidence import NO_BOUNDS, Bounds
+from harness.proof.expectation import full_name
 from harness.proof.mark import ANNOTATION
 
 TESTERS = "-testers"
@@ -81,6 +83,25 @@ class Versions(NamedTuple):
     candidate: str = "v2"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The settings of a release: what it does, and what it asks of the candidate."""
+
+    versions: Versions = field(default_factory=Versions)
+    steps: tuple[Step, ...] = LADDER
+    testers: Group = field(default_factory=Group)
+    seconds: float = 60.0
+    """How long a step lasts at least where others send the requests."""
+    requests: int = 0
+    """How many requests of its own each step sends at least; 0: it sends none."""
+    concurrency: int = 8
+    url: str | None = None
+    """Where to send them, if not to the workshop's gateway."""
+    part: float = 0.02
+    """A defect in this part of all answers must have shown, with a probability of 95 %."""
+    bounds: Bounds = NO_BOUNDS
+
+
 def routes_at(found: Json, host: str, versions: Versions, step: Step | None, testers: Group) -> Json:
     """Return a VirtualService as it is at a step, or, without a step, with all callers at the stable version.
 
@@ -92,30 +113,21 @@ def routes_at(found: Json, host: str, versions: Versions, step: Step | None, tes
     """
     rules: list[Json] = []
     changed = False
-    for place, written in enumerate(found["spec"].get("http") or []):
-        rule = deepcopy(written)
-        if _is_testers(rule):
+    namespace = host.split(".")[1]
+    for place, rule in enumerate(deepcopy(found["spec"].get("http") or [])):
+        if str(rule.get("name", "")).endswith(TESTERS):
             continue
-        routes = rule.get("route") or []
-        if not routes or any(not _leads_to(route["destination"], host) for route in routes):
-            rules.append(rule)
-            continue
-        changed = True
-        rules += _at(rule, place, versions, step, testers)
+        hosts = {full_name(to["destination"].get("host", ""), namespace) for to in rule.get("route") or []}
+        changed |= hosts == {host}
+        rules += _at(rule, place, versions, step, testers) if hosts == {host} else [rule]
     if not changed:
         raise HarnessError(f"{named(found)} has no rule that leads to {host.partition('.')[0]} alone")
     metadata = {k: v for k, v in found["metadata"].items() if k in ("name", "namespace", "labels")}
-    others = {
-        k: v
-        for k, v in (found["metadata"].get("annotations") or {}).items()
-        if k not in (ANNOTATION, LAST_APPLIED)
-    }
-    return {
-        "apiVersion": found["apiVersion"],
-        "kind": found["kind"],
-        "metadata": {**metadata, **({"annotations": others} if others else {})},
-        "spec": {**found["spec"], "http": rules},
-    }
+    notes = found["metadata"].get("annotations") or {}
+    if others := {k: v for k, v in notes.items() if k not in (ANNOTATION, LAST_APPLIED)}:
+        metadata["annotations"] = others
+    spec = {**found["spec"], "http": rules}
+    return {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": metadata, "spec": spec}
 
 
 def _at(rule: Json, place: int, versions: Versions, step: Step | None, testers: Group) -> list[Json]:
@@ -132,7 +144,8 @@ def _at(rule: Json, place: int, versions: Versions, step: Step | None, testers: 
         return [{**bare, "route": [to(versions.stable)]}]
     if step.dark:
         mirrors = {k: v for k, v in rule.items() if k in _ANSWERS and k != "route"}
-        if not _mirrors_to(versions.candidate, mirrors):
+        many = [mirrors.get("mirror") or {}, *(each["destination"] for each in mirrors.get("mirrors") or [])]
+        if all(mirror.get("subset") != versions.candidate for mirror in many):
             mirrors = {"mirror": to(versions.candidate)["destination"]}
         return [{**bare, "route": [to(versions.stable)], **mirrors}]
     if step.percent == 100:
@@ -145,20 +158,6 @@ def _at(rule: Json, place: int, versions: Versions, step: Step | None, testers: 
         {**bare, "name": f"{bare['name']}{TESTERS}", "match": matches, "route": [to(versions.candidate)]},
         {**bare, "route": split if step.percent else [to(versions.stable)]},
     ]
-
-
-def _is_testers(rule: Json) -> bool:
-    return str(rule.get("name", "")).endswith(TESTERS)
-
-
-def _leads_to(destination: Json, host: str) -> bool:
-    name = str(destination.get("host", "")).rstrip(".")
-    return name == host or (("." not in name) and host.startswith(f"{name}."))
-
-
-def _mirrors_to(version: str, mirrors: Json) -> bool:
-    many = [mirror["destination"] for mirror in mirrors.get("mirrors") or []]
-    return any(mirror.get("subset") == version for mirror in [*many, mirrors.get("mirror") or {}])
 
 
 def needed(part: float) -> int:

@@ -22,8 +22,7 @@ from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
 from harness.proof.watch import Prepared, Watch
 from harness.release.callers import Callers
-from harness.release.plan import Plan
-from harness.release.routes import DARK, Step, needed, routes_at
+from harness.release.routes import DARK, Plan, Step, needed, routes_at
 from harness.release.standing import alone, must_not_stand, ruling
 
 LIVE = ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml"
