@@ -60,10 +60,6 @@ def _sample(value: str) -> int:
     raise click.BadParameter(f"'{value}' is not a part such as 1/100")
 
 
-def _fields(value: str) -> tuple[str, ...]:
-    return tuple(value.replace(",", " ").split())
-
-
 def span(value: str) -> float:
     """Read how long: 90s, or 1h30m."""
     try:
@@ -154,7 +150,8 @@ with_differences = options(
         help="How many answers may have another status: 0.001, or 0.1%.",
     ),
     click.option(
-        "--ignore", envvar=f"{TYPED}IGNORE", type=_fields, default="", metavar="FIELDS",
+        "--ignore", envvar=f"{TYPED}IGNORE", default="", metavar="FIELDS",
+        type=lambda value: tuple(value.replace(",", " ").split()),
         help="Fields of answers that may differ, with commas between: version,items[].price.",
     ),
 )  # fmt: skip

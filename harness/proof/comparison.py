@@ -8,7 +8,7 @@ from harness.proof.evidence import Evidence
 from harness.proof.figures import Times
 from harness.proof.rule_claims import status_pairs
 
-QUANTILES = (0.5, 0.9, 0.99, 1.0)
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ def comparisons(evidence: Evidence) -> Iterator[Comparison]:
         sizes = evidence.sizes[version]
         ours = evidence.times[version]
         theirs = evidence.times[allowed[0]] if len(allowed) == 1 else Times()
-        names = {f"p{100 * q:g}" if q < 1 else "max": q for q in QUANTILES}
         if pairs:
             yield Comparison(
                 version, " and ".join(allowed), {f"{a} x {b}": n for (a, b), n in pairs.most_common()},
                 sizes.same, sizes.other, sizes.smaller, sizes.larger,
-                {name: (theirs.quantile(q), ours.quantile(q)) for name, q in names.items()},
+                {name: (theirs.quantile(q), ours.quantile(q)) for name, q in QUANTILES.items()},
             )  # fmt: skip

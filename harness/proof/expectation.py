@@ -6,6 +6,7 @@ over; one that may have, and is not understood, is named in ``RouteRule.problems
 
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 from harness import Json
@@ -114,21 +115,16 @@ class Expectation:
 
     def describe(self, gone: frozenset[str] = frozenset()) -> str:
         """Return it in words; ``gone`` are the versions without a pod."""
-
-        def call(version: str) -> str:
-            return f"{version} (no pod)" if version in gone else version
-
-        names = [call(version) for version in self.allowed]
-        if not names:
-            words = "to nobody"
-        elif len(names) == 1:
-            words = f"all to {names[0]}"
-        elif None in dict(self.answers).values():
-            words = f"to {' and '.join(names)}"
+        names = {v: f"{v} (no pod)" if v in gone else v for v in (*self.allowed, *self.copied)}
+        answering = [(names[version], share) for version, share in self.answers]
+        if len(answering) == 1:
+            words = f"all to {answering[0][0]}"
+        elif any(share is None for _, share in answering):
+            words = f"to {' and '.join(name for name, _ in answering)}"
         else:
-            words = ", ".join(f"{100 * (share or 0):g} % to {call(v)}" for v, share in self.answers)
-        mirrors = [f"mirrored {percent:g} % to {call(v)}" for v, many in self.copies for percent in many]
-        return "; ".join([words, *mirrors])
+            words = ", ".join(f"{100 * (share or 0):g} % to {name}" for name, share in answering)
+        mirrors = [f"mirrored {percent:g} % to {names[v]}" for v, many in self.copies for percent in many]
+        return "; ".join([words or "to nobody", *mirrors])
 
 
 def full_name(host: str, namespace: str) -> str:
@@ -168,9 +164,8 @@ class Applied:
 
     def hosts_of(self, found: Json) -> list[str]:
         """Return the hosts of a VirtualService as Istio's registry has them."""
-        return [
-            full_name(host.lower(), self.namespace_of(found)) for host in found["spec"].get("hosts") or []
-        ]
+        home = self.namespace_of(found)
+        return [full_name(host.lower(), home) for host in found["spec"].get("hosts") or []]
 
     def virtual_services(self) -> list[Json]:
         """Return the VirtualServices, the oldest first: of two for one host, Istio's sidecars take the older.
@@ -192,23 +187,21 @@ class Applied:
     def ruling(self, host: str, namespace: str) -> list[Json]:
         """Return what routes a host for the sidecars of a namespace, the one that counts first.
 
-        An HTTPRoute of the Service overrules VirtualServices; an exact host overrules a wildcard.
+        An HTTPRoute of the Service overrules VirtualServices; an exact host overrules a wildcard, and a
+        longer one a shorter one.
         """
-        of_service, exact, wild = [], [], []
+        of_service, matching = [], []
         for found in self.of_kind("HTTPRoute"):
             for parent in found["spec"].get("parentRefs") or []:
                 where = parent.get("namespace") or self.namespace_of(found)
                 if parent.get("kind") == "Service" and full_name(parent["name"], where) == host:
                     of_service.append(found)
         for found in self.virtual_services():
-            if serves_mesh(found) and self.is_visible(found, namespace):
-                hosts = self.hosts_of(found)
-                if host in hosts:
-                    exact.append(found)
-                elif wider := [len(h) for h in hosts if covers(h, host)]:
-                    wild.append((max(wider), found))
-        wild.sort(key=lambda each: -each[0])  # the longest first; the oldest of these
-        return [*of_service, *exact, *(found for _, found in wild)]
+            wanted = [(name == host, len(name)) for name in self.hosts_of(found) if covers(name, host)]
+            if wanted and serves_mesh(found) and self.is_visible(found, namespace):
+                matching.append((max(wanted), found))
+        matching.sort(key=itemgetter(0), reverse=True)  # of equals, the oldest stays first
+        return [*of_service, *(found for _, found in matching)]
 
     def rules_of(self, found: Json, scope: str = "") -> list[RouteRule]:
         """Return the rules of a VirtualService or an HTTPRoute, in order.

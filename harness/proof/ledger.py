@@ -112,13 +112,11 @@ class Ledger:
     def call_of(self, pod: str, hop: Hop) -> Call | None:
         """Return what a hop at a caller's proxy says of a request to the target; None if it is to others."""
         kind = pod, hop.authority, hop.cluster, hop.upstream, hop.route, hop.status, hop.flags, hop.details
-        try:
-            return self._calls[kind]
-        except KeyError:
+        if kind not in self._calls:
             if len(self._calls) >= KINDS:
                 self._calls.clear()
-            call = self._calls[kind] = self._new_call(pod, hop)
-            return call
+            self._calls[kind] = self._new_call(pod, hop)
+        return self._calls[kind]
 
     def _new_call(self, pod: str, hop: Hop) -> Call | None:
         who = self.routing.pods.get(pod)
@@ -161,10 +159,12 @@ class Ledger:
 
     def _is_urgent(self, story: Story) -> bool:
         """Say whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
-        return any(self.is_leak(call) or self._is_failure(call) for call, _ in story.calls)
-
-    def _is_failure(self, call: Call) -> bool:
-        return call.status >= 500 and call.rule >= 0 and not self.routing.rules[call.rule].expectation.copies
+        rules = self.routing.rules
+        return any(
+            self.is_leak(call)
+            or (call.status >= 500 and call.rule >= 0 and not rules[call.rule].expectation.copies)
+            for call, _ in story.calls
+        )
 
     def is_leak(self, call: Call) -> bool:
         """Say whether a caller got the answer of a version that may not answer."""

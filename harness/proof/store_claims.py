@@ -56,9 +56,8 @@ def stored(evidence: Evidence) -> Iterator[Claim]:
         wrong = {"lost": "lost", "doubled": "doubled"}
         wrong |= {"foreign": f"by {' or '.join(dark)}"} if dark or total["foreign"] else {}
         words = ", ".join(f"{total[name]:,} {word}" for name, word in wrong.items())
-        statement = f"{_owners(versions)} holds every write once" + (
-            f", and none by {' or '.join(dark)}" * bool(dark)
-        )
+        store = f"{versions[0]}'s store" if len(versions) == 1 else f"the store of {' and '.join(versions)}"
+        statement = f"{store} holds every write once" + f", and none by {' or '.join(dark)}" * bool(dark)
         if evidence.writes or total["foreign"]:
             yield total.claim(
                 "stored", statement, f"{total['once']:,} of {total['writes']:,}: {words}",
@@ -134,10 +133,6 @@ def _groups(evidence: Evidence, found: Stored) -> dict[Database, list[str]]:
 def _told(shape: Shape, versions: list[str]) -> int:
     """Return how many writes of a story callers know to be stored: those that versions answered with 2xx."""
     return sum(c.version in versions and c.answered and 200 <= c.status < 300 for c in shape.own)
-
-
-def _owners(versions: list[str]) -> str:
-    return f"{versions[0]}'s store" if len(versions) == 1 else f"the store of {' and '.join(versions)}"
 
 
 def _tally(request_id: str) -> Tally:

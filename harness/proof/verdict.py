@@ -56,7 +56,7 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         """0: every claim holds. 1: one fails. 2: none fails, but one is unproven."""
-        return 0 if self.passed else 1 if self.failed() else 2
+        return {"holds": 0, "fails": 1, "unproven": 2}[self.state]
 
     @property
     def state(self) -> State:
@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        return {0: "PASS", 1: "FAIL", 2: "UNPROVEN"}[self.exit_code]
+        return {"holds": "PASS", "fails": "FAIL", "unproven": "UNPROVEN"}[self.state]
 
     def failed(self) -> list[str]:
         return self._ids("fails")
