@@ -85,19 +85,15 @@ def begin(mesh: Mesh, number: int, planted: str) -> None:
 def _calls(mesh: Mesh) -> list[tuple[Hop, bool]]:
     """Return the calls of recommendation in callers' logs, each with whether it harmed its caller."""
     routing = Routing(mesh.scene(Target().namespace), Target())
-    callers = [
-        p for p in routing.scene.pods if p.proxy and not p.gateway and p.name not in routing.version_of_pod
-    ]
-    calls = [
-        hop
-        for pod in callers
-        for hop in hops_in(mesh.request_log(pod))
-        if hop.cluster.startswith("outbound|") and routing.is_for_target(pod, hop)
-    ]
-    return [
-        (hop, hop.status >= 500 or hop.status == 0 or routing.version_of_call(hop) not in (None, "v1"))
-        for hop in calls
-    ]
+    calls = []
+    for pod in routing.scene.pods:
+        if not pod.proxy or pod.gateway or pod.name in routing.version_of_pod:
+            continue
+        for hop in hops_in(mesh.request_log(pod)):
+            if hop.cluster.startswith("outbound|") and routing.is_for_target(pod, hop):
+                by_another = routing.version_of_call(hop) not in (None, "v1")
+                calls.append((hop, by_another or hop.status >= 500 or hop.status == 0))
+    return calls
 
 
 def judge(mesh: Mesh, answer: str | None, progress: Progress) -> tuple[int, list[str]]:

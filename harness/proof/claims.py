@@ -124,13 +124,12 @@ def exercised(evidence: Evidence) -> Iterator[Claim]:
 
 def attributed(evidence: Evidence) -> Iterator[Claim]:
     """Claim that the rule of every request is known; only made where it is not."""
-    unnamed, several = Sum(), Sum()
+    unnamed, several = Sum(unknown=0), Sum(unknown=0)
     for shape, tally in evidence.shapes.items():
         places = {call.rule for call in shape.calls}
-        if UNKNOWN in places:
-            unnamed.add(tally, breaks=True, unknown=1)
-        if len([place for place in places if place >= 0]) > 1:
-            several.add(tally, breaks=True, unknown=1)
+        is_several = len([place for place in places if place >= 0]) > 1
+        unnamed.add(tally, breaks=UNKNOWN in places, unknown=UNKNOWN in places)
+        several.add(tally, breaks=is_several, unknown=is_several)
     for found, problem in (
         (unnamed, "took a rule that its proxy's log does not name: give every http route a name"),
         (several, "took several rules with one request id: they cannot be told apart"),

@@ -7,9 +7,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 
 from harness.meshes.mesh import in_clone
-from harness.proof.comparison import Comparison
 from harness.proof.evidence import State
-from harness.proof.verdict import Side, Verdict
+from harness.proof.verdict import Comparison, Side, Verdict
 
 WORDS: dict[State, str] = {"holds": "ok", "fails": "FAIL", "unproven": "?"}
 

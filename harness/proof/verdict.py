@@ -1,18 +1,20 @@
 """The verdict: evidence in, checked claims out. Pure."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from harness.proof import claims as run_claims
-from harness.proof.comparison import Comparison, comparisons
 from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Times
-from harness.proof.rule_claims import OF_RULE
+from harness.proof.rule_claims import OF_RULE, status_pairs
 from harness.proof.store_claims import OF_STORES
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,24 @@ class Side:
     p99: float | None
     size: float | None
     """The mean size of an answer."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a dark version answers beside those that answer callers."""
+
+    version: str
+    against: str
+    status: Mapping[str, int]
+    """Their status and its own, as in ``200 x 503``, and how many requests had that."""
+    same_size: int
+    """How many of its answers had the size of the caller's."""
+    other_size: int
+    smaller: int
+    """By how many bytes at most it was smaller; of larger ones likewise."""
+    larger: int
+    times: Mapping[str, tuple[float | None, float | None]]
+    """Quantile, such as ``p99``, to milliseconds: theirs and its own."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +140,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
         sides=tuple(_side(name, evidence.times.get(name, Times())) for name in routing.versions),
         callers=_side("callers", seen.times if seen else evidence.callers),
         unjudged=unjudged,
-        compared=tuple(comparisons(evidence)),
+        compared=tuple(_comparisons(evidence)),
         evidence=evidence,
     )
 
@@ -128,3 +148,24 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
 def _side(version: str, times: Times) -> Side:
     mean = times.bytes / times.sized if times.sized else None
     return Side(version, times.count, dict(times.status), times.quantile(0.5), times.quantile(0.99), mean)
+
+
+def _comparisons(evidence: Evidence) -> Iterator[Comparison]:
+    """Yield a comparison for each dark version that got copies."""
+    routing = evidence.routing
+    for version in filter(routing.is_dark, routing.copied):
+        rules = [rule.expectation for rule in routing.rules if version in rule.expectation.copied]
+        allowed = list(dict.fromkeys(name for expectation in rules for name in expectation.allowed))
+        pairs: Counter[tuple[int, int]] = Counter()
+        for shape, tally in evidence.shapes.items():
+            for pair in status_pairs(shape, version):
+                pairs[pair] += tally.count
+        sizes = evidence.sizes[version]
+        ours = evidence.times[version]
+        theirs = evidence.times[allowed[0]] if len(allowed) == 1 else Times()
+        if pairs:
+            yield Comparison(
+                version, " and ".join(allowed), {f"{a} x {b}": n for (a, b), n in pairs.most_common()},
+                sizes.same, sizes.other, sizes.smaller, sizes.larger,
+                {name: (theirs.quantile(q), ours.quantile(q)) for name, q in QUANTILES.items()},
+            )  # fmt: skip

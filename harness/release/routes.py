@@ -131,7 +131,6 @@ def routes_at(found: Json, host: str, versions: Versions, step: Step | None, tes
 
 
 def _at(rule: Json, place: int, versions: Versions, step: Step | None, testers: Group) -> list[Json]:
-    """Return what becomes of one rule."""
     first = rule["route"][0]
     rest = {k: v for k, v in first.items() if k not in ("destination", "weight")}
     bare = {k: v for k, v in rule.items() if k not in _ANSWERS}

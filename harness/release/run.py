@@ -107,7 +107,6 @@ class Release:
     # --- a step -----------------------------------------------------------------------------------------
 
     def _take(self, step: Step) -> Verdict:
-        """Apply a step, and judge what happens then."""
         versions = self._plan.versions
         if not step.dark:
             self._give_the_live_store()
@@ -118,11 +117,9 @@ class Release:
         verdict = self._broken or self._judge(step, prepared)
         seen = {side.version: side.requests for side in verdict.sides}
         words = f"{verdict.requests:,} requests, {seen.get(versions.candidate, 0):,} at {versions.candidate}"
-        held = sum(claim.holds for claim in verdict.claims)
-        self._show(
-            f"{WORDS[verdict.state]:<4}  {step!s:<7}  {words}; {held} of {len(verdict.claims)} claims hold"
-            f" ({time.monotonic() - begun:.0f} s)"
-        )
+        held = f"{sum(claim.holds for claim in verdict.claims)} of {len(verdict.claims)} claims hold"
+        spent = time.monotonic() - begun
+        self._show(f"{WORDS[verdict.state]:<4}  {step!s:<7}  {words}; {held} ({spent:.0f} s)")
         return verdict
 
     def _at(self, step: Step | None) -> Json:
