@@ -149,10 +149,11 @@ def understood(evidence: Evidence) -> Iterator[Claim]:
 
 def no_loop(evidence: Evidence) -> Iterator[Claim]:
     """Claim that no copy leads back to the target; only made where there are copies."""
-    if evidence.loops or any(rule.expectation.copied for rule in evidence.routing.rules):
+    loops = evidence.loops
+    if loops or any(rule.expectation.copied for rule in evidence.routing.rules):
         statement = f"no copy leads back to {evidence.routing.target.service}"
-        detail = "; ".join(evidence.loops) or "none seen"
-        yield Sum().claim("no-loop", statement, detail, fails=bool(evidence.loops))
+        detail = "; ".join(loops) or "none seen"
+        yield Sum().claim("no-loop", statement, detail, fails=bool(loops))
 
 
 def failures(evidence: Evidence) -> Iterator[Claim]:

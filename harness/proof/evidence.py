@@ -1,7 +1,7 @@
 """What claims are made from, and what a claim is."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -81,7 +81,6 @@ class Evidence:
     """What the proxies of callers measured."""
     blind: Mapping[str, str] = field(default_factory=dict)
     """Versions whose proxies cannot be read, with the reason."""
-    loops: tuple[str, ...] = ()
     unreadable: int = 0
     """Lines on requests that are not in Istio's default format."""
     unjoined: int = 0
@@ -93,12 +92,17 @@ class Evidence:
     bounds: Bounds = NO_BOUNDS
     broken: list[Story] = field(default_factory=list)
     """The first stories that break a claim, whole."""
-    edges: tuple[tuple[str, str], ...] = ()
-    """Which workload was seen to call which host, once a run has ended."""
+    edges: Collection[tuple[str, str]] = ()
+    """Which workload was seen to call which host."""
     writes: dict[str, Shape] = field(default_factory=dict)
     """The stories of what callers wrote, by request id, where the versions have a store."""
     stored: Stored | None = None
     """What the stores hold of it, once a run has ended."""
+
+    @property
+    def loops(self) -> tuple[str, ...]:
+        """The ways on which copies were seen to lead back to the target."""
+        return self.routing.loops(self.edges)
 
     @property
     def stories(self) -> int:

@@ -92,16 +92,10 @@ def received(stream: Stream) -> Iterator[Claim]:
             found.add(tally, breaks=any(counted[name] for name in _WRONG), **counted)
         for shape, tally in _without_call(stream, version):
             found.add(tally, breaks=True, phantoms=len(shape.at(version)))
-        sampled = [percent / 100 for percent in percentages if percent < 100]
-        always = len(percentages) - len(sampled)
         wrong = ", ".join(f"{found[name]:,} {word}" for name, word in _WRONG.items())
         if found["missing"] and (count := stream.evidence.under_way.get(version)):
             wrong += f"; {version} has {count:,} under way, and does not answer"
-        fails = any(found[name] for name in _WRONG)
-        if sampled:
-            claim = _sampled(found, version, always, sampled, wrong, fails)
-        else:
-            claim = _exactly(found, version, always, wrong, fails)
+        claim = _of_copies(found, version, percentages, wrong)
         # Of what a run that ended early still waits for, nobody knows whether it comes.
         yield replace(claim, state="unproven") if claim.holds and stream.evidence.overdue else claim
 
@@ -110,24 +104,25 @@ _WRONG = {"missing": "missing", "duplicates": "duplicate", "phantoms": "phantom"
 """Figures that must be 0, and what they are called."""
 
 
-def _exactly(found: Sum, version: str, always: int, wrong: str, fails: bool) -> Claim:
-    del found.figures["drawn"]
-    times = {1: "once", 2: "twice"}.get(always, f"{always} times")
-    statement = f"{version} received every request exactly {times}"
-    detail = f"{found['received'] // always:,} of {found['requests']:,}: {wrong}"
-    unproven = not found["requests"]
-    return found.claim("exactly-once", statement, detail, fails=fails, unproven=unproven, version=version)
-
-
-def _sampled(found: Sum, version: str, always: int, sampled: list[float], wrong: str, fails: bool) -> Claim:
-    requests, drawn = found["requests"], found["drawn"]
+def _of_copies(found: Sum, version: str, percentages: tuple[float, ...], wrong: str) -> Claim:
+    """Return the claim that a version got every copy, or, of sampled mirrors, as many as chance allows."""
+    fails, requests = any(found[name] for name in _WRONG), found["requests"]
+    sampled = [percent / 100 for percent in percentages if percent < 100]
+    always = len(percentages) - len(sampled)
+    if not sampled:
+        del found.figures["drawn"]
+        times = {1: "once", 2: "twice"}.get(always, f"{always} times")
+        statement = f"{version} received every request exactly {times}"
+        detail = f"{found['received'] // always:,} of {requests:,}: {wrong}"
+        return found.claim("exactly-once", statement, detail, fails=fails, unproven=not requests,
+                           version=version)  # fmt: skip
     intervals = [binomial_interval(requests, p, FALSE_ALARM / len(sampled)) for p in sampled]
     low, high = sum(i[0] for i in intervals), sum(i[1] for i in intervals)
     found.figures.update(low=low, high=high)
     beside = f"every request {always} times and " if always else ""
     statement = f"{version} received {beside}{' and '.join(f'{100 * p:g} %' for p in sampled)} of requests"
-    detail = f"{drawn:,} of {requests:,} (between {low:,} and {high:,}): {wrong}"
-    few, fails = _too_few(requests, sampled), fails or not low <= drawn <= high
+    detail = f"{found['drawn']:,} of {requests:,} (between {low:,} and {high:,}): {wrong}"
+    few, fails = _too_few(requests, sampled), fails or not low <= found["drawn"] <= high
     return found.claim("sampled", statement, detail if fails else few or detail, fails=fails,
                        unproven=bool(few), version=version)  # fmt: skip
 

@@ -96,9 +96,9 @@ class Watch:
         self.ledger = Ledger(routing, self._mesh.still, self._patience, self._alarming)
         self.evidence = Evidence(
             routing, sightings=self._sightings, bounds=self._bounds,
-            answers=Answers(self._bounds.ignored, asked_for=routing.logs_answers),
+            answers=Answers(self._bounds.ignored, asked_for=routing.logs_answers), edges=self.ledger.edges,
         )  # fmt: skip
-        self._counts = Counts(self.evidence, self.run, writes=bool(stores))
+        self.counts = Counts(self.evidence, self.run, writes=bool(stores))
         self.broken = self.evidence.broken
         """The first stories that break a claim."""
 
@@ -128,7 +128,7 @@ class Watch:
         if self.ledger.alarm:
             return True
         self.sweep(time.monotonic())
-        return bool(self.routing.loops(self.ledger.edges))
+        return bool(self.evidence.loops)
 
     def read_first_broken(self) -> None:
         """Read on until the first story that breaks a claim has the line of each version that answered."""
@@ -184,7 +184,7 @@ class Watch:
         for story in self.ledger.sweep(now):
             self._finish(story)
         late, self.ledger.late = self.ledger.late, {}
-        self._counts.amend(late.values())
+        self.counts.amend(late.values())
         if self._suspects and now > self._asked + self._mesh.still / 2:
             self._judge_suspects()
 
@@ -194,10 +194,10 @@ class Watch:
             return
         suspects, self._suspects = self._suspects, []
         for story in suspects:
-            self._counts.add(self.ledger.resolved(story))
+            self.counts.add(self.ledger.resolved(story))
 
     def _finish(self, story: Story) -> None:
-        if self._is_judged(story) and not self._counts.add(story, suspects=False):
+        if self._is_judged(story) and not self.counts.add(story, suspects=False):
             self._suspects.append(story)
 
     def look(self) -> bool:
@@ -231,10 +231,6 @@ class Watch:
         self.changes.clear()
         self.unjudged = 0
         self._start(*prepared)
-
-    def count(self, story: Story) -> None:
-        """Judge a story now, whatever may still come of it."""
-        self._counts.add(story)
 
     def unjudged_stories(self) -> list[Story]:
         return [*self.ledger.open.values(), *self._suspects]
@@ -322,9 +318,7 @@ class Watch:
         return judge(self.evidence, self.run, self.unjudged + self._lacking())
 
     def survey(self) -> None:
-        """Enter beside the stories what the proxies cannot show, and who calls whom."""
-        self.evidence.edges = tuple(self.ledger.edges)
-        self.evidence.loops = self.routing.loops(self.ledger.edges)
+        """Enter beside the stories what the proxies cannot show."""
         self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
 

@@ -227,7 +227,7 @@ class Release:
         story = self._watch.ledger.alarm
         if story and not self._broken:
             self._lead_back()
-            self._watch.count(story)
+            self._watch.counts.add(story)
             verdict = judge(self._watch.evidence, self._watch.run)
             if not verdict.failed():  # it came before its route was known
                 statement = f"callers get failures from {self._plan.versions.candidate}"
