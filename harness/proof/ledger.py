@@ -89,11 +89,12 @@ class Ledger:
             return
         if call:
             story.calls.append((call, hop))
+            story.urgent |= self._is_urgent(call)
             if self._alarming and not self.alarm and self._alarming(call):
                 self.alarm = story
         elif version:
             story.arrivals.append((version, hop))
-        if (call or hop.status >= 500) and self._is_urgent(story):
+        if story.urgent:
             self._due.appendleft((now, story))
         if not story.start or hop.start < story.start:
             story.start = hop.start
@@ -149,22 +150,19 @@ class Ledger:
         """Yield the stories that are finished, and forget them."""
         while self._due and self._due[0][0] <= now:
             _, story = self._due.popleft()
-            is_still = story.touched + self._quiet <= now or self._is_urgent(story)
-            if is_still and self.open.get(story.key) is story and self.has_all(story):
+            if self.open.get(story.key) is not story:
+                continue
+            if (story.touched + self._quiet <= now or story.urgent) and self.has_all(story):
                 yield self._finish(story)
         # The oldest stand first: what waits at the front has waited the longest.
         late = itertools.takewhile(lambda story: story.begun + self._patience <= now, self.open.values())
         for story in [story for story in late if story.touched + self._quiet <= now]:
             yield self._finish(story)
 
-    def _is_urgent(self, story: Story) -> bool:
-        """Say whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
-        rules = self.routing.rules
-        return any(
-            self.is_leak(call)
-            or (call.status >= 500 and call.rule >= 0 and not rules[call.rule].expectation.copies)
-            for call, _ in story.calls
-        )
+    def _is_urgent(self, call: Call) -> bool:
+        if call.status >= 500 and call.rule >= 0 and not self.routing.rules[call.rule].expectation.copies:
+            return True
+        return self.is_leak(call)
 
     def is_leak(self, call: Call) -> bool:
         """Say whether a caller got the answer of a version that may not answer."""

@@ -81,7 +81,7 @@ _NOTHING = Shape((), ())
 class Story:
     """All hops of one request to the target; of one that is counted, those that came later."""
 
-    __slots__ = ("arrivals", "begun", "calls", "hops", "key", "shape", "sizes", "start", "touched")
+    __slots__ = ("arrivals", "begun", "calls", "hops", "key", "shape", "sizes", "start", "touched", "urgent")
 
     def __init__(self, key: Key, now: float) -> None:
         self.key, self.begun, self.touched = key, now, now
@@ -91,6 +91,8 @@ class Story:
         """How many hops it has got."""
         self.calls: list[tuple[Call, Hop]] = []
         self.arrivals: list[tuple[str, Hop]] = []
+        self.urgent = False
+        """Whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
         self.shape: Shape | None = None
         """As what it was counted; then its hops are gone."""
         self.sizes: tuple[int, int] | None = None
@@ -120,8 +122,8 @@ def _arrival(version: str, hop: Hop) -> Arrival:
 def shape_of(story: Story) -> Shape:
     """Return what a story amounts to: as what it was counted, and the hops that it has got since."""
     before = story.shape or _NOTHING
-    calls = [*before.calls, *(call for call, _ in story.calls)]
-    arrivals = [*before.arrivals, *(_arrival(version, hop) for version, hop in story.arrivals)]
+    calls = [call for call, _ in story.calls] + [*before.calls]
+    arrivals = [_arrival(version, hop) for version, hop in story.arrivals] + [*before.arrivals]
     resized, reply_resized = set(before.resized), set(before.reply_resized)
     sizes = {(hop.received, hop.sent) for _, hop in story.arrivals}
     if calls and (len(sizes) > 1 or story.sizes):
