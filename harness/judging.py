@@ -280,26 +280,23 @@ def watch_command(
     show("opening the proxies' logs")
     watch.follow()
     begun = told = time.monotonic()
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            while duration is None or time.monotonic() < begun + duration:
-                watch.read()
-                if until_failure and watch.broken:
-                    watch.read_first_broken()
-                    break
-                if time.monotonic() > told + 1:
-                    told = time.monotonic()
-                    figures = watch.figures()
-                    if as_json:
-                        echo(json.dumps(figures))
-                    elif sys.stdout.isatty():
-                        echo(wrap(figures_in_words(figures), 10))
-                time.sleep(0.02)
-            else:
-                watch.settle(show)
-        verdict = watch.verdict()
-    finally:
-        watch.close()
+    with contextlib.closing(watch), contextlib.suppress(KeyboardInterrupt):
+        while duration is None or time.monotonic() < begun + duration:
+            watch.read()
+            if until_failure and watch.broken:
+                watch.read_first_broken()
+                break
+            if time.monotonic() > told + 1:
+                told = time.monotonic()
+                figures = watch.figures()
+                if as_json:
+                    echo(json.dumps(figures))
+                elif sys.stdout.isatty():
+                    echo(wrap(figures_in_words(figures), 10))
+            time.sleep(0.02)
+        else:
+            watch.settle(show)
+    verdict = watch.verdict()
     if watch.changes and not as_json:
         echo(wrap(harmless("\n".join(watch.changes)) + ": judged anew from then on\n"))
     if until_failure and watch.broken and not as_json:

@@ -4,6 +4,7 @@ import itertools
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -355,12 +356,9 @@ def verify(
     :raises HarnessError: the mesh does not run, or what is applied changed meanwhile.
     """
     sightings = Sightings()
-    watch = Watch(mesh, target, bounds=bounds, patience=patience, sightings=sightings)
-    traffic = Traffic(url or mesh.url(), watch.run, size, concurrency, target.service)
-    watch.follow()
-    try:
+    with closing(Watch(mesh, target, bounds=bounds, patience=patience, sightings=sightings)) as watch:
+        traffic = Traffic(url or mesh.url(), watch.run, size, concurrency, target.service)
+        watch.follow()
         traffic.send(sightings.saw, watch.read, progress)
         watch.settle(progress)
         return watch.verdict()
-    finally:
-        watch.close()

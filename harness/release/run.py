@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -81,8 +82,10 @@ class Release:
         :raises HarnessError: another release is under way, a subset or a route is missing, the mesh does
             not answer, or somebody else changed the route meanwhile.
         """
-        with alone(self._mesh):
-            self._watch = Watch(self._mesh, self._target, alarming=self._is_alarming)
+        with (
+            alone(self._mesh),
+            closing(Watch(self._mesh, self._target, alarming=self._is_alarming)) as self._watch,
+        ):
             self._original, self._host = must_not_stand(self._watch.routing), self._watch.routing.host
             self._must_have_subsets()
             self._watch.follow()
@@ -101,8 +104,6 @@ class Release:
             except BaseException:
                 self._bail_out()
                 raise
-            finally:
-                self._watch.close()
 
     # --- a step -----------------------------------------------------------------------------------------
 
