@@ -1,7 +1,8 @@
 """What the models of Kubernetes' and of Istio's objects have in common."""
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -9,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    create_model,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -24,10 +26,6 @@ def _not_here(value: Any) -> Any:
     )
 
 
-NotHere = Annotated[Any, BeforeValidator(_not_here)]
-"""A field that is refused on the meshes that the harness configures itself."""
-
-
 def one_of(*values: str) -> AfterValidator:
     """Return a check that a text is one of those that the harness's own meshes honour."""
 
@@ -40,10 +38,6 @@ def one_of(*values: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
-
-
-Unused = Any
-"""A field that is kept, and that changes nothing on those meshes."""
 
 
 def _duration(text: str) -> str:
@@ -112,6 +106,28 @@ class Model(BaseModel):
         return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
 
 
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyModel]], type[AnyModel]]:
+    """Return a decorator that gives a model further fields, each with any value.
+
+    :param unused: names of fields that are kept, and change nothing on the harness's own meshes.
+    :param only_cluster: names of fields that are refused there.
+    """
+    kept = dict.fromkeys(unused.split(), (Any, None))
+    refused = dict.fromkeys(only_cluster.split(), (Annotated[Any, BeforeValidator(_not_here)], None))
+
+    def add(model: type[AnyModel]) -> type[AnyModel]:
+        more: dict[str, Any] = kept | refused
+        return create_model(
+            model.__name__, __base__=model, __doc__=model.__doc__, __module__=model.__module__, **more
+        )
+
+    return add
+
+
+@fields(unused="finalizers ownerReferences")
 class Metadata(Model):
     """What names an object."""
 
@@ -122,8 +138,6 @@ class Metadata(Model):
     namespace: str | None = None
     labels: Labels = {}
     annotations: dict[str, str] = {}
-    finalizers: Unused = None
-    owner_references: Unused = None
 
 
 class HostMetadata(Metadata):

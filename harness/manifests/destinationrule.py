@@ -15,16 +15,11 @@ from harness.manifests.base import (
     IstioObject,
     Labels,
     Model,
-    NotHere,
-    Unused,
     WholePercent,
+    fields,
     one_of,
 )
-from harness.manifests.texts import (
-    ExportTo,
-    Host,
-    SubsetName,
-)
+from harness.manifests.texts import ExportTo, Host, SubsetName
 from harness.manifests.virtualservice import PortSelector
 
 
@@ -56,20 +51,18 @@ class TCPSettings(Model):
     idle_timeout: Duration | None = None
 
 
+@fields(only_cluster="http2KeepAlive")
 class HTTPSettings(Model):
     """Limits of requests; 0 is none."""
 
-    http1_max_pending_requests: Annotated[Count, Field(alias="http1MaxPendingRequests")] = 0
-    http2_max_requests: Annotated[Count, Field(alias="http2MaxRequests")] = 0
+    http1_max_pending_requests: Count = 0
+    http2_max_requests: Count = 0
     max_requests_per_connection: Count = 0
     max_retries: Count = 0
     idle_timeout: Duration | None = None
-    h2_upgrade_policy: Annotated[
-        Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"], Field(alias="h2UpgradePolicy")
-    ] = "DEFAULT"
+    h2_upgrade_policy: Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"] = "DEFAULT"
     use_client_protocol: bool = False
     max_concurrent_streams: Count = 0
-    http2_keep_alive: Annotated[NotHere, Field(alias="http2KeepAlive")] = None
 
     @model_validator(mode="after")
     def _chooses_a_protocol(self) -> "HTTPSettings":
@@ -85,6 +78,7 @@ class ConnectionPool(Model):
     http: HTTPSettings = HTTPSettings()
 
 
+@fields(unused="consecutiveErrors")  # deprecated, and without effect in Istio
 class OutlierDetection(Model):
     """When a pod that fails gets no requests for a while."""
 
@@ -96,8 +90,6 @@ class OutlierDetection(Model):
     base_ejection_time: Duration | None = None
     max_ejection_percent: WholePercent = 0
     min_health_percent: WholePercent = 0
-    consecutive_errors: Unused = None
-    """Deprecated, and without effect in Istio."""
 
     @model_validator(mode="after")
     def _tells_errors_apart(self) -> "OutlierDetection":
@@ -106,29 +98,22 @@ class OutlierDetection(Model):
         return self
 
 
+@fields(only_cluster="consistentHash localityLbSetting warmup warmupDurationSecs")
 class LoadBalancer(Model):
     """Which pod gets a request."""
 
     simple: Annotated[str, one_of("LEAST_REQUEST", "ROUND_ROBIN", "RANDOM", "LEAST_CONN", "UNSPECIFIED")] = (
         "UNSPECIFIED"
     )
-    consistent_hash: NotHere = None
-    locality_lb_setting: NotHere = None
-    warmup_duration_secs: NotHere = None
-    warmup: NotHere = None
 
 
+@fields(
+    unused="caCertificates clientCertificate credentialName insecureSkipVerify privateKey sni subjectAltNames"
+)
 class ClientTLS(Model):
     """How callers' proxies encrypt: not at all, on one machine."""
 
     mode: Annotated[str, one_of("ISTIO_MUTUAL", "DISABLE")] = "DISABLE"
-    client_certificate: Unused = None
-    private_key: Unused = None
-    ca_certificates: Unused = None
-    credential_name: Unused = None
-    subject_alt_names: Unused = None
-    sni: Unused = None
-    insecure_skip_verify: Unused = None
 
 
 class PolicySettings(Some):
@@ -146,13 +131,11 @@ class PortTrafficPolicy(PolicySettings):
     port: PortSelector
 
 
+@fields(only_cluster="proxyProtocol retryBudget tunnel")
 class TrafficPolicy(PolicySettings):
     """How a proxy treats the destination."""
 
     port_level_settings: list[PortTrafficPolicy] = []
-    tunnel: NotHere = None
-    proxy_protocol: NotHere = None
-    retry_budget: NotHere = None
 
 
 class Subset(Model):
@@ -163,6 +146,7 @@ class Subset(Model):
     traffic_policy: TrafficPolicy | None = None
 
 
+@fields(only_cluster="workloadSelector")
 class DestinationRuleSpec(Model):
     """Subsets of a host."""
 
@@ -170,7 +154,6 @@ class DestinationRuleSpec(Model):
     subsets: list[Subset] = []
     traffic_policy: TrafficPolicy | None = None
     export_to: ExportTo = []
-    workload_selector: NotHere = None
 
     @model_validator(mode="after")
     def _tells_subsets_apart(self) -> "DestinationRuleSpec":

@@ -8,16 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from harness.manifests.base import (
-    HostMetadata,
-    IstioObject,
-    Labels,
-    Model,
-    NotHere,
-    Port,
-    Unused,
-    one_of,
-)
+from harness.manifests.base import HostMetadata, IstioObject, Labels, Model, Port, fields, one_of
 from harness.manifests.texts import ServedHost
 
 
@@ -29,15 +20,12 @@ class GatewayPort(Model):
     protocol: Annotated[str, AfterValidator(str.upper), one_of("HTTP", "HTTP2", "GRPC")]
 
 
+@fields(unused="name", only_cluster="bind defaultEndpoint tls")
 class GatewayServer(Model):
     """One listener of the ingress gateway."""
 
     port: GatewayPort
     hosts: Annotated[list[ServedHost], Field(min_length=1)]
-    name: Unused = None
-    tls: NotHere = None
-    bind: NotHere = None
-    default_endpoint: NotHere = None
 
 
 class GatewaySpec(Model):

@@ -14,10 +14,9 @@ from harness.manifests.base import (
     HostMetadata,
     Labels,
     Model,
-    NotHere,
     Object,
     Port,
-    Unused,
+    fields,
     one_of,
 )
 from harness.manifests.protocol import is_http, is_http2, protocol_of
@@ -58,14 +57,12 @@ def _tells_ports_apart(ports: list["ServicePort"]) -> list["ServicePort"]:
     return ports
 
 
+@fields(unused="automountServiceAccountToken imagePullSecrets secrets")
 class ServiceAccount(Object):
     """The identity of a workload."""
 
     api_version: Literal["v1"]
     kind: Literal["ServiceAccount"]
-    automount_service_account_token: Unused = None
-    image_pull_secrets: Unused = None
-    secrets: Unused = None
 
 
 def _is_base64(data: dict[str, str]) -> dict[str, str]:
@@ -77,13 +74,12 @@ def _is_base64(data: dict[str, str]) -> dict[str, str]:
     return data
 
 
+@fields(unused="immutable type")
 class Secret(Object):
     """What only those know who may read it: here, the settings of a workload."""
 
     api_version: Literal["v1"]
     kind: Literal["Secret"]
-    type: Unused = None
-    immutable: Unused = None
     data: Annotated[dict[str, str], AfterValidator(_is_base64)] = {}
     string_data: dict[str, str] = {}
 
@@ -93,6 +89,7 @@ class Secret(Object):
         return {k: base64.b64decode(v).decode() for k, v in self.data.items()} | self.string_data
 
 
+@fields(unused="nodePort")
 class ServicePort(Model):
     """A port that callers use, and the container's port behind it."""
 
@@ -101,7 +98,6 @@ class ServicePort(Model):
     target_port: Annotated[int | str | None, AfterValidator(_is_port)] = None
     protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
     app_protocol: str | None = None
-    node_port: Unused = None
 
     @property
     def target(self) -> int | str:
@@ -124,6 +120,12 @@ class ServicePort(Model):
         return is_http2(self.model_dump(by_alias=True))
 
 
+@fields(
+    unused="allocateLoadBalancerNodePorts clusterIPs externalTrafficPolicy healthCheckNodePort "
+    "internalTrafficPolicy ipFamilies ipFamilyPolicy loadBalancerClass loadBalancerIP "
+    "loadBalancerSourceRanges sessionAffinity sessionAffinityConfig trafficDistribution",
+    only_cluster="externalIPs externalName publishNotReadyAddresses",
+)
 class ServiceSpec(Model):
     """Which pods stand behind a Service."""
 
@@ -131,22 +133,6 @@ class ServiceSpec(Model):
     ports: Annotated[list[ServicePort], Field(min_length=1), AfterValidator(_tells_ports_apart)]
     type: Annotated[str, one_of("ClusterIP", "NodePort", "LoadBalancer")] = "ClusterIP"
     cluster_ip: Annotated[str, Field(alias="clusterIP"), AfterValidator(_not_headless)] = ""
-    cluster_ips: Annotated[Unused, Field(alias="clusterIPs")] = None
-    ip_families: Unused = None
-    ip_family_policy: Unused = None
-    internal_traffic_policy: Unused = None
-    external_traffic_policy: Unused = None
-    traffic_distribution: Unused = None
-    allocate_load_balancer_node_ports: Unused = None
-    load_balancer_class: Unused = None
-    load_balancer_source_ranges: Unused = None
-    load_balancer_ip: Annotated[Unused, Field(alias="loadBalancerIP")] = None
-    health_check_node_port: Unused = None
-    session_affinity: Unused = None
-    session_affinity_config: Unused = None
-    external_ips: Annotated[NotHere, Field(alias="externalIPs")] = None
-    external_name: NotHere = None
-    publish_not_ready_addresses: NotHere = None
 
 
 class Service(Object):
@@ -162,12 +148,12 @@ class Service(Object):
         return self.spec.selector.items() <= labels.items()
 
 
+@fields(only_cluster="valueFrom")
 class EnvVar(Model):
     """One environment variable; those that the harness sets itself are refused."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_not_reserved)]
     value: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
-    value_from: NotHere = None
 
 
 class SecretRef(Model):
@@ -177,32 +163,28 @@ class SecretRef(Model):
     optional: bool = False
 
 
+@fields(only_cluster="configMapRef prefix")
 class EnvFrom(Model):
     """A Secret whose keys become environment variables."""
 
     secret_ref: SecretRef
-    config_map_ref: NotHere = None
-    prefix: NotHere = None
 
 
+@fields(only_cluster="hostIP hostPort")
 class ContainerPort(Model):
     """A port that the container listens on."""
 
     name: str = ""
     container_port: Port
     protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
-    host_ip: Annotated[NotHere, Field(alias="hostIP")] = None
-    host_port: NotHere = None
 
 
+@fields(unused="host httpHeaders scheme")
 class HTTPGet(Model):
     """The request that a probe makes."""
 
     path: str = "/"
     port: Port | str
-    scheme: Unused = None
-    http_headers: Unused = None
-    host: Unused = None
 
 
 class Exec(Model):
@@ -211,19 +193,16 @@ class Exec(Model):
     command: list[str] = []
 
 
+@fields(
+    unused="failureThreshold grpc initialDelaySeconds successThreshold tcpSocket "
+    "terminationGracePeriodSeconds timeoutSeconds"
+)
 class Probe(Model):
     """How Kubernetes asks a container how it is: by the path of ``httpGet``, or a command where none is."""
 
     http_get: HTTPGet | None = None
     exec: Exec = Exec()
     period_seconds: Count = 10
-    initial_delay_seconds: Unused = None
-    timeout_seconds: Unused = None
-    success_threshold: Unused = None
-    failure_threshold: Unused = None
-    termination_grace_period_seconds: Unused = None
-    tcp_socket: Unused = None
-    grpc: Unused = None
 
 
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
@@ -237,46 +216,40 @@ def quantity(text: str) -> float:
     return float(number) * units[text.removeprefix(number)]
 
 
+@fields(unused="requests")
 class Resources(Model):
     """What a container asks for, and its limits, in Kubernetes' units (``500m``, ``192Mi``)."""
 
-    requests: Unused = None
     limits: dict[str, Quantity | int | float] = {}
 
 
+@fields(unused="readOnly subPath")
 class VolumeMount(Model):
     """Where a container sees a volume."""
 
     name: str
     mount_path: str
-    read_only: Unused = None
-    sub_path: Unused = None
 
 
+@fields(
+    unused="imagePullPolicy lifecycle livenessProbe securityContext startupProbe "
+    "terminationMessagePath terminationMessagePolicy",
+    only_cluster="restartPolicy volumeDevices workingDir",
+)
 class Container(Model):
     """The one application container of a pod."""
 
     name: str
     image: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([-._:/@]+[A-Za-z0-9]+)*$")]
-    image_pull_policy: Unused = None
     command: list[str] = []
     """What to run in the image's folder, in place of what the image says."""
     args: list[str] = []
     ports: list[ContainerPort] = []
     env: list[EnvVar] = []
     readiness_probe: Probe = Probe()
-    liveness_probe: Unused = None
-    startup_probe: Unused = None
-    lifecycle: Unused = None
     resources: Resources = Resources()
-    security_context: Unused = None
-    termination_message_path: Unused = None
-    termination_message_policy: Unused = None
     volume_mounts: list[VolumeMount] = []
     env_from: list[EnvFrom] = []
-    working_dir: NotHere = None
-    restart_policy: NotHere = None
-    volume_devices: NotHere = None
 
     @property
     def image_name(self) -> str:
@@ -306,18 +279,21 @@ class Container(Model):
         return any(port in (p.name, p.container_port) for p in mine) or (not mine and isinstance(port, int))
 
 
+@fields(only_cluster="configMap hostPath persistentVolumeClaim projected secret")
 class Volume(Model):
     """A volume of a pod: an empty folder. It means nothing to a process, and is a tmpfs in a container."""
 
     name: str
     empty_dir: dict[str, Any] | None = None
-    config_map: NotHere = None
-    secret: NotHere = None
-    projected: NotHere = None
-    persistent_volume_claim: NotHere = None
-    host_path: NotHere = None
 
 
+@fields(
+    unused="affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks hostAliases "
+    "hostname imagePullSecrets nodeName nodeSelector os preemptionPolicy priority "
+    "priorityClassName readinessGates restartPolicy runtimeClassName schedulerName "
+    "securityContext serviceAccount tolerations topologySpreadConstraints",
+    only_cluster="hostNetwork hostPID initContainers shareProcessNamespace",
+)
 class PodSpec(Model):
     """What a pod runs."""
 
@@ -325,32 +301,6 @@ class PodSpec(Model):
     service_account_name: str = "default"
     termination_grace_period_seconds: int = 30
     volumes: list[Volume] = []
-    service_account: Unused = None
-    automount_service_account_token: Unused = None
-    security_context: Unused = None
-    affinity: Unused = None
-    dns_config: Unused = None
-    dns_policy: Unused = None
-    enable_service_links: Unused = None
-    host_aliases: Unused = None
-    hostname: Unused = None
-    image_pull_secrets: Unused = None
-    node_name: Unused = None
-    node_selector: Unused = None
-    os: Unused = None
-    preemption_policy: Unused = None
-    priority: Unused = None
-    priority_class_name: Unused = None
-    readiness_gates: Unused = None
-    restart_policy: Unused = None
-    runtime_class_name: Unused = None
-    scheduler_name: Unused = None
-    tolerations: Unused = None
-    topology_spread_constraints: Unused = None
-    init_containers: NotHere = None
-    host_network: NotHere = None
-    host_pid: Annotated[NotHere, Field(alias="hostPID")] = None
-    share_process_namespace: NotHere = None
 
     @model_validator(mode="after")
     def _has_one_container(self) -> "PodSpec":
@@ -359,14 +309,12 @@ class PodSpec(Model):
         return self
 
 
+@fields(unused="creationTimestamp name namespace")
 class PodMetadata(Model):
     """The labels of a workload's pods."""
 
     labels: Labels
     annotations: dict[str, str] = {}
-    creation_timestamp: Unused = None
-    name: Unused = None
-    namespace: Unused = None
 
     @model_validator(mode="after")
     def _has_a_sidecar(self) -> "PodMetadata":
@@ -382,24 +330,20 @@ class PodTemplate(Model):
     spec: PodSpec
 
 
+@fields(only_cluster="matchExpressions")
 class LabelSelector(Model):
     """Which pods belong to a workload."""
 
     match_labels: Labels
-    match_expressions: NotHere = None
 
 
+@fields(unused="minReadySeconds progressDeadlineSeconds revisionHistoryLimit strategy", only_cluster="paused")
 class DeploymentSpec(Model):
     """How many pods, and which."""
 
     replicas: Annotated[int, Field(ge=0)] = 1
     selector: LabelSelector
     template: PodTemplate
-    min_ready_seconds: Unused = None
-    progress_deadline_seconds: Unused = None
-    revision_history_limit: Unused = None
-    strategy: Unused = None
-    paused: NotHere = None
 
 
 class Deployment(Object):

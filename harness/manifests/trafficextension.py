@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.manifests.base import Labels, Model, NotHere, Object, Unused, one_of
+from harness.manifests.base import Labels, Model, Object, fields, one_of
 
 
 class WorkloadSelector(Model):
@@ -17,11 +17,11 @@ class WorkloadSelector(Model):
     match_labels: Labels = {}
 
 
+@fields(only_cluster="ports")
 class TrafficSelector(Model):
     """Which traffic it sees: only what comes in, on the harness's own meshes."""
 
     mode: Annotated[str, one_of("SERVER")] = Field("CLIENT_AND_SERVER", validate_default=True)
-    ports: NotHere = None
 
 
 class Lua(Model):
@@ -30,18 +30,15 @@ class Lua(Model):
     inline_code: Annotated[str, Field(min_length=1, max_length=65536)]
 
 
+# Where in the chain it runs changes nothing: the harness's proxies have none of Istio's own filters, and no
+# workload may have more than one of these.
+@fields(unused="phase priority", only_cluster="targetRefs wasm")
 class TrafficExtensionSpec(Model):
     """What runs where."""
 
     selector: WorkloadSelector = WorkloadSelector()
-    target_refs: NotHere = None
     match: list[TrafficSelector] = Field([{}], min_length=1, validate_default=True)
-    phase: Unused = None
-    """Before which of Istio's own filters it runs: the harness's proxies have none of them."""
-    priority: Unused = None
-    """Which of several runs first: no workload may have more than one here."""
     lua: Lua
-    wasm: NotHere = None
 
 
 class TrafficExtension(Object):

@@ -16,12 +16,11 @@ from harness.manifests.base import (
     Duration,
     IstioObject,
     Model,
-    NotHere,
     Percent,
     Port,
-    Unused,
     WholePercent,
     covers,
+    fields,
 )
 from harness.manifests.texts import (
     ExportTo,
@@ -65,6 +64,7 @@ class UriMatch(StringMatch):
     prefix: str | None = None
 
 
+@fields(unused="statPrefix", only_cluster="sourceLabels sourceNamespace")
 class HTTPMatchRequest(Model):
     """Conditions that must all hold for a request."""
 
@@ -80,9 +80,6 @@ class HTTPMatchRequest(Model):
     port: Port | None = None
     """The port that the caller asked for."""
     gateways: list[GatewayName] = []
-    stat_prefix: Unused = None
-    source_labels: NotHere = None
-    source_namespace: NotHere = None
 
 
 class PortSelector(Model):
@@ -171,6 +168,7 @@ class HTTPRewrite(Model):
         return self
 
 
+@fields(unused="retryRemoteLocalities")
 class HTTPRetry(Model):
     """When to try again: ``attempts`` counts the retries, 0 turns them off."""
 
@@ -179,7 +177,6 @@ class HTTPRetry(Model):
     retry_on: RetryOn | None = None
     backoff: Duration | None = None
     retry_ignore_previous_hosts: bool = True
-    retry_remote_localities: Unused = None
 
     @model_validator(mode="after")
     def _tries_again(self) -> "HTTPRetry":
@@ -188,6 +185,7 @@ class HTTPRetry(Model):
         return self
 
 
+@fields(only_cluster="exponentialDelay")
 class FaultDelay(Model):
     """A pause before a request is passed on; without a percentage no request is delayed."""
 
@@ -195,16 +193,14 @@ class FaultDelay(Model):
     percentage: PercentValue = PercentValue()
     percent: WholePercent = 0
     """Deprecated; it counts where there is no percentage."""
-    exponential_delay: NotHere = None
 
 
+@fields(only_cluster="grpcStatus http2Error")
 class FaultAbort(Model):
     """A failure instead of passing a request on; without a percentage no request fails."""
 
     http_status: Annotated[int, Field(ge=200, le=599)]
     percentage: PercentValue = PercentValue()
-    grpc_status: NotHere = None
-    http2_error: Annotated[NotHere, Field(alias="http2Error")] = None
 
 
 class HTTPFaultInjection(Model):
@@ -220,15 +216,12 @@ class HTTPFaultInjection(Model):
         return self
 
 
+@fields(only_cluster="corsPolicy delegate directResponse redirect")
 class HTTPRoute(Model):
     """What happens to the requests that match."""
 
     name: str | None = None
     match: list[HTTPMatchRequest] = []
-    redirect: NotHere = None
-    direct_response: NotHere = None
-    delegate: NotHere = None
-    cors_policy: NotHere = None
     route: Annotated[list[HTTPRouteDestination], Field(min_length=1)]
     rewrite: HTTPRewrite | None = None
     headers: Headers = Headers()
@@ -271,13 +264,12 @@ class HTTPRoute(Model):
         return [(destination, percent) for destination, percent in percentages if percent > 0]
 
 
+@fields(only_cluster="tcp tls")
 class VirtualServiceSpec(Model):
     """Routes for hosts."""
 
     hosts: Annotated[list[Host], Field(min_length=1)]
     gateways: Annotated[list[GatewayName], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
-    tcp: NotHere = None
-    tls: NotHere = None
     http: Annotated[list[HTTPRoute], Field(min_length=1)]
     export_to: ExportTo = []
 
