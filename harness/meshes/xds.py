@@ -15,11 +15,14 @@ from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.meshes.mesh import MeshError, wait_until
 from harness.meshes.pods import EnvoyPod
-from harness.rendering.bootstrap import CLUSTER, FILTER, ROUTES, discovery_response
 from harness.rendering.clusters import Endpoint, clusters
 from harness.rendering.extensions import EXTENSION, extension, extension_file
 from harness.rendering.routes import gateway_routes, sidecar_routes
-from harness.rendering.values import Address
+from harness.rendering.values import Address, typed
+
+CLUSTER = "config.cluster.v3.Cluster"
+ROUTES = "config.route.v3.RouteConfiguration"
+FILTER = "config.core.v3.TypedExtensionConfig"
 
 
 class Proxies(ABC):
@@ -89,12 +92,12 @@ class Proxies(ABC):
 
     def write_clusters(self, clusters: list[Json]) -> None:
         """Write what every proxy reads of where requests can go."""
-        self._write_resources("clusters.json", CLUSTER, clusters)
+        self.write("clusters.json", _response(CLUSTER, clusters))
 
     def write_routes(self, objects: list[Object]) -> None:
         """Write what sidecars and gateway read of which requests go where."""
-        self._write_resources("sidecar.json", ROUTES, [sidecar_routes(objects)])
-        self._write_resources("gateway.json", ROUTES, [gateway_routes(objects)])
+        self.write("sidecar.json", _response(ROUTES, [sidecar_routes(objects)]))
+        self.write("gateway.json", _response(ROUTES, [gateway_routes(objects)]))
         self.write_extensions(objects)
 
     def write_extensions(self, objects: list[Object]) -> None:
@@ -104,9 +107,6 @@ class Proxies(ABC):
             text = _response(FILTER, [extension(objects, workload)])
             if not (self.xds / name).exists() or (self.xds / name).read_text() != text:
                 self.write(name, text)
-
-    def _write_resources(self, name: str, resource_type: str, resources: list[Json]) -> None:
-        self.write(name, _response(resource_type, resources))
 
     def _has_taken(self, pod: EnvoyPod, versions: dict[str, str], rejected: int) -> bool:
         """Say whether a pod's proxy runs the files' ``versions``.
@@ -147,8 +147,10 @@ class Proxies(ABC):
 
 
 def _response(resource_type: str, resources: list[Json]) -> str:
+    """Return what Envoy reads from a file of dynamic configuration; the version comes back in its admin."""
     version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:12]
-    return json.dumps(discovery_response(version, resource_type, resources), indent=1)
+    found = {"version_info": version, "resources": [typed(resource_type, **each) for each in resources]}
+    return json.dumps(found, indent=1)
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -17,10 +17,8 @@ ACCESS_LOG_FORMAT = (
     " %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
 )
 
-
 VIA_UPSTREAM = "via_upstream"
 """The details of a status that the other side of a proxy answered with."""
-
 
 # A path may have quotes, but no spaces.
 _QUOTED_PATH = re.compile(r'(\[[^ ]+\] "[^ "]+ )([^ ]*"[^ ]*)( [^ "]+" .*)', re.DOTALL)
@@ -75,11 +73,7 @@ def parse_line(line: str) -> Hop | None:
 
     :raises Unreadable: it is about a request, but not in Istio's default format.
     """
-    if line.startswith("["):
-        return _text(line)
-    if line.startswith("{"):
-        return _json(line)
-    return None
+    return _text(line) if line.startswith("[") else _json(line) if line.startswith("{") else None
 
 
 def _text(line: str) -> Hop | None:
@@ -97,23 +91,10 @@ def _text(line: str) -> Hop | None:
         if len(parts) < 15 or (len(parts) > 15 and any(map(_is_like_a_status, parts[5:-7]))):
             raise Unreadable(line)
         return Hop(
-            start[1:-2],
-            method,
-            path,
-            int(status),
-            flags,
-            details,
-            int(received),
-            int(sent),
-            0 if duration == "-" else int(duration),
-            parts[7] if len(parts) == 15 else '"'.join(parts[7:-7]),
-            parts[-6],
-            parts[-4],
-            parts[-2],
-            cluster,
-            remote,
-            route.rstrip(),
-        )
+            start[1:-2], method, path, int(status), flags, details, int(received), int(sent),
+            0 if duration == "-" else int(duration), '"'.join(parts[7:-7]), parts[-6], parts[-4], parts[-2],
+            cluster, remote, route.rstrip(),
+        )  # fmt: skip
     except (ValueError, IndexError):
         if quoted := _QUOTED_PATH.fullmatch(line):
             before, path, behind = quoted.groups()

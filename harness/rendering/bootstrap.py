@@ -5,45 +5,23 @@ from collections.abc import Iterable
 from harness import Json
 from harness.manifests.lookup import NAMESPACE
 from harness.rendering.accesslog import ACCESS_LOG_FORMAT
-from harness.rendering.clusters import PROTOCOLS, static_cluster
+from harness.rendering.clusters import protocol_options, static_cluster
 from harness.rendering.extensions import EXTENSION, LUA, extension_file
-from harness.rendering.values import Address, type_url
+from harness.rendering.routes import FAULT
+from harness.rendering.values import Address, type_url, typed, typed_extension
 
 # How every proxy is started. Istio's, too, are told to write their access logs without delay.
 FLAGS = [
-    "--reject-unknown-dynamic-fields",
-    "--disable-hot-restart",
-    "--concurrency",
-    "1",
-    "--log-level",
-    "warning",
-    "--file-flush-interval-msec",
-    "100",
-]
-
-
-def discovery_response(version: str, resource_type: str, resources: Iterable[Json]) -> Json:
-    """Return what Envoy reads from a file of dynamic configuration; ``version`` comes back in its admin."""
-    typed = [{"@type": type_url(resource_type), **r} for r in resources]
-    return {"version_info": version, "resources": typed}
-
-
-CLUSTER = "config.cluster.v3.Cluster"
-ROUTES = "config.route.v3.RouteConfiguration"
-FILTER = "config.core.v3.TypedExtensionConfig"
-
+    "--reject-unknown-dynamic-fields", "--disable-hot-restart",
+    "--concurrency", "1", "--log-level", "warning", "--file-flush-interval-msec", "100",
+]  # fmt: skip
 
 ANY_PORT = Address("127.0.0.1", 0)
 
 # To its application a sidecar speaks the version of HTTP that it was spoken to in.
-_AS_ASKED = {
-    "typed_extension_protocol_options": {
-        f"envoy.{PROTOCOLS}": {
-            "@type": type_url(PROTOCOLS),
-            "use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}},
-        }
-    }
-}
+_AS_ASKED = protocol_options(
+    use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
+)
 
 # A web page can call any TCP port of the machine that shows it, but no socket in a folder. The path is
 # relative to the folder in which Envoy is started, since a socket's path may have 108 bytes at most.
@@ -151,50 +129,37 @@ def _file(path: str) -> Json:
 
 def _discovered(path: str) -> Json:
     """Return an HTTP filter that is read from a file; until then it has no code."""
-    return {
-        "name": EXTENSION,
-        "config_discovery": {
-            "config_source": _file(path),
-            "default_config": {"@type": type_url(LUA)},
-            "apply_default_config_without_warming": True,
-            "type_urls": [type_url(LUA)],
-        },
+    discovery = {
+        "config_source": _file(path),
+        "default_config": typed(LUA),
+        "apply_default_config_without_warming": True,
+        "type_urls": [type_url(LUA)],
     }
+    return {"name": EXTENSION, "config_discovery": discovery}
 
 
 def _listener(
     name: str, address: Address, log: str | None, settings: Json, extensions: Iterable[Json] = ()
 ) -> Json:
-    access_log = {
-        "name": "envoy.access_loggers.file",
-        "typed_config": {
-            "@type": type_url("extensions.access_loggers.file.v3.FileAccessLog"),
-            "path": log,
-            "log_format": {"text_format_source": {"inline_string": ACCESS_LOG_FORMAT}},
-        },
-    }
-    filters = [
-        {
-            "name": "envoy.filters.http.fault",
-            "typed_config": {"@type": type_url("extensions.filters.http.fault.v3.HTTPFault")},
-        },
-        *extensions,
-        {
-            "name": "envoy.filters.http.router",
-            "typed_config": {"@type": type_url("extensions.filters.http.router.v3.Router")},
-        },
-    ]
-    manager = {
-        "@type": type_url("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-        "stat_prefix": name,
-        "normalize_path": True,
-        "stream_idle_timeout": "0s",
+    access_log = typed_extension(
+        "envoy.access_loggers.file", "extensions.access_loggers.file.v3.FileAccessLog",
+        path=log, log_format={"text_format_source": {"inline_string": ACCESS_LOG_FORMAT}},
+    )  # fmt: skip
+    manager = typed_extension(
+        "envoy.filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        normalize_path=True,
+        stream_idle_timeout="0s",
+        proxy_100_continue=True,
+        upgrade_configs=[{"upgrade_type": "websocket"}],
+        access_log=[access_log] if log else [],
+        http_filters=[
+            typed_extension("envoy.filters.http.fault", FAULT),
+            *extensions,
+            typed_extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
+        ],
         **({} if name == "outbound" else {"server_name": "istio-envoy"}),
-        "proxy_100_continue": True,
-        "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "access_log": [access_log] if log else [],
-        "http_filters": filters,
         **settings,
-    }
-    network_filter = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-    return {"name": name, "address": address.render(), "filter_chains": [{"filters": [network_filter]}]}
+    )
+    return {"name": name, "address": address.render(), "filter_chains": [{"filters": [manager]}]}

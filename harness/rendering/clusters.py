@@ -2,24 +2,22 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness import Json
-from harness.manifests.base import Object, seconds
+from harness.manifests.base import UINT32, Object, seconds
 from harness.manifests.destinationrule import (
     ConnectionPool,
     HTTPSettings,
     LoadBalancer,
     OutlierDetection,
     PolicySettings,
-    TCPKeepalive,
     TCPSettings,
     TrafficPolicy,
 )
 from harness.manifests.kubernetes import Container, Service, ServicePort
 from harness.manifests.lookup import full_host, host_of, of_kind, subsets, traffic_policy
-from harness.rendering.values import Address, duration, type_url
-
-UNLIMITED = 4294967295
+from harness.rendering.values import Address, duration, given, typed
 
 PROTOCOLS = "extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -86,14 +84,18 @@ def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy:
     cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
     if policy.outlier_detection:
         cluster |= _outlier_detection(policy.outlier_detection)
-    cluster["lb_policy"] = _lb_policy(policy.load_balancer or LoadBalancer())
+    wanted = (policy.load_balancer or LoadBalancer()).simple
+    cluster["lb_policy"] = "LEAST_REQUEST" if wanted in ("UNSPECIFIED", "LEAST_CONN") else wanted
     # Where Istio finds out what callers speak, proxies go on in that: to HTTP/2 nobody is upgraded.
     http2 = port.is_http2 or bool(port.protocol_name and pool.http.h2_upgrade_policy == "UPGRADE")
-    if options := _protocol_options(pool.http, pool.tcp, http2=http2):
-        cluster["typed_extension_protocol_options"] = {
-            f"envoy.{PROTOCOLS}": {"@type": type_url(PROTOCOLS), **options}
-        }
+    if options := _http_options(pool.http, pool.tcp, http2=http2):
+        cluster |= protocol_options(**options)
     return cluster
+
+
+def protocol_options(**options: Any) -> Json:
+    """Return the field of a cluster that says how proxies speak HTTP to it."""
+    return {"typed_extension_protocol_options": {f"envoy.{PROTOCOLS}": typed(PROTOCOLS, **options)}}
 
 
 def static_cluster(name: str, addresses: Iterable[Address], pool: ConnectionPool | None = None) -> Json:
@@ -111,27 +113,18 @@ def static_cluster(name: str, addresses: Iterable[Address], pool: ConnectionPool
         "type": "STATIC",
         "connect_timeout": duration(pool.tcp.connect_timeout or "10s"),
         "circuit_breakers": {
-            "thresholds": [{k: v or UNLIMITED for k, v in limits.items()} | {"track_remaining": True}]
+            "thresholds": [{k: v or UINT32 for k, v in limits.items()} | {"track_remaining": True}]
         },
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
     }
     if keepalive := pool.tcp.tcp_keepalive:
-        cluster["upstream_connection_options"] = {"tcp_keepalive": _keepalive(keepalive)}
+        wanted = given(
+            keepalive_probes=keepalive.probes,
+            keepalive_time=keepalive.time and int(seconds(keepalive.time)),
+            keepalive_interval=keepalive.interval and int(seconds(keepalive.interval)),
+        )
+        cluster["upstream_connection_options"] = {"tcp_keepalive": wanted}
     return cluster
-
-
-def _keepalive(settings: TCPKeepalive) -> Json:
-    wanted = {
-        "keepalive_probes": settings.probes,
-        "keepalive_time": settings.time and int(seconds(settings.time)),
-        "keepalive_interval": settings.interval and int(seconds(settings.interval)),
-    }
-    return {k: v for k, v in wanted.items() if v}
-
-
-def _lb_policy(settings: LoadBalancer) -> str:
-    default = {"UNSPECIFIED": "LEAST_REQUEST", "LEAST_CONN": "LEAST_REQUEST"}
-    return default.get(settings.simple, settings.simple)
 
 
 def _outlier_detection(settings: OutlierDetection) -> Json:
@@ -139,7 +132,11 @@ def _outlier_detection(settings: OutlierDetection) -> Json:
 
     Istio switches off what judges by success rate.
     """
-    found: Json = {"enforcing_success_rate": 0}
+    found = {"enforcing_success_rate": 0} | given(
+        interval=duration(settings.interval),
+        base_ejection_time=duration(settings.base_ejection_time),
+        max_ejection_percent=settings.max_ejection_percent,
+    )
 
     def count(errors: int | None, field: str) -> None:
         if errors is not None:
@@ -148,12 +145,6 @@ def _outlier_detection(settings: OutlierDetection) -> Json:
 
     count(settings.consecutive_5xx_errors, "consecutive_5xx")
     count(settings.consecutive_gateway_errors, "consecutive_gateway_failure")
-    if settings.interval:
-        found["interval"] = duration(settings.interval)
-    if settings.base_ejection_time:
-        found["base_ejection_time"] = duration(settings.base_ejection_time)
-    if settings.max_ejection_percent:
-        found["max_ejection_percent"] = settings.max_ejection_percent
     if settings.split_external_local_origin_errors:
         found |= {"split_external_local_origin_errors": True, "enforcing_local_origin_success_rate": 0}
         count(settings.consecutive_local_origin_failures or None, "consecutive_local_origin_failure")
@@ -161,17 +152,15 @@ def _outlier_detection(settings: OutlierDetection) -> Json:
     return {"outlier_detection": found, "common_lb_config": panic}
 
 
-def _protocol_options(http: HTTPSettings, tcp: TCPSettings, *, http2: bool) -> Json:
+def _http_options(http: HTTPSettings, tcp: TCPSettings, *, http2: bool) -> Json:
     """Return which protocol a proxy speaks to pods, and how long its connections last."""
-    idle = http.idle_timeout or tcp.idle_timeout
-    common = {
-        "idle_timeout": idle and duration(idle),
-        "max_requests_per_connection": http.max_requests_per_connection,
-        "max_connection_duration": tcp.max_connection_duration and duration(tcp.max_connection_duration),
-    }
-    common = {k: v for k, v in common.items() if v}
-    streams = {"max_concurrent_streams": http.max_concurrent_streams} if http.max_concurrent_streams else {}
-    options: Json = {"common_http_protocol_options": common} if common else {}
+    common = given(
+        idle_timeout=duration(http.idle_timeout or tcp.idle_timeout),
+        max_requests_per_connection=http.max_requests_per_connection,
+        max_connection_duration=duration(tcp.max_connection_duration),
+    )
+    streams = given(max_concurrent_streams=http.max_concurrent_streams)
+    options = given(common_http_protocol_options=common)
     if http.use_client_protocol:
         both: Json = {"http_protocol_options": {}, "http2_protocol_options": streams}
         return options | {"use_downstream_protocol_config": both}

@@ -6,7 +6,7 @@ from harness import Json
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import extensions_of
-from harness.rendering.values import type_url
+from harness.rendering.values import given, typed_extension
 
 EXTENSION = "extension"
 """The name of the HTTP filter in which it runs."""
@@ -21,6 +21,5 @@ def extension_file(workload: str) -> str:
 
 def extension(objects: Iterable[Object], workload: Deployment) -> Json:
     """Return the HTTP filter of a workload's sidecars; without a TrafficExtension it has no code."""
-    code = [found.spec.lua.inline_code for found in extensions_of(objects, workload)]
-    lua = {"default_source_code": {"inline_string": code[0]}} if code else {}
-    return {"name": EXTENSION, "typed_config": {"@type": type_url(LUA), **lua}}
+    code = [{"inline_string": found.spec.lua.inline_code} for found in extensions_of(objects, workload)]
+    return typed_extension(EXTENSION, LUA, **given(default_source_code=code and code[0]))

@@ -25,15 +25,21 @@ from harness.manifests.texts import is_authority
 from harness.manifests.virtualservice import (
     Destination,
     Headers,
+    HTTPFaultInjection,
     HTTPMatchRequest,
     HTTPRetry,
+    HTTPRewrite,
     HTTPRoute,
     HTTPRouteDestination,
     StringMatch,
+    UriMatch,
     VirtualService,
 )
 from harness.rendering.clusters import cluster_name
-from harness.rendering.values import duration, type_url
+from harness.rendering.values import duration, given, typed, typed_extension
+
+FAULT = "extensions.filters.http.fault.v3.HTTPFault"
+OTHER_HOST = "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 
 # --- sidecars ---------------------------------------------------------------------------------------------
 
@@ -55,25 +61,19 @@ def sidecar_routes(objects: Iterable[Object]) -> Json:
 
 
 def _virtual_host(name: str, domains: list[str], routes: list[Json]) -> Json:
-    return {
-        "name": name,
-        "domains": domains,
-        "routes": routes,
-        "include_request_attempt_count": True,
-    }
+    return {"name": name, "domains": domains, "routes": routes, "include_request_attempt_count": True}
 
 
 def _service_host(objects: list[Object], service: Service, port: ServicePort) -> Json:
     host, number = host_of(service), port.port
     ruling = virtual_service_for(objects, host) if port.is_http else None
     routes = _routes(objects, ruling, number, {"mesh"}) if ruling else []
+    default = {"match": {"prefix": "/"}, "route": {"cluster": cluster_name(host, number), "timeout": "0s"}}
     if not routes and port.is_http:  # a VirtualService without a rule for this port means nothing to it
-        default = {"cluster": cluster_name(host, number), **_timeout(None), **_retries(None)}
-        routes = [{"name": "default", "match": {"prefix": "/"}, "route": default}]
+        default["route"] |= _timeout(None) | _retries(None)
+        routes = [{"name": "default", **default}]
     elif not routes:  # what Istio does not take for HTTP goes to any pod, as it is
-        routes = [
-            {"match": {"prefix": "/"}, "route": {"cluster": cluster_name(host, number), "timeout": "0s"}}
-        ]
+        routes = [default]
     name = service.metadata.name
     known = (host, f"{host}.", name, f"{name}.{NAMESPACE}.svc", f"{name}.{NAMESPACE}")
     return _virtual_host(f"{host}:{number}", [d for k in known for d in _domains(k, number)], routes)
@@ -176,9 +176,10 @@ def _cluster(objects: list[Object], port: int, in_mesh: bool, to: Destination) -
 
 def _route(http: HTTPRoute, match: HTTPMatchRequest | None, cluster: Callable[[Destination], str]) -> Json:
     """Return Envoy's route for one of a rule's matches, or for every request."""
-    action: Json = _timeout(http.timeout) | _retries(http.retries)
+    action = _timeout(http.timeout) | _retries(http.retries)
     headers = _headers(http.headers)
-    authority = (http.rewrite and http.rewrite.authority) or "".join(http.headers.authorities)
+    rewrite = http.rewrite or HTTPRewrite.model_construct()  # which says nothing
+    authority = rewrite.authority or "".join(http.headers.authorities)
     if len(http.route) == 1:
         [only] = http.route
         action["cluster"] = cluster(only.destination)
@@ -187,36 +188,29 @@ def _route(http: HTTPRoute, match: HTTPMatchRequest | None, cluster: Callable[[D
     else:
         weighted = [_weighted(cluster(r.destination), r) for r in http.route if r.weight]
         action["weighted_clusters"] = {"clusters": weighted}
-    if authority:
-        action["host_rewrite_literal"] = authority
-    if http.rewrite and (regex := http.rewrite.uri_regex_rewrite):
+    if regex := rewrite.uri_regex_rewrite:
         action["regex_rewrite"] = {"pattern": {"regex": regex.match}, "substitution": regex.rewrite}
-    elif http.rewrite and http.rewrite.uri:
-        action["prefix_rewrite"] = http.rewrite.uri
-    if http.copies():
-        action["request_mirror_policies"] = [
-            {
-                "cluster": cluster(destination),
-                "runtime_fraction": {"default_value": _fraction(percent)},
-                "trace_sampled": False,
-                "disable_shadow_host_suffix_append": True,
-            }
-            for destination, percent in http.copies()
-        ]
-    route = {"name": _name(http, match), "match": _match(match), "route": action, **headers}
-    if fault := _fault(http):
-        route["typed_per_filter_config"] = {"envoy.filters.http.fault": fault}
-    return route
-
-
-def _name(http: HTTPRoute, match: HTTPMatchRequest | None) -> str:
-    """Return what the proxies log as the route's name, as in Istio: nothing unless the rule has a name."""
-    return f"{http.name or ''}.{match.name}" if match and match.name else http.name or ""
+    mirrors = [
+        {
+            "cluster": cluster(destination),
+            "runtime_fraction": {"default_value": _fraction(percent)},
+            "trace_sampled": False,
+            "disable_shadow_host_suffix_append": True,
+        }
+        for destination, percent in http.copies()
+    ]
+    action |= given(
+        host_rewrite_literal=authority, prefix_rewrite=rewrite.uri, request_mirror_policies=mirrors
+    )
+    # What the proxies log as the route's name is nothing unless the rule has a name, as in Istio.
+    name = f"{http.name or ''}.{match.name}" if match and match.name else http.name or ""
+    filters = {"envoy.filters.http.fault": _fault(http.fault)} if http.fault else {}
+    route = {"name": name, "match": _match(match), "route": action, **headers}
+    return route | given(typed_per_filter_config=filters)
 
 
 def _weighted(cluster: str, route: HTTPRouteDestination) -> Json:
-    authority = "".join(route.headers.authorities)
-    rewrite = {"host_rewrite_literal": authority} if authority else {}
+    rewrite = given(host_rewrite_literal="".join(route.headers.authorities))
     return {"name": cluster, "weight": route.weight, **_headers(route.headers), **rewrite}
 
 
@@ -224,81 +218,70 @@ def _headers(headers: Headers) -> Json:
     """Return what is done to headers, in Envoy's fields."""
     found: Json = {}
     for name, operations in (("request", headers.request), ("response", headers.response)):
-        added = [
+        entries = [("OVERWRITE_IF_EXISTS_OR_ADD", *entry) for entry in sorted(operations.set.items())]
+        entries += [("APPEND_IF_EXISTS_OR_ADD", *entry) for entry in sorted(operations.add.items())]
+        found[f"{name}_headers_to_add"] = [
             {"header": {"key": key, "value": value}, "append_action": action}
-            for action, entries in (
-                ("OVERWRITE_IF_EXISTS_OR_ADD", operations.set),
-                ("APPEND_IF_EXISTS_OR_ADD", operations.add),
-            )
-            for key, value in sorted(entries.items())
+            for action, key, value in entries
             if not is_authority(key)
         ]
-        found |= {f"{name}_headers_to_add": added} if added else {}
-        found |= {f"{name}_headers_to_remove": operations.remove} if operations.remove else {}
-    return found
+        found[f"{name}_headers_to_remove"] = operations.remove
+    return given(**found)
 
 
 def _timeout(timeout: str | None) -> Json:
     """Return the time limit of a route: none unless set."""
-    limit = duration(timeout) if timeout else "0s"
+    limit = duration(timeout) or "0s"
     return {"timeout": limit, "max_grpc_timeout": limit}
 
 
 def _retries(retries: HTTPRetry | None) -> Json:
     """Return the retries of a route: two unless set."""
-    if retries and retries.attempts == 0:
+    retries = retries or HTTPRetry(attempts=2)
+    if retries.attempts == 0:
         return {}
     retry_on = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
     codes: list[int] = []  # not even 503, since Istio 1.24
-    if retries and retries.retry_on:
+    if retries.retry_on:
         words = retries.retry_on.split(",")
-        codes = [int(w) for w in words if w.isdigit()]
-        names = [w for w in words if not w.isdigit()]
-        if codes and "retriable-status-codes" not in names:
-            names.append("retriable-status-codes")
-        retry_on = ",".join(names)
-    policy: Json = {"retry_on": retry_on, "num_retries": retries.attempts if retries else 2}
-    policy["host_selection_retry_max_attempts"] = 5
-    if codes:
-        policy["retriable_status_codes"] = codes
-    if not retries or retries.retry_ignore_previous_hosts:
-        predicate = "envoy.retry_host_predicates.previous_hosts"
-        kind = type_url("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
-        policy["retry_host_predicate"] = [{"name": predicate, "typed_config": {"@type": kind}}]
-    if retries and retries.per_try_timeout:
-        policy["per_try_timeout"] = duration(retries.per_try_timeout)
-    if retries and retries.backoff:
-        policy["retry_back_off"] = {"base_interval": duration(retries.backoff)}
+        codes = [int(word) for word in words if word.isdigit()]
+        names = [word for word in words if not word.isdigit()]
+        retry_on = ",".join(dict.fromkeys([*names, "retriable-status-codes"]) if codes else names)
+    other_host = typed_extension("envoy.retry_host_predicates.previous_hosts", OTHER_HOST)
+    policy = given(
+        retry_on=retry_on,
+        num_retries=retries.attempts,
+        retriable_status_codes=codes,
+        host_selection_retry_max_attempts=5,
+        retry_host_predicate=[other_host] if retries.retry_ignore_previous_hosts else [],
+        per_try_timeout=duration(retries.per_try_timeout),
+        retry_back_off=given(base_interval=duration(retries.backoff)),
+    )
     return {"retry_policy": policy}
 
 
 def _match(request: HTTPMatchRequest | None) -> Json:
     """Return which requests a route takes."""
-    match: Json = {"prefix": "/"}
     if not request:
-        return match
-    if request.uri:
-        if request.uri.exact is not None:
-            match = {"path": request.uri.exact}
-        elif request.uri.regex:
-            match = {"safe_regex": {"regex": request.uri.regex}}
-        else:
-            match = {"prefix": request.uri.prefix or ""} if request.uri.prefix is not None else match
-    match["case_sensitive"] = not request.ignore_uri_case
+        return {"prefix": "/"}
+    uri = request.uri or UriMatch()
+    match: Json = {"prefix": "/" if uri.prefix is None else uri.prefix}
+    if uri.exact is not None:
+        match = {"path": uri.exact}
+    elif uri.regex:
+        match = {"safe_regex": {"regex": uri.regex}}
     headers = [_header(name, wanted) for name, wanted in request.headers.items()]
     for name, unwanted in request.without_headers.items():
         header = _header(name, unwanted) | {"invert_match": True}
-        headers.append(
-            header if "present_match" in header else header | {"treat_missing_header_as_empty": True}
-        )
+        if "present_match" not in header:
+            header["treat_missing_header_as_empty"] = True
+        headers.append(header)
     headers.sort(key=lambda header: str(header["name"]))
-    pseudo = ((":method", request.method), (":authority", request.authority), (":scheme", request.scheme))
-    headers += [_header(name, wanted) for name, wanted in pseudo if wanted]
-    if headers:
-        match["headers"] = headers
-    if request.query_params:
-        match["query_parameters"] = [_header(n, wanted) for n, wanted in request.query_params.items()]
-    return match
+    pseudo = {":method": request.method, ":authority": request.authority, ":scheme": request.scheme}
+    headers += [_header(name, wanted) for name, wanted in pseudo.items() if wanted]
+    parameters = [_header(name, wanted) for name, wanted in request.query_params.items()]
+    match["case_sensitive"] = not request.ignore_uri_case
+    return match | given(headers=headers, query_parameters=parameters)
 
 
 def _header(name: str, wanted: StringMatch) -> Json:
@@ -309,14 +292,12 @@ def _header(name: str, wanted: StringMatch) -> Json:
     return {"name": name, "string_match": {"safe_regex": values} if "regex" in values else values}
 
 
-def _fault(http: HTTPRoute) -> Json | None:
-    if not http.fault:
-        return None
-    fault: Json = {"@type": type_url("extensions.filters.http.fault.v3.HTTPFault")}
-    if delay := http.fault.delay:
+def _fault(wanted: HTTPFaultInjection) -> Json:
+    fault = typed(FAULT)
+    if delay := wanted.delay:
         percent = delay.percentage.value if "percentage" in delay.model_fields_set else delay.percent
         fault["delay"] = {"fixed_delay": duration(delay.fixed_delay), "percentage": _fraction(percent)}
-    if abort := http.fault.abort:
+    if abort := wanted.abort:
         percentage = _fraction(abort.percentage.value)
         fault["abort"] = {"http_status": abort.http_status, "percentage": percentage}
     return fault
