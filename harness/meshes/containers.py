@@ -39,10 +39,10 @@ from harness.meshes.mesh import (
     get,
     quietly,
 )
-from harness.meshes.pods import EnvoyPod, pods_of, whole, workload_of
+from harness.meshes.pods import EnvoyPod, by_pod, pods_of, workload_of
 from harness.meshes.scene import Pod
 from harness.meshes.stores import psql, rows_of
-from harness.rendering.bootstrap import FLAGS, READINESS, gateway, sidecar
+from harness.rendering.bootstrap import FLAGS, READINESS, Listeners, bootstrap
 from harness.rendering.values import Address
 
 # The mesh outlives the command that starts it, so testcontainers' reaper must not end it with the command.
@@ -59,6 +59,7 @@ USER = "54321:0"
 INBOUND, OUTBOUND, ADMIN, STATUS = 15006, 15001, 15000, 15021
 INGRESS = 8080
 XDS, STDOUT = "/xds", "/dev/stdout"
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)
 
 
 class ContainerMesh(EnvoyMesh):
@@ -71,6 +72,7 @@ class ContainerMesh(EnvoyMesh):
     def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
         super().__init__(state, port, progress)
         self.id = f"{LABEL}-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
+        self._ours = {f"{LABEL}.mesh": self.id}
         try:
             self.engine = DockerClient().client
             # A rootless engine may not be allowed to.
@@ -132,58 +134,47 @@ class ContainerMesh(EnvoyMesh):
         for found in self.engine.containers.list(all=True, filters=ours, ignore_removed=True):
             yield found.labels[f"{LABEL}.pod"], found.labels[f"{LABEL}.container"], found
 
-    def running(self) -> dict[str, bool]:
-        found = list(self.containers())
-        single = {GATEWAY, *(pod for pod, _, container in found if f"{LABEL}.single" in container.labels)}
-        return whole(((pod, name, each.status == "running") for pod, name, each in found), single)
+    def running(self) -> dict[str, set[str]]:
+        return by_pod((pod, name, each.status == "running") for pod, name, each in self.containers())
 
     def start_pods(self, pods: list[EnvoyPod]) -> None:
         if not pods:
             return
-        proxy_image = self.image("envoy")
-        images = {p.name: self.image(p.deployment.container.image_name) for p in pods if p.deployment}
-        labels = {f"{LABEL}.mesh": self.id}
+        for name in ("envoy", *(pod.deployment.container.image_name for pod in pods if pod.deployment)):
+            self.image(name)
         if not self.engine.networks.list(names=[self.id]):
-            self.engine.networks.create(self.id, driver="bridge", labels=labels)
-            self.engine.volumes.create(self.id, labels=labels)
+            self.engine.networks.create(self.id, driver="bridge", labels=self._ours)
+            self.engine.volumes.create(self.id, labels=self._ours)
+        super().start_pods(pods)
 
-        def start(pod: EnvoyPod) -> None:
-            self.progress(f"starting {pod.name}")
-            if not pod.proxied:
-                self._start_alone(pod, images[pod.name])
-                return
-            self._start_proxy(pod, proxy_image)
-            self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
-            if pod.deployment:
-                self._start_app(pod, images[pod.name])
-                if pod.deployment.container.readiness_path:
-                    self.wait_for(pod.name, "app", partial(self.admin, pod.name, READINESS))
+    def start_pod(self, pod: EnvoyPod) -> None:
+        if not pod.proxied:
+            self._start_alone(pod)
+            return
+        self._start_proxy(pod)
+        self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
+        if pod.deployment:
+            bind, way_out = f"0.0.0.0:{pod.deployment.container.port}", f"http://{LOOPBACK}:{OUTBOUND}"
+            network = f"container:{self._container(pod.name).id}"
+            self._start_app(pod, {"BIND": bind, "http_proxy": way_out}, network_mode=network)
+            if pod.deployment.container.readiness_path:
+                self.wait_for(pod.name, "app", partial(self.admin, pod.name, READINESS))
 
-        # The gateway first: the harness writes everybody's configuration through it.
-        for pod in pods:
-            if not pod.deployment:
-                start(pod)
-        with ThreadPoolExecutor(5) as pool:
-            list(pool.map(start, [pod for pod in pods if pod.deployment]))
-
-    def _start_proxy(self, pod: EnvoyPod, image: str) -> None:
-        any_address = "0.0.0.0"  # noqa: S104 (inside the pod, whose network is the mesh's own)
-        inbound, outbound = Address(any_address, INBOUND), Address(LOOPBACK, OUTBOUND)
-        admin, status = Address(LOOPBACK, ADMIN), Address(any_address, STATUS)
+    def _start_proxy(self, pod: EnvoyPod) -> None:
+        listeners = Listeners(
+            Address(ANY_ADDRESS, INBOUND if pod.deployment else INGRESS), Address(LOOPBACK, OUTBOUND),
+            admin=Address(LOOPBACK, ADMIN), status=Address(ANY_ADDRESS, STATUS),
+        )  # fmt: skip
+        app, readiness = None, ""
         published: dict[str, tuple[str, int]] = {f"{STATUS}/tcp": (LOOPBACK, 0)}
         if pod.deployment:
-            container = pod.deployment.container
-            app = Address(LOOPBACK, container.port)
-            bootstrap = sidecar(
-                pod.name, pod.workload, XDS, STDOUT, app, inbound=inbound, outbound=outbound, admin=admin,
-                status=status, readiness=container.readiness_path,
-            )  # fmt: skip
+            app = Address(LOOPBACK, pod.deployment.container.port)
+            readiness = pod.deployment.container.readiness_path
         else:
-            listen = Address(any_address, INGRESS)
-            bootstrap = gateway(pod.name, XDS, STDOUT, listen, admin, status)
             published[f"{INGRESS}/tcp"] = (LOOPBACK, self.port)
+        told = bootstrap(pod.name, pod.workload, XDS, STDOUT, listeners, app, readiness)
         proxy = self._create(
-            pod, "istio-proxy", image, command=["--config-yaml", json.dumps(bootstrap), *FLAGS],
+            pod, "istio-proxy", "envoy", command=["--config-yaml", json.dumps(told), *FLAGS],
             hostname=pod.name[:63], network=self.id, ports=published,
             # Only the gateway's container can write the configuration, when the harness makes it.
             volumes={self.id: {"bind": XDS, "mode": "ro" if pod.deployment else "rw"}},
@@ -193,15 +184,7 @@ class ContainerMesh(EnvoyMesh):
             proxy.put_archive(XDS, _tar({p.name: p.read_bytes() for p in self.xds.glob("*.json")}))
         proxy.start()
 
-    def _start_app(self, pod: EnvoyPod, image: str) -> None:
-        assert pod.deployment
-        mesh = {
-            "BIND": f"0.0.0.0:{pod.deployment.container.port}",
-            "http_proxy": f"http://{LOOPBACK}:{OUTBOUND}",
-        }
-        self._create_app(pod, image, mesh, network_mode=f"container:{self._container(pod.name).id}").start()
-
-    def _start_alone(self, pod: EnvoyPod, image: str) -> None:
+    def _start_alone(self, pod: EnvoyPod) -> None:
         """Start a pod without a proxy, which others reach by the names of its Services."""
         assert pod.deployment
         spec = pod.deployment.spec.template.spec
@@ -209,12 +192,12 @@ class ContainerMesh(EnvoyMesh):
         mounts = {m.mount_path: m.name for m in pod.deployment.container.volume_mounts if m.name in on_disk}
         volumes = {f"{self.id}-{pod.name}-{name}": {"bind": path} for path, name in mounts.items()}
         for name in volumes:  # it outlives the container, as on a node
-            self.engine.volumes.create(name, labels={f"{LABEL}.mesh": self.id})
+            self.engine.volumes.create(name, labels=self._ours)
         known_as = self.engine.api.create_endpoint_config(aliases=list(pod.hosts))
-        self._create_app(
-            pod, image, {}, network=self.id, networking_config={self.id: known_as}, hostname=pod.name[:63],
+        self._start_app(
+            pod, {}, network=self.id, networking_config={self.id: known_as}, hostname=pod.name[:63],
             volumes=volumes,
-        ).start()  # fmt: skip
+        )  # fmt: skip
         self.wait_for(pod.name, "app", partial(self._must_be_ready, pod))
 
     def _must_be_ready(self, pod: EnvoyPod) -> None:
@@ -225,27 +208,26 @@ class ContainerMesh(EnvoyMesh):
             if code:
                 raise ConnectionError(output.decode(errors="replace"))
 
-    def _create_app(self, pod: EnvoyPod, image: str, mesh: dict[str, str], **settings: Any) -> Container:
-        """Create the container of a pod's application; ``mesh`` is what the mesh adds to its environment."""
+    def _start_app(self, pod: EnvoyPod, mesh: dict[str, str], **settings: Any) -> None:
+        """Start the container of a pod's application; ``mesh`` is what the mesh adds to its environment."""
         assert pod.deployment
         container = pod.deployment.container
         limits = {name: quantity(str(amount)) for name, amount in container.resources.limits.items()}
         on_disk = {volume["bind"] for volume in settings.get("volumes", {}).values()}
-        return self._create(
-            pod, "app", image, command=container.words or None,
+        self._create(
+            pod, "app", container.image_name, command=container.words or None,
             environment={**pod.environment, "HOSTNAME": pod.name, **mesh},
             tmpfs={m.mount_path: "" for m in container.volume_mounts if m.mount_path not in on_disk},
             mem_limit=round(limits.get("memory", 0)), nano_cpus=round(limits.get("cpu", 0) * 1e9), **settings,
-        )  # fmt: skip
+        ).start()  # fmt: skip
 
     def _create(self, pod: EnvoyPod, name: str, image: str, **settings: Any) -> Container:
         """Create a container, locked in as Kubernetes' restricted profile and OpenShift's would."""
-        labels = {f"{LABEL}.mesh": self.id, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name}
-        labels |= {} if pod.proxied else {f"{LABEL}.single": "yes"}
         if not self._limits_cpu:
             settings.pop("nano_cpus")
         return self.engine.containers.create(
-            image, name=f"{self.id}-{pod.name}-{name}", labels=labels, detach=True,
+            self.image(image), name=f"{self.id}-{pod.name}-{name}", detach=True,
+            labels={**self._ours, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name},
             user=USER, read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges"], **settings,
         )  # fmt: skip
 
@@ -313,7 +295,7 @@ class ContainerMesh(EnvoyMesh):
 
     def query(self, host: str, database: str, sql: str) -> list[list[str]]:
         running = self.running()
-        pods = [pod for pod in pods_of(self.routes()) if host in pod.hosts and running.get(pod.name)]
+        pods = [pod for pod in pods_of(self.routes()) if host in pod.hosts and pod.is_whole(running)]
         if not pods:
             raise MeshError(f"no pod of {host} runs: 'make start W={host} MESH=containers', or 'make up'")
         code, output = self._container(pods[0].name, "app").exec_run(psql(database, sql))

@@ -7,6 +7,7 @@ import shutil
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,12 +61,12 @@ class EnvoyMesh(Mesh, Proxies):
     # --- what a kind of mesh must bring ---------------------------------------------------------------
 
     @abstractmethod
-    def running(self) -> dict[str, bool]:
-        """Return the pods of which anything runs: name → whether all of it does."""
+    def running(self) -> dict[str, set[str]]:
+        """Return the pods that are there: name → those of their containers that run."""
 
     @abstractmethod
-    def start_pods(self, pods: list[EnvoyPod]) -> None:
-        """Start pods and wait until they are ready."""
+    def start_pod(self, pod: EnvoyPod) -> None:
+        """Start a pod and wait until it is ready."""
 
     @abstractmethod
     def stop_pods(self, names: Iterable[str]) -> None:
@@ -85,6 +86,18 @@ class EnvoyMesh(Mesh, Proxies):
     @abstractmethod
     def has_ended(self, pod: str, container: str) -> bool:
         """Say whether a container that was started runs no more."""
+
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
+        """Start pods and wait until they are ready."""
+
+        def start(pod: EnvoyPod) -> None:
+            self.progress(f"starting {pod.name}")
+            self.start_pod(pod)
+
+        with ThreadPoolExecutor(5) as pool:
+            # The gateway first: by its container everybody's configuration is written.
+            for group in ([p for p in pods if not p.deployment], [p for p in pods if p.deployment]):
+                list(pool.map(start, group))
 
     def wait_for(self, pod: str, container: str, ask: Callable[[], object]) -> None:
         """Wait until a container is ready: until then ``ask`` raises an OSError, or a KeyError.
@@ -224,7 +237,7 @@ class EnvoyMesh(Mesh, Proxies):
     def _pods(self) -> list[tuple[EnvoyPod, Pod]]:
         """Return the pods that there should be, each with what is seen of it."""
         wanted, running = pods_of(found for _, found in self.must_run().values()), self.running()
-        return [(pod, self._seen(pod, running.get(pod.name, False))) for pod in wanted]
+        return [(pod, self._seen(pod, pod.is_whole(running))) for pod in wanted]
 
     def _seen(self, pod: EnvoyPod, whole: bool) -> Pod:
         """Return a pod as the proof knows it."""
@@ -285,7 +298,7 @@ class EnvoyMesh(Mesh, Proxies):
         missing = [
             pod
             for pod in wanted
-            if not running.get(pod.name)
+            if not pod.is_whole(running)
             and (mended is None or pod.workload in mended or pod.name not in known)
         ]
         files = {p.name: p.read_text() for p in self.xds.glob("*.json")}
@@ -297,7 +310,7 @@ class EnvoyMesh(Mesh, Proxies):
             accepted = of_kind(objects_before, TrafficExtension)
             self.write_extensions([*of_kind(objects, Deployment), *accepted])
             self.start_pods(missing)
-            alive = [pod for pod in wanted if running.get(pod.name) or pod in missing]
+            alive = [pod for pod in wanted if pod.is_whole(running) or pod in missing]
             late = self.publish(objects, alive)
         except BaseException:
             self.stop_pods(pod.name for pod in missing)

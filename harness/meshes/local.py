@@ -31,10 +31,10 @@ from harness.meshes.mesh import (
     get,
     quietly,
 )
-from harness.meshes.pods import EnvoyPod, whole, workload_of
+from harness.meshes.pods import EnvoyPod, by_pod, workload_of
 from harness.meshes.scene import Pod
 from harness.meshes.stores import access_of
-from harness.rendering.bootstrap import FLAGS, gateway, sidecar
+from harness.rendering.bootstrap import FLAGS, Listeners, bootstrap
 from harness.rendering.values import Address
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
@@ -73,8 +73,8 @@ class LocalMesh(EnvoyMesh):
         must_be_ours(self.state)
         return super().objects()
 
-    def running(self) -> dict[str, bool]:
-        return whole((pod, container, True) for pod, container, _ in self.processes())
+    def running(self) -> dict[str, set[str]]:
+        return by_pod((pod, container, True) for pod, container, _ in self.processes())
 
     def processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
         """Yield (pod, container, process) for each live process of this mesh."""
@@ -85,48 +85,37 @@ class LocalMesh(EnvoyMesh):
                     pod, _, container = mark.partition("/")
                     yield pod, container, process
 
-    def start_pods(self, pods: list[EnvoyPod]) -> None:
-        for pod in pods:
-            self.progress(f"starting {pod.name}")
-        with contextlib.ExitStack() as stack:
-            apps: dict[str, socket.socket] = {}
-            for pod in pods:
-                if pod.deployment:
-                    server = socket.create_server((LOOPBACK, 0), backlog=2048)
-                    apps[pod.name] = stack.enter_context(server)
-                self._start_proxy(pod, apps.get(pod.name))
-            for pod in pods:
-                self.wait_for(pod.name, "istio-proxy", partial(self.inbound_address, pod))
-                if pod.deployment:
-                    self._start_app(pod, apps[pod.name])
-            for pod in pods:
-                if pod.deployment and (path := pod.deployment.container.readiness_path):
-                    url = f"http://{LOOPBACK}:{apps[pod.name].getsockname()[1]}{path}"
-                    self.wait_for(pod.name, "app", partial(_must_answer, url))
+    def start_pod(self, pod: EnvoyPod) -> None:
+        if not pod.deployment:
+            self._start_proxy(pod, Listeners(Address(LOOPBACK, self.port)))
+            return
+        with socket.create_server((LOOPBACK, 0), backlog=2048) as server:
+            app = Address(*server.getsockname())
+            self._start_proxy(pod, Listeners(), app)
+            self._start_app(pod, server)
+        if path := pod.deployment.container.readiness_path:
+            self.wait_for(pod.name, "app", partial(_must_answer, f"http://{app.ip}:{app.port}{path}"))
 
-    def _start_proxy(self, pod: EnvoyPod, app: socket.socket | None) -> None:
+    def _start_proxy(self, pod: EnvoyPod, listeners: Listeners, app: Address | None = None) -> None:
         folder = self._pod_folder(pod.name)
         folder.mkdir(parents=True, exist_ok=True)
-        log = str(folder / "access.log")
-        if app:
-            address = Address(*app.getsockname())
-            bootstrap = sidecar(pod.name, pod.workload, str(self.xds), log, address)
-        else:
-            bootstrap = gateway(pod.name, str(self.xds), log, Address(LOOPBACK, self.port))
-        (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
+        told = bootstrap(pod.name, pod.workload, str(self.xds), str(folder / "access.log"), listeners, app)
+        (folder / "envoy.json").write_text(json.dumps(told, indent=1))
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
         self._spawn(pod.name, "istio-proxy", command, folder, {})
+        self.wait_for(pod.name, "istio-proxy", partial(self.inbound_address, pod))
 
     def _start_app(self, pod: EnvoyPod, listener: socket.socket) -> None:
         assert pod.deployment
         outbound = self.listener(pod.name, "outbound")
         environment = {
             **pod.environment,
-            **({"DATABASE_URL": self._sqlite(url)} if (url := pod.environment.get("DATABASE_URL")) else {}),
             "HOSTNAME": pod.name,
             "BIND": f"fd://{listener.fileno()}",
             "http_proxy": f"http://{outbound.ip}:{outbound.port}",
         }
+        if url := pod.environment.get("DATABASE_URL"):
+            environment["DATABASE_URL"] = self._sqlite(url)
         source = image(pod.deployment.container.image_name).folder
         words, folder = pod.deployment.container.words, ROOT / source
         command = [sys.executable if word in ("python", "python3") else word for word in words]
@@ -148,15 +137,9 @@ class LocalMesh(EnvoyMesh):
             old.wait()  # it was killed
         with (self._pod_folder(pod) / f"{container}.log").open("ab") as log:
             self._children[pod, container] = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=inherited | settings | mark,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=keep,
-            )
+                command, cwd=folder, env=inherited | settings | mark, pass_fds=keep, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
     def has_ended(self, pod: str, container: str) -> bool:
         return self._children[pod, container].poll() is not None

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.manifests.base import Object
@@ -30,6 +30,12 @@ class EnvoyPod:
         """Whether it has a proxy: what speaks no HTTP is reached itself, as the store is."""
         return not self.deployment or image(self.deployment.container.image_name).is_service
 
+    def is_whole(self, running: Mapping[str, set[str]]) -> bool:
+        """Say whether all its containers are among those that run."""
+        wanted = {"istio-proxy"} if self.proxied else set()
+        wanted |= {"app"} if self.deployment else set()
+        return wanted <= running.get(self.name, set())
+
     @property
     def labels(self) -> dict[str, str]:
         """The labels by which Services and subsets find the pod."""
@@ -54,15 +60,12 @@ def workload_of(pod: str) -> str:
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
 
 
-def whole(
-    containers: Iterable[tuple[str, str, bool]], single: Container[str] = (GATEWAY,)
-) -> dict[str, bool]:
-    """Return for each pod whether all of it runs.
+def by_pod(containers: Iterable[tuple[str, str, bool]]) -> dict[str, set[str]]:
+    """Return the containers that run, by their pods; a pod of which none does has none.
 
     :param containers: (pod, container, whether it runs).
-    :param single: the pods of one container.
     """
     running: dict[str, set[str]] = {}
     for pod, container, runs in containers:
         running.setdefault(pod, set()).update([container] if runs else [])
-    return {p: len(found) == (1 if p in single else 2) for p, found in running.items()}
+    return running

@@ -1,6 +1,7 @@
 """The proxies themselves: how each is started, and what it is told at its start."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from harness import Json
 from harness.manifests.lookup import NAMESPACE
@@ -28,85 +29,70 @@ _AS_ASKED = protocol_options(
 SOCKET = {"pipe": {"path": "admin", "mode": 0o600}}
 
 
-def sidecar(
+# As Istio's agent serves an application's probe to the kubelet.
+READINESS = "/app-health/app/readyz"
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Where a proxy listens."""
+
+    inbound: Address = ANY_PORT
+    """Where it gets requests: for its application, or as the gateway those of callers."""
+    outbound: Address = ANY_PORT
+    """Where the application sends its own: an HTTP forward proxy."""
+    admin: Address | None = None
+    """The admin interface; None: at the socket ``admin`` in Envoy's folder."""
+    status: Address | None = None
+    """Where the harness asks for ``/stats``, ``/clusters`` and READINESS if it cannot reach ``admin``."""
+
+
+def bootstrap(
     name: str,
     workload: str,
     xds: str,
     log: str,
-    app: Address,
-    *,
-    inbound: Address = ANY_PORT,
-    outbound: Address = ANY_PORT,
-    admin: Address | None = None,
-    status: Address | None = None,
+    listeners: Listeners,
+    app: Address | None = None,
     readiness: str = "/",
 ) -> Json:
-    """Return the bootstrap of the sidecar of a workload's pod ``name``.
+    """Return what the proxy of a workload's pod ``name`` is told at its start.
 
-    :param xds: the folder of the files that Envoy watches: ``clusters.json``, ``sidecar.json``, and one of
-        the workload's own for its extension.
+    :param xds: the folder of the files that Envoy watches: ``clusters.json``, ``sidecar.json`` or
+        ``gateway.json``, and for a sidecar one of the workload's own for its extension.
     :param log: the access log's path.
-    :param app: where the pod's application listens.
-    :param inbound: where other proxies send requests for the application.
-    :param outbound: where the application sends its own: an HTTP forward proxy.
-    :param admin: where the admin interface listens; None: at the socket ``admin`` in Envoy's folder.
-    :param status: where to serve ``/stats`` and ``/clusters``, and the application's path ``readiness``, to
-        the harness if it cannot reach ``admin``.
+    :param app: where the pod's application listens; None: it is the ingress gateway.
+    :param readiness: the application's path behind READINESS.
     """
-    inbound_cluster = f"inbound|{app.port}||"
-    # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
-    again = {"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}}
-    to_app = {"name": "default", "match": {"prefix": "/"}, "route": {**_to(inbound_cluster), **again}}
-    rules = {"route_config": _static_routes(inbound_cluster, [to_app])}
-    listeners = [
-        _listener("inbound", inbound, log, rules, [_discovered(f"{xds}/{extension_file(workload)}")]),
-        _listener("outbound", outbound, log, {"rds": _rds(xds, "sidecar")}),
-    ]
-    clusters = [static_cluster(inbound_cluster, [app]) | _AS_ASKED]
-    probe = {
-        "match": {"path": READINESS, **GET},
-        "route": {**_to(inbound_cluster), "prefix_rewrite": readiness},
-    }
-    return _bootstrap(f"sidecar~{name}", xds, listeners, clusters, admin, status, [probe])
-
-
-def gateway(
-    name: str,
-    xds: str,
-    log: str,
-    inbound: Address,
-    admin: Address | None = None,
-    status: Address | None = None,
-) -> Json:
-    """Return the bootstrap of the ingress gateway; it replaces a caller's ``x-request-id``."""
-    rds = {"rds": _rds(xds, "gateway"), "use_remote_address": True}
-    return _bootstrap(f"router~{name}", xds, [_listener("ingress", inbound, log, rds)], [], admin, status, [])
-
-
-# As Istio's agent serves an application's probe to the kubelet.
-READINESS = "/app-health/app/readyz"
-
-GET = {"headers": [{"name": ":method", "string_match": {"exact": "GET"}}]}
-
-
-def _bootstrap(
-    node: str,
-    xds: str,
-    listeners: list[Json],
-    clusters: list[Json],
-    admin: Address | None,
-    status: Address | None,
-    probes: list[Json],
-) -> Json:
-    if admin and status:
-        stats, known = ({"match": {"path": p, **GET}, "route": _to("admin")} for p in ("/stats", "/clusters"))
-        routes = {"route_config": _static_routes("status", [stats, known, *probes])}
-        listeners = [*listeners, _listener("status", status, None, routes)]
-        clusters = [*clusters, static_cluster("admin", [admin])]
+    probes: dict[str, Json] = {}
+    if app:
+        inbound = f"inbound|{app.port}||"
+        # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
+        again = {"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}}
+        to_app = {"name": "default", "match": {"prefix": "/"}, "route": _to(inbound) | again}
+        rules = {"route_config": _static_routes(inbound, [to_app])}
+        code = [_discovered(f"{xds}/{extension_file(workload)}")]
+        found = [
+            _listener("inbound", listeners.inbound, log, rules, code),
+            _listener("outbound", listeners.outbound, log, {"rds": _rds(xds, "sidecar")}),
+        ]
+        clusters = [static_cluster(inbound, [app]) | _AS_ASKED]
+        probes[READINESS] = {**_to(inbound), "prefix_rewrite": readiness}
+    else:
+        # It replaces a caller's x-request-id.
+        settings = {"rds": _rds(xds, "gateway"), "use_remote_address": True}
+        found, clusters = [_listener("ingress", listeners.inbound, log, settings)], []
+    if listeners.admin and listeners.status:
+        get = {"headers": [{"name": ":method", "string_match": {"exact": "GET"}}]}
+        asked = {"/stats": _to("admin"), "/clusters": _to("admin"), **probes}
+        routes = [{"match": {"path": path, **get}, "route": to} for path, to in asked.items()]
+        settings = {"route_config": _static_routes("status", routes)}
+        found.append(_listener("status", listeners.status, None, settings))
+        clusters.append(static_cluster("admin", [listeners.admin]))
     return {
-        "node": {"id": node, "cluster": NAMESPACE},
-        "admin": {"address": admin.render() if admin else SOCKET},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "node": {"id": f"{'sidecar' if app else 'router'}~{name}", "cluster": NAMESPACE},
+        "admin": {"address": listeners.admin.render() if listeners.admin else SOCKET},
+        "static_resources": {"listeners": found, "clusters": clusters},
         "dynamic_resources": {"cds_config": _file(f"{xds}/clusters.json")},
     }
 
