@@ -1,5 +1,6 @@
 """Read manifests as kubectl takes them: YAML or JSON in, frozen objects out."""
 
+import contextlib
 import difflib
 import json
 import re
@@ -20,39 +21,25 @@ from harness.manifests.trafficextension import TrafficExtension
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
-KINDS: dict[str, type[Object]] = {
-    model.__name__: model
-    for model in (
-        ServiceAccount,
-        Secret,
-        Service,
-        Deployment,
-        Gateway,
-        VirtualService,
-        DestinationRule,
-        TrafficExtension,
-    )
-}
+_MODELS: tuple[type[Object], ...] = (
+    ServiceAccount, Secret, Service, Deployment, Gateway, VirtualService, DestinationRule, TrafficExtension,
+)  # fmt: skip
+KINDS = {model.__name__: model for model in _MODELS}
 
 MOST_BYTES = 3 * 2**20
 """How long a manifest may be; an object may have half of that in Kubernetes."""
 
 MOST_VALUES = 100_000
 """How many values a manifest may have when its aliases are written out."""
+_TOO_MANY = f"it has more than {MOST_VALUES:,} values"
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """What is read of a folder, as kubectl does."""
 
-_BY_SERVER = (
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "managedFields",
-    "selfLink",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-)
+_BY_SERVER = {
+    "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink",
+    "deletionTimestamp", "deletionGracePeriodSeconds",
+}  # fmt: skip
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
@@ -78,17 +65,10 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_document(self, node: yaml.Node) -> Any:
-        self._must_be_small(node)
-        return super().construct_document(node)
-
-    def _must_be_small(self, node: yaml.Node) -> None:
-        """Check how much a document is when its aliases are written out.
-
-        :raises yaml.YAMLError: it has more values than a manifest may have, or contains itself.
-        """
         sizes: dict[int, int] = {}
 
         def size_of(node: yaml.Node) -> int:
+            """Return how many values a node is when its aliases are written out."""
             if id(node) in sizes:
                 return sizes[id(node)]
             sizes[id(node)] = MOST_VALUES + 1  # it contains itself, if this is seen below
@@ -98,20 +78,18 @@ class _Loader(yaml.SafeLoader):
             return size
 
         if size_of(node) > MOST_VALUES:
-            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
+            raise yaml.YAMLError(_TOO_MANY)
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a word", key_node.start_mark
-                )
-            if key_node.value in keys and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key_node.value}' stands twice", key_node.start_mark
-                )
-            keys.add(key_node.value)
+        for key, _ in node.value:
+            problem = "" if isinstance(key, yaml.ScalarNode) else "a key must be a word"
+            if not problem and key.value in keys and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"'{key.value}' stands twice"
+            if problem:
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -139,17 +117,13 @@ def documents(path: Path) -> list[tuple[str, Json]]:
 
     :raises ManifestError: it cannot be read, or is not YAML.
     """
-    found = [each for file in _files(path) for each in _documents(_text(file), str(file))]
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    found = [each for file in files for each in _documents(_text(file), str(file))]
     if not found:
         raise ManifestError(f"{path}: holds no object")
     return found
-
-
-def _files(path: Path) -> list[Path]:
-    """Return the files of a folder that hold manifests, or the file itself."""
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
 def _text(path: Path) -> str:
@@ -172,14 +146,12 @@ def _load(text: str) -> list[Any]:
     """Return the documents of a text: of JSON, which may have tabs and nothing in between, or of YAML."""
     found, position = [], _after_space(text, 0)
     if text.startswith("{", position) and text.count("{") + text.count(",") > MOST_VALUES:
-        raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
-    try:
+        raise yaml.YAMLError(_TOO_MANY)
+    with contextlib.suppress(ValueError):  # YAML has braces, too
         while text.startswith("{", position):
             document, end = json.JSONDecoder().raw_decode(text, position)
             found.append(document)
             position = _after_space(text, end)
-    except ValueError:
-        pass  # YAML has braces, too
     return list(yaml.load_all(text, Loader=_Loader)) if position < len(text) else found
 
 
@@ -263,7 +235,7 @@ def to_object(document: Json, source: str) -> Object:
     try:
         found = model.model_validate(document)
     except ValidationError as invalid:
-        lines = [f"{source}: {kind} {name}: {_explain(error, model)}" for error in _errors(invalid)]
+        lines = [f"{source}: {kind} {name}: {line}" for line in _explain(invalid, model)]
         raise ManifestError("\n".join(lines)) from None
     if (where := found.metadata.namespace) not in (None, namespace()):
         raise ManifestError(
@@ -284,41 +256,37 @@ def _as_written(document: Json) -> Json:
     return found
 
 
-def _errors(invalid: ValidationError) -> list[Any]:
-    """Return what is to be told of what pydantic found: a misspelt field is also a missing one."""
+def _explain(invalid: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """Yield a line for each of pydantic's errors: the field's path, and what is wrong with it."""
     errors: list[Any] = list(invalid.errors())
-    told = {error["loc"][:-1] for error in errors if error["type"] in ("extra_forbidden", NOT_HERE)}
-    return [error for error in errors if error["type"] != "missing" or error["loc"][:-1] not in told]
+    misspelt = {error["loc"][:-1] for error in errors if error["type"] in ("extra_forbidden", NOT_HERE)}
+    for error in errors:
+        path = ""
+        for part in error["loc"]:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+        message = error["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        if error["type"] == "extra_forbidden":
+            known = _fields_beside(error["loc"], model)
+            close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.8)
+            message = "unknown or unsupported field" + (f", did you mean '{close[0]}'?" if close else "")
+        # A misspelt field is also a missing one.
+        if error["type"] != "missing" or error["loc"][:-1] not in misspelt:
+            yield f"{path}: {message}" if path else message
 
 
-def _explain(error: Any, model: type[BaseModel]) -> str:
-    """Return one line for pydantic's ``error``: the field's path, and what is wrong with it."""
-    path = ""
-    for part in error["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    if error["type"] == "extra_forbidden":
-        known = _fields_beside(error["loc"], model)
-        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.8)
-        return f"{path}: unknown or unsupported field" + (f", did you mean '{close[0]}'?" if close else "")
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return f"{path}: {message}" if path else message
-
-
-def _fields_beside(location: tuple[Any, ...], model: Any) -> list[str]:
-    """Return the names of the fields that would be known where an unknown one stands."""
+def _fields_beside(location: tuple[Any, ...], model: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields that would be known where an unknown one stands."""
+    fields = _fields_in(model)
     for part in location[:-1]:
-        if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel):
-            fields = {f.alias or n: f.annotation for n, f in model.model_fields.items()}
-            model = _model_in(fields.get(part))
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [f.alias or n for n, f in model.model_fields.items()]
-    return []
+        if isinstance(part, str):
+            fields = _fields_in(fields.get(part))
+    return fields
 
 
-def _model_in(annotation: Any) -> Any:
-    """Return the model inside an annotation such as ``list[HTTPRoute] | None``."""
+def _fields_in(annotation: Any) -> dict[str, Any]:
+    """Return the types of the fields of the model in an annotation such as ``list[HTTPRoute] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = (_model_in(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((model for model in inner if model is not None), None)
+        return {f.alias or name: f.annotation for name, f in annotation.model_fields.items()}
+    inner = map(_fields_in, getattr(annotation, "__args__", ()))
+    return next(filter(None, inner), {})
