@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from harness.manifests.base import Object, covers
-from harness.manifests.destinationrule import DestinationRule, PolicySettings
+from harness.manifests.destinationrule import DestinationRule
 from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
 from harness.manifests.lookup import (
@@ -31,32 +31,35 @@ def check(given: Iterable[tuple[str, Object]]) -> None:
         there, or a second TrafficExtension for a workload.
     """
     given = list(given)
-    accounts = {a.metadata.name for _, a in given if isinstance(a, ServiceAccount)} | {"default"}
-    secrets = {s.metadata.name for _, s in given if isinstance(s, Secret)}
-    problems = []
-    sources = {found.key: source for source, found in given}
-    for source, workload in given:
-        if not isinstance(workload, Deployment):
-            continue
-        container, account = workload.container, workload.spec.template.spec.service_account_name
-        where = f"{source}: Deployment {workload.metadata.name}: spec.template.spec"
-        if account not in accounts:
-            problem = f"no ServiceAccount '{account}': apply it first, or in the same file"
-            problems.append(f"{where}.serviceAccountName: {problem}")
-        for i, wanted in enumerate(container.env_from):
-            name = wanted.secret_ref.name
-            if name not in secrets and not wanted.secret_ref.optional:
-                field = f"{where}.containers[0].envFrom[{i}].secretRef"
-                problems.append(f"{field}: no Secret '{name}': apply it first, or in the same file")
-        get = container.readiness_probe.http_get
-        if get and container.ports and not container.serves(get.port):
-            field = f"{where}.containers[0].readinessProbe.httpGet.port"
-            problems.append(f"{field}: no port '{get.port}' in the container")
-        for extra in extensions_of((found for _, found in given), workload)[1:]:
+    objects = [found for _, found in given]
+    problems = [
+        f"{source}: Deployment {workload.metadata.name}: spec.template.spec.{problem}"
+        for source, workload in given
+        if isinstance(workload, Deployment)
+        for problem in _problems(objects, workload)
+    ]
+    for workload in of_kind(objects, Deployment):
+        for extra in extensions_of(objects, workload)[1:]:
+            [source] = [source for source, found in given if found is extra]
             problem = f"{workload.metadata.name} has one already, and only a cluster runs several"
-            problems.append(f"{sources[extra.key]}: TrafficExtension {extra.metadata.name}: {problem}")
+            problems.append(f"{source}: TrafficExtension {extra.metadata.name}: {problem}")
     if problems:
         raise ManifestError("\n".join(problems))
+
+
+def _problems(objects: list[Object], workload: Deployment) -> Iterator[str]:
+    container, account = workload.container, workload.spec.template.spec.service_account_name
+    if account not in {"default", *(a.metadata.name for a in of_kind(objects, ServiceAccount))}:
+        yield f"serviceAccountName: no ServiceAccount '{account}': apply it first, or in the same file"
+    secrets = {secret.metadata.name for secret in of_kind(objects, Secret)}
+    for i, wanted in enumerate(container.env_from):
+        name = wanted.secret_ref.name
+        if name not in secrets and not wanted.secret_ref.optional:
+            problem = f"no Secret '{name}': apply it first, or in the same file"
+            yield f"containers[0].envFrom[{i}].secretRef: {problem}"
+    get = container.readiness_probe.http_get
+    if get and container.ports and not container.serves(get.port):
+        yield f"containers[0].readinessProbe.httpGet.port: no port '{get.port}' in the container"
 
 
 def warnings(objects: Iterable[Object]) -> Iterator[str]:
@@ -65,39 +68,38 @@ def warnings(objects: Iterable[Object]) -> Iterator[str]:
     Where routes lead is not looked at: the proof's doctor does that.
     """
     objects = list(objects)
+    # A cluster's objects may have fields that the harness does not know.
     services = [full_host(found.metadata.name) for found in objects if found.kind == "Service"]
-    for found in objects:
-        if isinstance(found, DestinationRule):
-            if not any(covers(full_host(found.spec.host), host) for host in services):
-                yield f"{found.key} spec.host: no Service '{found.spec.host}', so this does nothing"
-        elif isinstance(found, VirtualService):
-            yield from _of_hosts(services, found)
-            yield from _of_gateways(list(of_kind(objects, Gateway)), found)
+    for rule in of_kind(objects, DestinationRule):
+        if not any(covers(full_host(rule.spec.host), host) for host in services):
+            yield f"{rule.key} spec.host: no Service '{rule.spec.host}', so this does nothing"
+    for found in of_kind(objects, VirtualService):
+        yield from _of_hosts(services, found)
+        yield from _of_gateways(list(of_kind(objects, Gateway)), found)
 
 
 def warnings_here(objects: Iterable[Object]) -> Iterator[str]:
     """Yield a line for each thing that does nothing on the meshes that the harness configures itself."""
     objects = list(objects)
-    workloads = [workload.labels for workload in of_kind(objects, Deployment)]
-    for found in objects:
-        if isinstance(found, Service):
-            yield from _of_service(objects, found)
-        elif isinstance(found, DestinationRule):
-            policies: list[PolicySettings | None] = [found.spec.traffic_policy]
-            policies += [subset.traffic_policy for subset in found.spec.subsets]
-            if any(policy and policy.tls for policy in policies):
-                problem = "nothing is encrypted on one machine, so this does nothing"
-                yield f"{found.key} trafficPolicy.tls: {problem}"
-        elif isinstance(found, Gateway) and not selects(found):
+    workloads = list(of_kind(objects, Deployment))
+    for service in of_kind(objects, Service):
+        yield from _of_service(service, workloads)
+    for rule in of_kind(objects, DestinationRule):
+        policies = [rule.spec.traffic_policy, *(subset.traffic_policy for subset in rule.spec.subsets)]
+        if any(policy and policy.tls for policy in policies):
+            yield f"{rule.key} trafficPolicy.tls: nothing is encrypted on one machine, so this does nothing"
+    for gateway in of_kind(objects, Gateway):
+        if not selects(gateway):
             problem = "no gateway bears these labels, so nobody comes in by it: write istio: ingressgateway"
-            yield f"{found.key} spec.selector: {problem}"
-        elif isinstance(found, TrafficExtension) and not any(map(found.selects, workloads)):
-            yield f"{found.key} spec.selector: no workload bears these labels, so this runs nowhere"
+            yield f"{gateway.key} spec.selector: {problem}"
+    for extension in of_kind(objects, TrafficExtension):
+        if not any(extension.selects(workload.labels) for workload in workloads):
+            yield f"{extension.key} spec.selector: no workload bears these labels, so this runs nowhere"
 
 
-def _of_service(objects: list[Object], service: Service) -> Iterator[str]:
+def _of_service(service: Service, workloads: list[Deployment]) -> Iterator[str]:
     for i, port in enumerate(service.spec.ports):
-        for workload in of_kind(objects, Deployment):
+        for workload in workloads:
             if service.selects(workload.labels) and not workload.container.serves(port.target):
                 field = f"{service.key} spec.ports[{i}].targetPort"
                 problem = f"the application of {workload.metadata.name} listens at {workload.container.port}"
@@ -134,15 +136,10 @@ def _of_gateways(gateways: list[Gateway], found: VirtualService) -> Iterator[str
 
 def services_named(objects: Iterable[Object], changed: Iterable[Object]) -> list[str]:
     """Return the Services that changed objects are, or route, or that have a route which leads to those."""
-    objects = list(objects)
-    hosts: set[str] = set()
-    for found in changed:
-        if isinstance(found, VirtualService):
-            hosts.update(wanted_hosts(found))
-        elif isinstance(found, DestinationRule):
-            hosts.add(full_host(found.spec.host))
-        elif isinstance(found, Service):
-            hosts.add(host_of(found))
+    objects, changed = list(objects), list(changed)
+    hosts = {host for route in of_kind(changed, VirtualService) for host in wanted_hosts(route)}
+    hosts |= {full_host(rule.spec.host) for rule in of_kind(changed, DestinationRule)}
+    hosts |= {host_of(service) for service in of_kind(changed, Service)}
     for route in of_kind(objects, VirtualService):
         to = [full_host(d.host) for http in route.spec.http for d in http.destinations]
         if not hosts.isdisjoint(to):
