@@ -1,8 +1,8 @@
 """What the models of Kubernetes' and of Istio's objects have in common."""
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -35,6 +35,17 @@ def one_of(*values: str) -> AfterValidator:
             raise PydanticCustomError(
                 NOT_HERE, "only a cluster has '{text}': write {here}, or run the step with MESH=cluster", here
             )
+        return text
+
+    return AfterValidator(check)
+
+
+def matches(pattern: str, problem: str) -> AfterValidator:
+    """Return a check that the whole of a text matches a pattern; ``problem`` says what it is if not."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"'{text}' {problem}")
         return text
 
     return AfterValidator(check)
@@ -104,6 +115,16 @@ class Model(BaseModel):
     def _without_null(cls, fields: Any) -> Any:
         """Take a field without a value for one that is not written, as Kubernetes does."""
         return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+
+    def problems(self) -> Iterable[str]:
+        """Return what is wrong with the fields together, when each is right in itself."""
+        return ()
+
+    @model_validator(mode="after")
+    def _has_no_problem(self) -> Self:
+        for problem in self.problems():
+            raise ValueError(problem)
+        return self
 
 
 AnyModel = TypeVar("AnyModel", bound=Model)

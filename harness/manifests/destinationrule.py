@@ -4,9 +4,10 @@ What Istio's own validation refuses is refused here, too.
 https://istio.io/latest/docs/reference/config/networking/destination-rule/
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness.manifests.base import (
     UINT32,
@@ -26,11 +27,9 @@ from harness.manifests.virtualservice import PortSelector
 class Some(Model):
     """What must say something."""
 
-    @model_validator(mode="after")
-    def _is_any(self) -> "Some":
+    def problems(self) -> Iterator[str]:
         if not any(getattr(self, field) for field in self.model_fields_set - {"port"}):
-            raise ValueError("says nothing: take it out")
-        return self
+            yield "says nothing: take it out"
 
 
 class TCPKeepalive(Model):
@@ -64,11 +63,9 @@ class HTTPSettings(Model):
     use_client_protocol: bool = False
     max_concurrent_streams: Count = 0
 
-    @model_validator(mode="after")
-    def _chooses_a_protocol(self) -> "HTTPSettings":
+    def problems(self) -> Iterator[str]:
         if self.use_client_protocol and self.h2_upgrade_policy == "UPGRADE":
-            raise ValueError("useClientProtocol and h2UpgradePolicy: UPGRADE exclude each other")
-        return self
+            yield "useClientProtocol and h2UpgradePolicy: UPGRADE exclude each other"
 
 
 class ConnectionPool(Model):
@@ -91,11 +88,9 @@ class OutlierDetection(Model):
     max_ejection_percent: WholePercent = 0
     min_health_percent: WholePercent = 0
 
-    @model_validator(mode="after")
-    def _tells_errors_apart(self) -> "OutlierDetection":
+    def problems(self) -> Iterator[str]:
         if self.consecutive_local_origin_failures and not self.split_external_local_origin_errors:
-            raise ValueError("consecutiveLocalOriginFailures needs splitExternalLocalOriginErrors: true")
-        return self
+            yield "consecutiveLocalOriginFailures needs splitExternalLocalOriginErrors: true"
 
 
 @fields(only_cluster="consistentHash localityLbSetting warmup warmupDurationSecs")
@@ -155,14 +150,12 @@ class DestinationRuleSpec(Model):
     traffic_policy: TrafficPolicy | None = None
     export_to: ExportTo = []
 
-    @model_validator(mode="after")
-    def _tells_subsets_apart(self) -> "DestinationRuleSpec":
+    def problems(self) -> Iterator[str]:
         known: set[str] = set()
         for subset in self.subsets:
             if subset.name in known:
-                raise ValueError(f"the subset '{subset.name}' stands twice")
+                yield f"the subset '{subset.name}' stands twice"
             known.add(subset.name)
-        return self
 
 
 class DestinationRule(IstioObject):

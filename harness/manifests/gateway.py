@@ -4,9 +4,10 @@ What Istio's own validation refuses is refused here, too.
 https://istio.io/latest/docs/reference/config/networking/gateway/
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from harness.manifests.base import HostMetadata, IstioObject, Labels, Model, Port, fields, one_of
 from harness.manifests.texts import ServedHost
@@ -34,11 +35,9 @@ class GatewaySpec(Model):
     selector: Labels = {}
     servers: Annotated[list[GatewayServer], Field(min_length=1)]
 
-    @model_validator(mode="after")
-    def _tells_ports_apart(self) -> "GatewaySpec":
+    def problems(self) -> Iterator[str]:
         if len({server.port.name for server in self.servers}) < len(self.servers):
-            raise ValueError("several servers need a port.name each")
-        return self
+            yield "several servers need a port.name each"
 
 
 class Gateway(IstioObject):

@@ -2,10 +2,10 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from harness.manifests.base import (
@@ -17,6 +17,7 @@ from harness.manifests.base import (
     Object,
     Port,
     fields,
+    matches,
     one_of,
 )
 from harness.manifests.protocol import is_http, is_http2, protocol_of
@@ -26,12 +27,6 @@ INJECT = "sidecar.istio.io/inject"
 
 ANY_PORT = 8080
 """Where an application listens whose container names no port."""
-
-
-def _not_reserved(variable: str) -> str:
-    if variable in ("BIND", "HOSTNAME", "http_proxy"):
-        raise ValueError(f"'{variable}' is set by the mesh")
-    return variable
 
 
 def _not_headless(address: str) -> str:
@@ -152,7 +147,11 @@ class Service(Object):
 class EnvVar(Model):
     """One environment variable; those that the harness sets itself are refused."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_not_reserved)]
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+        matches(r"(?!(BIND|HOSTNAME|http_proxy)$).*", "is set by the mesh"),
+    ]
     value: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
 
 
@@ -302,11 +301,9 @@ class PodSpec(Model):
     termination_grace_period_seconds: int = 30
     volumes: list[Volume] = []
 
-    @model_validator(mode="after")
-    def _has_one_container(self) -> "PodSpec":
+    def problems(self) -> Iterator[str]:
         if len(self.containers) > 1:
-            raise ValueError(f"has {len(self.containers)} containers, and a pod of this mesh has one")
-        return self
+            yield f"has {len(self.containers)} containers, and a pod of this mesh has one"
 
 
 @fields(unused="creationTimestamp name namespace")
@@ -316,11 +313,9 @@ class PodMetadata(Model):
     labels: Labels
     annotations: dict[str, str] = {}
 
-    @model_validator(mode="after")
-    def _has_a_sidecar(self) -> "PodMetadata":
+    def problems(self) -> Iterator[str]:
         if (self.labels | self.annotations).get(INJECT) == "false":
-            raise ValueError(f"{INJECT}: every pod of this mesh has a sidecar: take it out")
-        return self
+            yield f"{INJECT}: every pod of this mesh has a sidecar: take it out"
 
 
 class PodTemplate(Model):
@@ -363,8 +358,6 @@ class Deployment(Object):
         """Its one container."""
         return self.spec.template.spec.containers[0]
 
-    @model_validator(mode="after")
-    def _selects_its_pods(self) -> "Deployment":
+    def problems(self) -> Iterator[str]:
         if not self.spec.selector.match_labels.items() <= self.labels.items():
-            raise ValueError("spec.selector.matchLabels does not select the labels of spec.template")
-        return self
+            yield "spec.selector.matchLabels does not select the labels of spec.template"

@@ -7,7 +7,7 @@ from typing import Annotated
 import re2
 from pydantic import AfterValidator, Field
 
-from harness.manifests.base import DNS
+from harness.manifests.base import DNS, matches
 
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
@@ -22,24 +22,6 @@ def _regex(pattern: str) -> str:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else error.args[0]
         raise ValueError(f"'{pattern}' is not a regular expression of RE2: {reason}") from None
     return pattern
-
-
-def _host(name: str) -> str:
-    if len(name) > 255 or not re.fullmatch(rf"(\*|(\*-?)?{DNS})(\.{DNS})*", name):
-        raise ValueError(f"'{name}' is not a host such as recommendation or *.example.com")
-    return name
-
-
-def _one_host(name: str) -> str:
-    if "*" in name:
-        raise ValueError(f"'{name}' stands for many hosts: name one")
-    return _host(name)
-
-
-def _served_host(text: str) -> str:
-    if not re.fullmatch(rf"(([.*]|{DNS})/)?(\*|(\*|{DNS})(\.{DNS})+)", text):
-        raise ValueError(f"'{text}' is not '*' or a whole host such as shop.example.com, or namespace/host")
-    return text
 
 
 def _exported(to: list[str]) -> list[str]:
@@ -72,9 +54,18 @@ def _header_value(value: str) -> str:
 
 Regex = Annotated[str, AfterValidator(_regex)]
 RegexOrAny = Annotated[str, AfterValidator(lambda text: text if text == "*" else _regex(text))]
-Host = Annotated[str, AfterValidator(_host)]
-OneHost = Annotated[str, AfterValidator(_one_host)]
-ServedHost = Annotated[str, AfterValidator(_served_host)]
+_host = matches(
+    rf"(?=.{{0,255}}$)(\*|(\*-?)?{DNS})(\.{DNS})*", "is not a host such as recommendation or *.example.com"
+)
+Host = Annotated[str, _host]
+OneHost = Annotated[str, matches("[^*]*", "stands for many hosts: name one"), _host]
+ServedHost = Annotated[
+    str,
+    matches(
+        rf"(([.*]|{DNS})/)?(\*|(\*|{DNS})(\.{DNS})+)",
+        "is not '*' or a whole host such as shop.example.com, or namespace/host",
+    ),
+]
 RetryOn = Annotated[str, AfterValidator(_retry_on)]
 GatewayName = Annotated[str, Field(pattern=rf"^({DNS}/)?{DNS}(\.{DNS})*$")]
 SubsetName = Annotated[str, Field(pattern=rf"^{DNS}$")]

@@ -4,10 +4,11 @@ What Istio's own validation refuses is refused here, too.
 https://istio.io/latest/docs/reference/config/networking/virtual-service/
 """
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field
 
 from harness.manifests.base import (
     DNS,
@@ -44,11 +45,9 @@ class StringMatch(Model):
     prefix: Annotated[str | None, Field(min_length=1)] = None
     regex: Regex | None = None
 
-    @model_validator(mode="after")
-    def _is_one(self) -> "StringMatch":
+    def problems(self) -> Iterator[str]:
         if len(self.model_fields_set) > 1:
-            raise ValueError("exact, prefix and regex exclude each other")
-        return self
+            yield "exact, prefix and regex exclude each other"
 
 
 class WithoutMatch(StringMatch):
@@ -110,12 +109,10 @@ class Headers(Model):
     request: HeaderOperations = HeaderOperations()
     response: HeaderOperations = HeaderOperations()
 
-    @model_validator(mode="after")
-    def _keeps_the_host(self) -> "Headers":
+    def problems(self) -> Iterator[str]:
         changed = [*self.request.remove, *self.response.set, *self.response.add, *self.response.remove]
         if any(map(is_authority, changed)):
-            raise ValueError("the host of a request can be set, and nothing else: take it out")
-        return self
+            yield "the host of a request can be set, and nothing else: take it out"
 
     @property
     def authorities(self) -> list[str]:
@@ -159,13 +156,11 @@ class HTTPRewrite(Model):
     authority: str = ""
     uri_regex_rewrite: RegexRewrite | None = None
 
-    @model_validator(mode="after")
-    def _is_any(self) -> "HTTPRewrite":
+    def problems(self) -> Iterator[str]:
         if bool(self.uri) + bool(self.uri_regex_rewrite) > 1 or not (
             self.uri or self.uri_regex_rewrite or self.authority
         ):
-            raise ValueError("needs authority, or one of uri and uriRegexRewrite")
-        return self
+            yield "needs authority, or one of uri and uriRegexRewrite"
 
 
 @fields(unused="retryRemoteLocalities")
@@ -178,11 +173,9 @@ class HTTPRetry(Model):
     backoff: Duration | None = None
     retry_ignore_previous_hosts: bool = True
 
-    @model_validator(mode="after")
-    def _tries_again(self) -> "HTTPRetry":
+    def problems(self) -> Iterator[str]:
         if not self.attempts and self.model_fields_set & {"per_try_timeout", "retry_on"}:
-            raise ValueError("needs attempts, since 0 turns retries off")
-        return self
+            yield "needs attempts, since 0 turns retries off"
 
 
 @fields(only_cluster="exponentialDelay")
@@ -209,11 +202,9 @@ class HTTPFaultInjection(Model):
     delay: FaultDelay | None = None
     abort: FaultAbort | None = None
 
-    @model_validator(mode="after")
-    def _is_any(self) -> "HTTPFaultInjection":
+    def problems(self) -> Iterator[str]:
         if not (self.delay or self.abort):
-            raise ValueError("needs delay or abort")
-        return self
+            yield "needs delay or abort"
 
 
 @fields(only_cluster="corsPolicy delegate directResponse redirect")
@@ -237,17 +228,15 @@ class HTTPRoute(Model):
     retries: HTTPRetry | None = None
     fault: HTTPFaultInjection | None = None
 
-    @model_validator(mode="after")
-    def _as_istio_validates(self) -> "HTTPRoute":
+    def problems(self) -> Iterator[str]:
         if self.mirror and self.mirrors:
-            raise ValueError("mirror and mirrors exclude each other")
+            yield "mirror and mirrors exclude each other"
         rewritten = [self.rewrite.authority] if self.rewrite and self.rewrite.authority else []
         for several in (rewritten + self.headers.authorities, *(r.headers.authorities for r in self.route)):
             if len(several) > 1:
-                raise ValueError(f"the host of a request is set to {' and to '.join(several)}: choose one")
+                yield f"the host of a request is set to {' and to '.join(several)}: choose one"
         if len(self.route) > 1 and not sum(r.weight for r in self.route):
-            raise ValueError("no destination of several has a weight, so nothing would be sent: weigh them")
-        return self
+            yield "no destination of several has a weight, so nothing would be sent: weigh them"
 
     @property
     def destinations(self) -> list[Destination]:
@@ -273,16 +262,14 @@ class VirtualServiceSpec(Model):
     http: Annotated[list[HTTPRoute], Field(min_length=1)]
     export_to: ExportTo = []
 
-    @model_validator(mode="after")
-    def _as_istio_validates(self) -> "VirtualServiceSpec":
+    def problems(self) -> Iterator[str]:
         if "*" in self.hosts and "mesh" in self.gateways:
-            raise ValueError("the host '*' is for gateways only: name the Service's host")
+            yield "the host '*' is for gateways only: name the Service's host"
         if len(set(self.hosts)) < len(self.hosts):
-            raise ValueError("a host stands twice")
+            yield "a host stands twice"
         for wide, host in product((host for host in self.hosts if host.startswith("*")), self.hosts):
             if wide != host and covers(wide, host):
-                raise ValueError(f"the host '{wide}' stands for '{host}', too: take one out")
-        return self
+                yield f"the host '{wide}' stands for '{host}', too: take one out"
 
 
 class VirtualService(IstioObject):
