@@ -2,23 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 
+from harness.manifests import lookup
 from harness.manifests.base import Object, covers
 from harness.manifests.destinationrule import DestinationRule
 from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
-from harness.manifests.lookup import (
-    DOMAIN,
-    GATEWAY_NAMESPACE,
-    NAMESPACE,
-    extensions_of,
-    full_host,
-    gateway_names,
-    host_of,
-    is_for_gateway,
-    of_kind,
-    selects,
-    wanted_hosts,
-)
+from harness.manifests.lookup import NAMESPACE, full_host, host_of, of_kind
 from harness.manifests.read import ManifestError
 from harness.manifests.trafficextension import TrafficExtension
 from harness.manifests.virtualservice import VirtualService
@@ -39,7 +28,7 @@ def check(given: Iterable[tuple[str, Object]]) -> None:
         for problem in _problems(objects, workload)
     ]
     for workload in of_kind(objects, Deployment):
-        for extra in extensions_of(objects, workload)[1:]:
+        for extra in lookup.extensions_of(objects, workload)[1:]:
             [source] = [source for source, found in given if found is extra]
             problem = f"{workload.metadata.name} has one already, and only a cluster runs several"
             problems.append(f"{source}: TrafficExtension {extra.metadata.name}: {problem}")
@@ -89,7 +78,7 @@ def warnings_here(objects: Iterable[Object]) -> Iterator[str]:
         if any(policy and policy.tls for policy in policies):
             yield f"{rule.key} trafficPolicy.tls: nothing is encrypted on one machine, so this does nothing"
     for gateway in of_kind(objects, Gateway):
-        if not selects(gateway):
+        if not lookup.selects(gateway):
             problem = "no gateway bears these labels, so nobody comes in by it: write istio: ingressgateway"
             yield f"{gateway.key} spec.selector: {problem}"
     for extension in of_kind(objects, TrafficExtension):
@@ -107,9 +96,9 @@ def _of_service(service: Service, workloads: list[Deployment]) -> Iterator[str]:
 
 
 def _of_hosts(services: list[str], found: VirtualService) -> Iterator[str]:
-    for i, full in enumerate(wanted_hosts(found) if "mesh" in found.spec.gateways else ()):
+    for i, full in enumerate(lookup.wanted_hosts(found) if "mesh" in found.spec.gateways else ()):
         # With a dot in it, Istio takes a name for a whole one.
-        ours = full.endswith((f".{DOMAIN}", f".{NAMESPACE}", f".{NAMESPACE}.svc"))
+        ours = full.endswith((f".{lookup.DOMAIN}", f".{NAMESPACE}", f".{NAMESPACE}.svc"))
         if ours and not any(covers(full, known) for known in services):
             host = found.spec.hosts[i]
             yield f"{found.key} spec.hosts[{i}]: no Service '{host}', so no request takes this"
@@ -119,13 +108,13 @@ def _of_gateways(gateways: list[Gateway], found: VirtualService) -> Iterator[str
     wanted = [full_host(host) for host in found.spec.hosts]
     for i, name in enumerate(found.spec.gateways):
         where = f"{found.key} spec.gateways[{i}]"
-        named = [gateway for gateway in gateways if name in gateway_names(gateway)]
+        named = [gateway for gateway in gateways if name in lookup.gateway_names(gateway)]
         served = [h.rpartition("/")[2] for g in named for s in g.spec.servers for h in s.hosts]
         if name != "mesh" and not named:
             there_are = ", ".join(g.metadata.name for g in gateways) or "none"
             yield f"{where}: no Gateway '{name}' in namespace {NAMESPACE} (there are: {there_are})"
-        elif named and not is_for_gateway(found):
-            problem = f"spec.exportTo hides this from the gateway, which is in {GATEWAY_NAMESPACE}"
+        elif named and not lookup.is_for_gateway(found):
+            problem = f"spec.exportTo hides this from the gateway, which is in {lookup.GATEWAY_NAMESPACE}"
             yield f"{where}: {problem}, so no caller from outside takes this"
         elif named and not any(covers(w, s) or covers(s, w) for w in wanted for s in served):
             problem = (
@@ -137,12 +126,12 @@ def _of_gateways(gateways: list[Gateway], found: VirtualService) -> Iterator[str
 def services_named(objects: Iterable[Object], changed: Iterable[Object]) -> list[str]:
     """Return the Services that changed objects are, or route, or that have a route which leads to those."""
     objects, changed = list(objects), list(changed)
-    hosts = {host for route in of_kind(changed, VirtualService) for host in wanted_hosts(route)}
+    hosts = {host for route in of_kind(changed, VirtualService) for host in lookup.wanted_hosts(route)}
     hosts |= {full_host(rule.spec.host) for rule in of_kind(changed, DestinationRule)}
     hosts |= {host_of(service) for service in of_kind(changed, Service)}
     for route in of_kind(objects, VirtualService):
         to = [full_host(d.host) for http in route.spec.http for d in http.destinations]
         if not hosts.isdisjoint(to):
-            hosts.update(wanted_hosts(route))
+            hosts.update(lookup.wanted_hosts(route))
     known = of_kind(objects, Service)
     return [s.metadata.name for s in known if any(covers(host, host_of(s)) for host in hosts)]

@@ -161,5 +161,4 @@ class DestinationRuleSpec(Model):
 class DestinationRule(IstioObject):
     """The subsets of a Service, and the policies that hold for them."""
 
-    kind: Literal["DestinationRule"]
     spec: DestinationRuleSpec

@@ -5,7 +5,7 @@ https://istio.io/latest/docs/reference/config/networking/gateway/
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -43,6 +43,5 @@ class GatewaySpec(Model):
 class Gateway(IstioObject):
     """Where callers outside come in."""
 
-    kind: Literal["Gateway"]
     metadata: HostMetadata
     spec: GatewaySpec

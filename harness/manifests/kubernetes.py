@@ -10,7 +10,6 @@ from pydantic_core import PydanticCustomError
 
 from harness.manifests.base import (
     NOT_HERE,
-    Count,
     HostMetadata,
     Labels,
     Model,
@@ -57,7 +56,6 @@ class ServiceAccount(Object):
     """The identity of a workload."""
 
     api_version: Literal["v1"]
-    kind: Literal["ServiceAccount"]
 
 
 def _is_base64(data: dict[str, str]) -> dict[str, str]:
@@ -74,7 +72,6 @@ class Secret(Object):
     """What only those know who may read it: here, the settings of a workload."""
 
     api_version: Literal["v1"]
-    kind: Literal["Secret"]
     data: Annotated[dict[str, str], AfterValidator(_is_base64)] = {}
     string_data: dict[str, str] = {}
 
@@ -134,7 +131,6 @@ class Service(Object):
     """A host name that callers know."""
 
     api_version: Literal["v1"]
-    kind: Literal["Service"]
     metadata: HostMetadata
     spec: ServiceSpec
 
@@ -193,7 +189,7 @@ class Exec(Model):
 
 
 @fields(
-    unused="failureThreshold grpc initialDelaySeconds successThreshold tcpSocket "
+    unused="failureThreshold grpc initialDelaySeconds periodSeconds successThreshold tcpSocket "
     "terminationGracePeriodSeconds timeoutSeconds"
 )
 class Probe(Model):
@@ -201,7 +197,6 @@ class Probe(Model):
 
     http_get: HTTPGet | None = None
     exec: Exec = Exec()
-    period_seconds: Count = 10
 
 
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
@@ -345,7 +340,6 @@ class Deployment(Object):
     """A workload."""
 
     api_version: Literal["apps/v1"]
-    kind: Literal["Deployment"]
     spec: DeploymentSpec
 
     @property

@@ -45,7 +45,6 @@ class TrafficExtension(Object):
     """Code that runs in the proxies of workloads."""
 
     api_version: Literal["extensions.istio.io/v1alpha1"]
-    kind: Literal["TrafficExtension"]
     spec: TrafficExtensionSpec
 
     def selects(self, labels: Mapping[str, str]) -> bool:

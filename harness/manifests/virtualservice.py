@@ -6,7 +6,7 @@ https://istio.io/latest/docs/reference/config/networking/virtual-service/
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, AliasChoices, Field
 
@@ -275,5 +275,4 @@ class VirtualServiceSpec(Model):
 class VirtualService(IstioObject):
     """How callers' requests are routed."""
 
-    kind: Literal["VirtualService"]
     spec: VirtualServiceSpec

@@ -204,7 +204,7 @@ class EnvoyMesh(Mesh, Proxies):
         how = {True: "Running", False: f"Dead: run 'make up{self._suffix()}'"}
         return [
             PodStatus(pod.name, pod.workload, how[pod.ready], pod.addresses[0] if pod.ready else "-")
-            for _, pod in self._pods()
+            for pod in self._pods()
         ]
 
     def url(self) -> str:
@@ -226,7 +226,7 @@ class EnvoyMesh(Mesh, Proxies):
             raise MeshError(
                 f"the {self.name} mesh is one namespace, {NAMESPACE}: choose another with NAMESPACE="
             )
-        pods = tuple(seen for pod, seen in self._pods() if pod.proxied)
+        pods = tuple(pod for pod in self._pods() if pod.proxy)
         objects = []
         for entry in self._entries():
             added = {"namespace": NAMESPACE, **{k: entry[k] for k in ("generation", "creationTimestamp")}}
@@ -234,21 +234,18 @@ class EnvoyMesh(Mesh, Proxies):
             objects.append({**entry["object"], "metadata": metadata})
         return Scene(NAMESPACE, tuple(objects), pods)
 
-    def _pods(self) -> list[tuple[EnvoyPod, Pod]]:
-        """Return the pods that there should be, each with what is seen of it."""
+    def _pods(self) -> Iterator[Pod]:
+        """Yield the pods that there should be, as the proof knows them."""
         wanted, running = pods_of(found for _, found in self.must_run().values()), self.running()
-        return [(pod, self._seen(pod, pod.is_whole(running))) for pod in wanted]
-
-    def _seen(self, pod: EnvoyPod, whole: bool) -> Pod:
-        """Return a pod as the proof knows it."""
-        addresses: tuple[str, ...] = ()
-        with contextlib.suppress(OSError):
-            found = self.inbound_address(pod)
-            addresses = (f"{found.ip}:{found.port}",)
-        return Pod(
-            pod.name, NAMESPACE, pod.workload, pod.labels, addresses, ready=whole and bool(addresses),
-            gateway=pod.deployment is None,
-        )  # fmt: skip
+        for pod in wanted:
+            addresses: tuple[str, ...] = ()
+            with contextlib.suppress(OSError):
+                found = self.inbound_address(pod)
+                addresses = (f"{found.ip}:{found.port}",)
+            yield Pod(
+                pod.name, NAMESPACE, pod.workload, pod.labels, addresses, proxy=pod.proxied,
+                ready=pod.is_whole(running) and bool(addresses), gateway=pod.deployment is None,
+            )  # fmt: skip
 
     def objects(self) -> dict[str, tuple[str, Object]]:
         try:

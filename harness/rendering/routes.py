@@ -5,22 +5,11 @@ from functools import partial
 from itertools import product
 
 from harness import Json
+from harness.manifests import lookup
 from harness.manifests.base import Object, covers
 from harness.manifests.gateway import Gateway
 from harness.manifests.kubernetes import Service, ServicePort
-from harness.manifests.lookup import (
-    NAMESPACE,
-    find_service,
-    full_host,
-    gateway_names,
-    host_of,
-    is_for_gateway,
-    of_kind,
-    routes_in_mesh,
-    selects,
-    virtual_service_for,
-    wanted_hosts,
-)
+from harness.manifests.lookup import NAMESPACE, full_host, host_of, of_kind
 from harness.manifests.texts import is_authority
 from harness.manifests.virtualservice import (
     Destination,
@@ -66,7 +55,7 @@ def _virtual_host(name: str, domains: list[str], routes: list[Json]) -> Json:
 
 def _service_host(objects: list[Object], service: Service, port: ServicePort) -> Json:
     host, number = host_of(service), port.port
-    ruling = virtual_service_for(objects, host) if port.is_http else None
+    ruling = lookup.virtual_service_for(objects, host) if port.is_http else None
     routes = _routes(objects, ruling, number, {"mesh"}) if ruling else []
     default = {"match": {"prefix": "/"}, "route": {"cluster": cluster_name(host, number), "timeout": "0s"}}
     if not routes and port.is_http:  # a VirtualService without a rule for this port means nothing to it
@@ -90,10 +79,11 @@ def _hosts_without_service(objects: list[Object], taken: set[str]) -> Iterator[J
     As in Istio: at port 80, and at the ports of the Services that the VirtualService names beside it.
     """
     services = list(of_kind(objects, Service))
-    for virtual_service in routes_in_mesh(objects):
-        behind = {h: [s for s in services if covers(h, host_of(s))] for h in wanted_hosts(virtual_service)}
+    for virtual_service in lookup.routes_in_mesh(objects):
+        hosts = lookup.wanted_hosts(virtual_service)
+        behind = {host: [s for s in services if covers(host, host_of(s))] for host in hosts}
         ports = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
-        for host, port in product((h for h, found in behind.items() if not found), sorted(ports | {80})):
+        for host, port in product((h for h in hosts if not behind[h]), sorted(ports | {80})):
             domains = [d for d in _domains(host, port) if d not in taken]
             routes = _routes(objects, virtual_service, port, {"mesh"})
             if domains and routes:
@@ -112,9 +102,9 @@ def gateway_routes(objects: Iterable[Object]) -> Json:
     """
     objects = list(objects)
     found: dict[str, list[Json]] = {}
-    told = list(filter(is_for_gateway, of_kind(objects, VirtualService)))
-    for gateway in filter(selects, of_kind(objects, Gateway)):
-        names = gateway_names(gateway)
+    told = list(filter(lookup.is_for_gateway, of_kind(objects, VirtualService)))
+    for gateway in filter(lookup.selects, of_kind(objects, Gateway)):
+        names = lookup.gateway_names(gateway)
         bound = [v for v in told if not names.isdisjoint(v.spec.gateways)]
         for server, virtual_service in product(gateway.spec.servers, bound):
             routes = _routes(objects, virtual_service, server.port.number, names)
@@ -168,7 +158,7 @@ def _cluster(objects: list[Object], port: int, in_mesh: bool, to: Destination) -
 
     Only the gateway looks up the port of a Service that has but one.
     """
-    service = None if in_mesh else find_service(objects, to.host)
+    service = None if in_mesh else lookup.find_service(objects, to.host)
     if service and len(service.spec.ports) == 1:
         port = service.spec.ports[0].port
     return cluster_name(to.host, to.port.number if to.port else port, to.subset)
