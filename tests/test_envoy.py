@@ -10,9 +10,9 @@ from harness.manifests.kubernetes import Deployment, Service
 from harness.manifests.lookup import of_kind
 from harness.manifests.read import parse, read, to_document
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
+from harness.rendering.bootstrap import extension
 from harness.rendering.clusters import Endpoint
 from harness.rendering.clusters import clusters as render_clusters
-from harness.rendering.extensions import extension
 from harness.rendering.routes import sidecar_routes
 from harness.rendering.values import Address
 

@@ -24,14 +24,6 @@ from harness.manifests.texts import ExportTo, Host, SubsetName
 from harness.manifests.virtualservice import PortSelector
 
 
-class Some(Model):
-    """What must say something."""
-
-    def problems(self) -> Iterator[str]:
-        if not any(getattr(self, field) for field in self.model_fields_set - {"port"}):
-            yield "says nothing: take it out"
-
-
 class TCPKeepalive(Model):
     """When to ask whether the other side of a connection is still there."""
 
@@ -111,13 +103,17 @@ class ClientTLS(Model):
     mode: Annotated[str, one_of("ISTIO_MUTUAL", "DISABLE")] = "DISABLE"
 
 
-class PolicySettings(Some):
+class PolicySettings(Model):
     """How a proxy treats the destination, or a port of it."""
 
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     load_balancer: LoadBalancer | None = None
     tls: ClientTLS | None = None
+
+    def problems(self) -> Iterator[str]:
+        if not any(getattr(self, field) for field in self.model_fields_set - {"port"}):
+            yield "says nothing: take it out"
 
 
 class PortTrafficPolicy(PolicySettings):
@@ -151,11 +147,10 @@ class DestinationRuleSpec(Model):
     export_to: ExportTo = []
 
     def problems(self) -> Iterator[str]:
-        known: set[str] = set()
-        for subset in self.subsets:
-            if subset.name in known:
-                yield f"the subset '{subset.name}' stands twice"
-            known.add(subset.name)
+        names = [subset.name for subset in self.subsets]
+        for name in names:
+            if names.count(name) > 1:
+                yield f"the subset '{name}' stands twice"
 
 
 class DestinationRule(IstioObject):

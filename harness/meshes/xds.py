@@ -15,8 +15,8 @@ from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind
 from harness.meshes.mesh import MeshError, wait_until
 from harness.meshes.pods import EnvoyPod
+from harness.rendering.bootstrap import EXTENSION, extension, extension_file
 from harness.rendering.clusters import Endpoint, clusters
-from harness.rendering.extensions import EXTENSION, extension, extension_file
 from harness.rendering.routes import gateway_routes, sidecar_routes
 from harness.rendering.values import Address, typed
 

@@ -1,15 +1,16 @@
-"""The proxies themselves: how each is started, and what it is told at its start."""
+"""The proxies themselves: how each is started, what it is told at its start, and the code that it runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness import Json
-from harness.manifests.lookup import NAMESPACE
+from harness.manifests.base import Object
+from harness.manifests.kubernetes import Deployment
+from harness.manifests.lookup import NAMESPACE, extensions_of
 from harness.rendering.accesslog import ACCESS_LOG_FORMAT
 from harness.rendering.clusters import protocol_options, static_cluster
-from harness.rendering.extensions import EXTENSION, LUA, extension_file
 from harness.rendering.routes import FAULT
-from harness.rendering.values import Address, type_url, typed, typed_extension
+from harness.rendering.values import Address, given, type_url, typed, typed_extension
 
 # How every proxy is started. Istio's, too, are told to write their access logs without delay.
 FLAGS = [
@@ -31,6 +32,11 @@ SOCKET = {"pipe": {"path": "admin", "mode": 0o600}}
 
 # As Istio's agent serves an application's probe to the kubelet.
 READINESS = "/app-health/app/readyz"
+
+EXTENSION = "extension"
+"""The name of the HTTP filter of sidecars in which the code of a TrafficExtension runs."""
+
+LUA = "extensions.filters.http.lua.v3.Lua"
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,17 @@ def _rds(xds: str, name: str) -> Json:
 
 def _file(path: str) -> Json:
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
+
+
+def extension_file(workload: str) -> str:
+    """Return the name of the file in which a workload's sidecars find their code."""
+    return f"extension-{workload}.json"
+
+
+def extension(objects: Iterable[Object], workload: Deployment) -> Json:
+    """Return the HTTP filter of a workload's sidecars; without a TrafficExtension it has no code."""
+    code = [{"inline_string": found.spec.lua.inline_code} for found in extensions_of(objects, workload)]
+    return typed_extension(EXTENSION, LUA, **given(default_source_code=code and code[0]))
 
 
 def _discovered(path: str) -> Json:

@@ -205,7 +205,6 @@ def _weighted(cluster: str, route: HTTPRouteDestination) -> Json:
 
 
 def _headers(headers: Headers) -> Json:
-    """Return what is done to headers, in Envoy's fields."""
     found: Json = {}
     for name, operations in (("request", headers.request), ("response", headers.response)):
         entries = [("OVERWRITE_IF_EXISTS_OR_ADD", *entry) for entry in sorted(operations.set.items())]
@@ -251,7 +250,6 @@ def _retries(retries: HTTPRetry | None) -> Json:
 
 
 def _match(request: HTTPMatchRequest | None) -> Json:
-    """Return which requests a route takes."""
     if not request:
         return {"prefix": "/"}
     uri = request.uri or UriMatch()
