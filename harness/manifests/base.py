@@ -4,15 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    create_model,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, create_model, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -108,7 +100,7 @@ def covers(wide: str, narrow: str) -> bool:
 class Model(BaseModel):
     """A frozen object with Kubernetes' camelCase names and no field beyond those named."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
+    model_config = {"extra": "forbid", "frozen": True, "strict": True, "alias_generator": to_camel}
 
     @model_validator(mode="before")
     @classmethod

@@ -198,15 +198,8 @@ class ContainerMesh(EnvoyMesh):
             pod, {}, network=self.id, networking_config={self.id: known_as}, hostname=pod.name[:63],
             volumes=volumes,
         )  # fmt: skip
-        self.wait_for(pod.name, "app", partial(self._must_be_ready, pod))
-
-    def _must_be_ready(self, pod: EnvoyPod) -> None:
-        """Raise an OSError unless the command of a pod's readiness probe, if it has one, says that it is."""
-        assert pod.deployment
         if command := pod.deployment.container.readiness_probe.exec.command:
-            code, output = self._container(pod.name, "app").exec_run(command)
-            if code:
-                raise ConnectionError(output.decode(errors="replace"))
+            self.wait_for(pod.name, "app", partial(self._run, pod.name, "app", command))
 
     def _start_app(self, pod: EnvoyPod, mesh: dict[str, str], **settings: Any) -> None:
         """Start the container of a pod's application; ``mesh`` is what the mesh adds to its environment."""
@@ -259,6 +252,17 @@ class ContainerMesh(EnvoyMesh):
         """Return a container of a pod; where there is none, the engine's NotFound is an OSError."""
         return self.engine.containers.get(f"{self.id}-{pod}-{container}")
 
+    def _run(self, pod: str, container: str, command: list[str]) -> str:
+        """Return what a command prints in a container.
+
+        :raises ConnectionError: it fails; its message is what the command prints.
+        """
+        code, output = self._container(pod, container).exec_run(command)
+        text = str(output.decode(errors="replace"))
+        if code:
+            raise ConnectionError(text)
+        return text
+
     def _published(self, pod: str, port: int) -> str:
         """Return the address on this machine at which a port of a pod is reached.
 
@@ -286,23 +290,22 @@ class ContainerMesh(EnvoyMesh):
     def write(self, name: str, text: str) -> None:
         super().write(name, text)
         with contextlib.suppress(docker.errors.NotFound):
-            gateway = self._container(GATEWAY)
-            gateway.put_archive(XDS, _tar({f".{name}": text.encode()}))
-            # Envoy watches for a rename, which is also what makes it read the whole file or none of it.
-            code, output = gateway.exec_run(["mv", f"{XDS}/.{name}", f"{XDS}/{name}"])
-            if code:
-                raise MeshError(f"the gateway did not take {name}: {output.decode(errors='replace')}")
+            self._container(GATEWAY).put_archive(XDS, _tar({f".{name}": text.encode()}))
+            try:
+                # Envoy watches for a rename, which is also what makes it read the whole file or none of it.
+                self._run(GATEWAY, "istio-proxy", ["mv", f"{XDS}/.{name}", f"{XDS}/{name}"])
+            except ConnectionError as error:
+                raise MeshError(f"the gateway did not take {name}: {error}") from None
 
     def query(self, host: str, database: str, sql: str) -> list[list[str]]:
         running = self.running()
         pods = [pod for pod in pods_of(self.routes()) if host in pod.hosts and pod.is_whole(running)]
         if not pods:
             raise MeshError(f"no pod of {host} runs: 'make start W={host} MESH=containers', or 'make up'")
-        code, output = self._container(pods[0].name, "app").exec_run(psql(database, sql))
-        text = output.decode(errors="replace")
-        if code:
-            raise MeshError(f"the store does not answer: {text.strip()}")
-        return rows_of(text)
+        try:
+            return rows_of(self._run(pods[0].name, "app", psql(database, sql)))
+        except ConnectionError as error:
+            raise MeshError(f"the store does not answer: {str(error).strip()}") from None
 
     def gateway_address(self) -> str:
         return self._published(GATEWAY, INGRESS)

@@ -292,12 +292,8 @@ class EnvoyMesh(Mesh, Proxies):
         objects_before = self.routes()
         known = {pod.name for pod in pods_of(objects_before)}
         wanted, running = pods_of(objects), self.running()
-        missing = [
-            pod
-            for pod in wanted
-            if not pod.is_whole(running)
-            and (mended is None or pod.workload in mended or pod.name not in known)
-        ]
+        dead = [pod for pod in wanted if not pod.is_whole(running)]
+        missing = [p for p in dead if mended is None or p.workload in mended or p.name not in known]
         files = {p.name: p.read_text() for p in self.xds.glob("*.json")}
         self.stop_pods(pod.name for pod in missing if pod.name in running)
         if not files:
@@ -307,7 +303,7 @@ class EnvoyMesh(Mesh, Proxies):
             accepted = of_kind(objects_before, TrafficExtension)
             self.write_extensions([*of_kind(objects, Deployment), *accepted])
             self.start_pods(missing)
-            alive = [pod for pod in wanted if pod.is_whole(running) or pod in missing]
+            alive = [pod for pod in wanted if pod not in dead or pod in missing]
             late = self.publish(objects, alive)
         except BaseException:
             self.stop_pods(pod.name for pod in missing)
@@ -329,14 +325,15 @@ class EnvoyMesh(Mesh, Proxies):
         """Write down what is applied; as in a cluster, ``generation`` tells what was applied anew."""
         known, entries = {}, []
         with contextlib.suppress(FileNotFoundError):
-            known = {e["key"]: e for e in self._entries()}
+            known = {entry["key"]: entry for entry in self._entries()}
         for key, (source, found) in stored.items():
-            entry: Json = {"key": key, "source": source, "object": to_document(found)}
-            old = known.get(key, {})
-            same = old.get("object") == entry["object"]
-            entry["generation"] = old["generation"] if same else time.time_ns()
+            old, document = known.get(key, {}), to_document(found)
+            generation = old["generation"] if old.get("object") == document else time.time_ns()
             created = old.get("creationTimestamp") or datetime.now(UTC).isoformat(timespec="microseconds")
-            entries.append({**entry, "creationTimestamp": created})
+            entries.append(
+                {"key": key, "source": source, "object": document, "generation": generation,
+                 "creationTimestamp": created}
+            )  # fmt: skip
         replace_file(self.state / "objects.json", json.dumps(entries, indent=1))
 
     def _entries(self) -> list[Json]:
