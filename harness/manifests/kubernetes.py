@@ -19,7 +19,7 @@ from harness.manifests.base import (
     matches,
     one_of,
 )
-from harness.manifests.protocol import is_http, is_http2, protocol_of
+from harness.manifests.protocol import HTTP2, is_http, protocol_of
 
 INJECT = "sidecar.istio.io/inject"
 """The label (before: the annotation) by which a pod says whether it gets a sidecar."""
@@ -109,7 +109,7 @@ class ServicePort(Model):
     @property
     def is_http2(self) -> bool:
         """Whether proxies speak HTTP/2 to what is behind it."""
-        return is_http2(self.model_dump(by_alias=True))
+        return self.protocol_name in HTTP2
 
 
 @fields(
@@ -226,8 +226,8 @@ class VolumeMount(Model):
 
 
 @fields(
-    unused="imagePullPolicy lifecycle livenessProbe securityContext startupProbe "
-    "terminationMessagePath terminationMessagePolicy",
+    unused="imagePullPolicy lifecycle livenessProbe securityContext startupProbe terminationMessagePath "
+    "terminationMessagePolicy",
     only_cluster="restartPolicy volumeDevices workingDir",
 )
 class Container(Model):
@@ -283,9 +283,9 @@ class Volume(Model):
 
 @fields(
     unused="affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks hostAliases "
-    "hostname imagePullSecrets nodeName nodeSelector os preemptionPolicy priority "
-    "priorityClassName readinessGates restartPolicy runtimeClassName schedulerName "
-    "securityContext serviceAccount tolerations topologySpreadConstraints",
+    "hostname imagePullSecrets nodeName nodeSelector os preemptionPolicy priority priorityClassName "
+    "readinessGates restartPolicy runtimeClassName schedulerName securityContext serviceAccount "
+    "tolerations topologySpreadConstraints",
     only_cluster="hostNetwork hostPID initContainers shareProcessNamespace",
 )
 class PodSpec(Model):

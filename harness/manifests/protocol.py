@@ -6,7 +6,8 @@ https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selec
 from harness import Json
 
 _HTTP = {"http", "http2", "http_proxy", "grpc", "grpc-web"}
-_HTTP2 = {"http2", "grpc", "grpc-web"}
+HTTP2 = {"http2", "grpc", "grpc-web"}
+"""The protocols of which proxies speak HTTP/2 to what is behind a port."""
 _NOT_HTTP = {"tcp", "udp", "https", "tls", "mongo", "mysql", "redis"}
 _KUBERNETES = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
 _WELL_KNOWN = {25, 53, 3306, 27017}
@@ -33,8 +34,3 @@ def protocol_of(port: Json) -> tuple[str, str]:
 def is_http(port: Json) -> bool:
     """Say whether Istio routes what comes to a port by HTTP."""
     return protocol_of(port)[1] not in _NOT_HTTP
-
-
-def is_http2(port: Json) -> bool:
-    """Say whether proxies speak HTTP/2 to what is behind a port."""
-    return protocol_of(port)[1] in _HTTP2

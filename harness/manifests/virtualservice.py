@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AliasChoices, Field
 
+from harness.manifests import texts
 from harness.manifests.base import (
     DNS,
     UINT32,
@@ -23,19 +24,6 @@ from harness.manifests.base import (
     covers,
     fields,
 )
-from harness.manifests.texts import (
-    ExportTo,
-    GatewayName,
-    HeaderName,
-    HeaderOrAuthority,
-    HeaderValue,
-    Host,
-    OneHost,
-    Regex,
-    RegexOrAny,
-    RetryOn,
-    is_authority,
-)
 
 
 class StringMatch(Model):
@@ -43,7 +31,7 @@ class StringMatch(Model):
 
     exact: str | None = None
     prefix: Annotated[str | None, Field(min_length=1)] = None
-    regex: Regex | None = None
+    regex: texts.Regex | None = None
 
     def problems(self) -> Iterator[str]:
         if len(self.model_fields_set) > 1:
@@ -53,7 +41,7 @@ class StringMatch(Model):
 class WithoutMatch(StringMatch):
     """How a text is compared that must not be there."""
 
-    regex: RegexOrAny | None = None
+    regex: texts.RegexOrAny | None = None
     """``*`` stands for any value."""
 
 
@@ -73,12 +61,12 @@ class HTTPMatchRequest(Model):
     method: StringMatch | None = None
     authority: StringMatch | None = None
     scheme: StringMatch | None = None
-    headers: dict[HeaderName, StringMatch] = {}
-    without_headers: dict[HeaderName, WithoutMatch] = {}
+    headers: dict[texts.HeaderName, StringMatch] = {}
+    without_headers: dict[texts.HeaderName, WithoutMatch] = {}
     query_params: dict[str, StringMatch] = {}
     port: Port | None = None
     """The port that the caller asked for."""
-    gateways: list[GatewayName] = []
+    gateways: list[texts.GatewayName] = []
 
 
 class PortSelector(Model):
@@ -90,7 +78,7 @@ class PortSelector(Model):
 class Destination(Model):
     """A Service, or a subset of its pods."""
 
-    host: OneHost
+    host: texts.OneHost
     subset: Annotated[str, Field(pattern=rf"^({DNS})?$")] | None = None
     port: PortSelector | None = None
 
@@ -98,9 +86,9 @@ class Destination(Model):
 class HeaderOperations(Model):
     """What is done to the headers of a request, or of a reply."""
 
-    set: dict[HeaderOrAuthority, HeaderValue] = {}
-    add: dict[HeaderOrAuthority, HeaderValue] = {}
-    remove: list[HeaderName] = []
+    set: dict[texts.HeaderOrAuthority, texts.HeaderValue] = {}
+    add: dict[texts.HeaderOrAuthority, texts.HeaderValue] = {}
+    remove: list[texts.HeaderName] = []
 
 
 class Headers(Model):
@@ -111,14 +99,14 @@ class Headers(Model):
 
     def problems(self) -> Iterator[str]:
         changed = [*self.request.remove, *self.response.set, *self.response.add, *self.response.remove]
-        if any(map(is_authority, changed)):
+        if any(map(texts.is_authority, changed)):
             yield "the host of a request can be set, and nothing else: take it out"
 
     @property
     def authorities(self) -> list[str]:
         """What is set in place of the caller's host."""
         entries = [*self.request.set.items(), *self.request.add.items()]
-        return [value for key, value in entries if is_authority(key)]
+        return [value for key, value in entries if texts.is_authority(key)]
 
 
 class HTTPRouteDestination(Model):
@@ -145,7 +133,7 @@ class HTTPMirrorPolicy(Model):
 class RegexRewrite(Model):
     """What replaces the parts of a path that match."""
 
-    match: Regex
+    match: texts.Regex
     rewrite: Annotated[str, Field(min_length=1)]
 
 
@@ -169,7 +157,7 @@ class HTTPRetry(Model):
 
     attempts: Count = 0
     per_try_timeout: Duration | None = None
-    retry_on: RetryOn | None = None
+    retry_on: texts.RetryOn | None = None
     backoff: Duration | None = None
     retry_ignore_previous_hosts: bool = True
 
@@ -257,10 +245,10 @@ class HTTPRoute(Model):
 class VirtualServiceSpec(Model):
     """Routes for hosts."""
 
-    hosts: Annotated[list[Host], Field(min_length=1)]
-    gateways: Annotated[list[GatewayName], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
+    hosts: Annotated[list[texts.Host], Field(min_length=1)]
+    gateways: Annotated[list[texts.GatewayName], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
     http: Annotated[list[HTTPRoute], Field(min_length=1)]
-    export_to: ExportTo = []
+    export_to: texts.ExportTo = []
 
     def problems(self) -> Iterator[str]:
         if "*" in self.hosts and "mesh" in self.gateways:

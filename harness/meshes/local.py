@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -40,6 +41,9 @@ from harness.rendering.values import Address
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
 # became of the command that started them, and never mistakes another process for one of them.
 MARK = "DARK_LAUNCH_PROCESS"
+
+# Pods start at once, and several may keep what they know in one database.
+_ONE_AT_A_TIME = threading.Lock()
 
 FOLDERS = Path("/proc/self/fd")
 """Where Linux shows a process the folders that it has open, each by its number."""
@@ -226,7 +230,7 @@ class LocalMesh(EnvoyMesh):
             return url
         path = self._database(access.database.name)
         path.parent.mkdir(exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path)) as connection:
+        with _ONE_AT_A_TIME, contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # who reads must not wait for who writes
         mode = "rw" if access.role == access.database.name else "ro"
         return f"sqlite:///{path.as_uri()}?mode={mode}&uri=true"
