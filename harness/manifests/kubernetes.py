@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from harness.manifests.base import (
     NOT_HERE,
+    Count,
     HostMetadata,
     Labels,
     Model,
@@ -189,7 +190,7 @@ class Exec(Model):
 
 
 @fields(
-    unused="failureThreshold grpc initialDelaySeconds periodSeconds successThreshold tcpSocket "
+    unused="failureThreshold grpc initialDelaySeconds successThreshold tcpSocket "
     "terminationGracePeriodSeconds timeoutSeconds"
 )
 class Probe(Model):
@@ -197,6 +198,7 @@ class Probe(Model):
 
     http_get: HTTPGet | None = None
     exec: Exec = Exec()
+    period_seconds: Count = 10
 
 
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
