@@ -154,7 +154,7 @@ class ContainerMesh(EnvoyMesh):
         self._start_proxy(pod)
         self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
         if pod.deployment:
-            bind, way_out = f"0.0.0.0:{pod.deployment.container.port}", f"http://{LOOPBACK}:{OUTBOUND}"
+            bind, way_out = f"{ANY_ADDRESS}:{pod.deployment.container.port}", f"http://{LOOPBACK}:{OUTBOUND}"
             network = f"container:{self._container(pod.name).id}"
             self._start_app(pod, {"BIND": bind, "http_proxy": way_out}, network_mode=network)
             if pod.deployment.container.readiness_path:
