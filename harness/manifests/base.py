@@ -125,7 +125,8 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyModel]], type[AnyModel]]:
     """Return a decorator that gives a model further fields, each with any value.
 
-    :param unused: names of fields that are kept, and change nothing on the harness's own meshes.
+    :param unused: names, as manifests write them, of fields that are kept, and change nothing on the
+        harness's own meshes.
     :param only_cluster: names of fields that are refused there.
     """
     kept = dict.fromkeys(unused.split(), (Any, None))
@@ -144,10 +145,7 @@ def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyMod
 class Metadata(Model):
     """What names an object."""
 
-    name: Annotated[
-        str,
-        Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"),
-    ]
+    name: Annotated[str, Field(max_length=253, pattern=rf"^{_NAME}(\.{_NAME})*$")]
     namespace: str | None = None
     labels: Labels = {}
     annotations: dict[str, str] = {}
