@@ -106,8 +106,8 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "minikube",
             "",
             [
-                "minikube --profile p image build --tag customer:1 /ctx 2>&1"
-                " && minikube --profile p image ls | grep -q -E '(^|/)customer:1$'"
+                "minikube --profile p image build --tag customer:1 /ctx",
+                "minikube --profile p image ls | grep -q -E '(^|/)customer:1$'",
             ],
         ),
         ("kind", "", ["docker build --tag customer:1 /ctx", "kind load docker-image customer:1 --name p"]),

@@ -81,31 +81,15 @@ def image_commands(
     :param archive: what has the image already, as `make bundle` saves it; then nothing is built.
     :raises MeshError: this platform needs a registry, or a tool that is not installed.
     """
-    folder, bundle = shlex.quote(folder), shlex.quote(str(archive))
+    folder, bundle, cluster = shlex.quote(folder), shlex.quote(str(archive)), shlex.quote(platform.name)
     name, _, _ = image.rpartition("/")[2].partition(":")
-    saved = f"{name}:{version()}"
-
-    def loaded(engine: str) -> str:
-        return f"{engine} load --input {bundle}"
-
-    def made(engine: str, image: str) -> list[str]:
-        """Return the commands after which an engine of this machine has the image."""
-        if archive:
-            return [loaded(engine), f"{engine} tag {saved} {image}"]
-        return [f"{engine} build --tag {image} {folder}"]
-
-    if registry:
-        engine = tool("docker", "podman")
-        image = shlex.quote(image)
-        return [*made(engine, image), f"{engine} push {image}"]
-    if platform.kind == "minikube":
-        minikube = f"{tool('minikube')} --profile {shlex.quote(platform.name)}"
+    saved, kind = f"{name}:{version()}", "registry" if registry else platform.kind
+    if kind == "minikube":
+        minikube = f"{tool('minikube')} --profile {cluster} image"
+        made = f"load {bundle}" if archive else f"build --tag {image} {folder}"
         # A build that failed exits with 0 (minikube's issue 16576), so look whether the image is there.
-        there = f"{minikube} image ls | grep -q -E '(^|/){re.escape(image)}$'"
-        if archive:
-            return [f"{minikube} image load {bundle}", there]
-        return [f"{minikube} image build --tag {image} {folder} 2>&1 && {there}"]
-    if platform.kind == "openshift":
+        return [f"{minikube} {made}", f"{minikube} ls | grep -q -E '(^|/){re.escape(image)}$'"]
+    if kind == "openshift":
         oc = shlex.join([tool("oc"), *kubectl[1:]])
         look_up = f"{oc} set image-lookup {name}"
         if archive:
@@ -113,40 +97,48 @@ def image_commands(
             [project] = [w.partition("=")[2] for w in kubectl if w.startswith("--namespace=")]
             to = f"$({oc} registry info --public)/{project}/{image}"
             push = f'to="{to}"; podman tag {saved} "$to" && podman push --tls-verify=false "$to"'
-            return [loaded(tool("podman")), f"{oc} registry login --insecure=true", push, look_up]
+            load = f"{tool('podman')} load --input {bundle}"
+            return [load, f"{oc} registry login --insecure=true", push, look_up]
         return [
             f"{oc} get buildconfig/{name} >/dev/null 2>&1 || {oc} new-build --binary --strategy=docker"
             f" --name={name} --to={image} --labels=app.kubernetes.io/part-of=dark-launch",
             f"{oc} start-build {name} --from-dir={folder} --follow --wait",
             look_up,
         ]
-    if platform.kind == "kind":
-        cluster = f"--name {shlex.quote(platform.name)}"
-        if platform.engine == "podman":
-            # kind cannot load from podman's store, and podman's own name for a bare image is localhost/….
-            tagged, file = f"docker.io/library/{image}", f"{folder}/image.tar"
-            load = f"KIND_EXPERIMENTAL_PROVIDER=podman {tool('kind')} load image-archive {file} {cluster}"
-            return [*made(tool("podman"), tagged), f"podman save --output {file} {tagged}", load]
-        load = f"{tool('kind')} load docker-image {image} {cluster}"
-        return [*made(tool("docker"), image), load]
-    if platform.kind == "k3d":
-        # The other mode starts a container whose image a room without network cannot pull.
-        load = f"{tool('k3d')} image import {image} --cluster {shlex.quote(platform.name)} --mode direct"
-        return [*made(tool("docker", "podman"), image), load]
-    if platform.kind == "microshift" and platform.local:
-        # CRI-O takes a bare name for one of docker.io's. The virtual machine is new after `crc delete`.
-        tagged = f"docker.io/library/{image}"
-        address = f'ip=$({tool("crc")} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222'
+    # Elsewhere an engine of this machine makes the image, and brings it there. A bare name is another
+    # registry's to podman and CRI-O.
+    engines, full = ["podman"], f"docker.io/library/{image}"
+    if kind == "kind" and platform.engine == "podman":  # from whose store kind cannot load
+        image, file = full, f"{folder}/image.tar"
+        load = f"KIND_EXPERIMENTAL_PROVIDER=podman {tool('kind')} load image-archive {file} --name {cluster}"
+        brings = [f"podman save --output {file} {image}", load]
+    elif kind == "microshift" and platform.local:
+        # The virtual machine is new after `crc delete`. Its key was of the other kind in older releases;
+        # ssh passes over a file that is not there.
+        image, address = full, f'ip=$({tool("crc")} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222'
         ssh = (
             "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-            # The key was of the other kind in older releases; ssh passes over a file that is not there.
             ' -i ~/.crc/machines/crc/id_ed25519 -i ~/.crc/machines/crc/id_ecdsa -p "$port" "core@$ip"'
         )
-        return [*made(tool("podman"), tagged), f"{address}; podman save {tagged} | {ssh} sudo podman load"]
-    raise MeshError(
-        "images reach this cluster by a registry: make deploy REGISTRY=registry.example.com/me "
-        "(one that you may push to and the cluster may pull from)"
-    )
+        brings = [f"{address}; podman save {image} | {ssh} sudo podman load"]
+    elif kind == "kind":
+        engines, brings = ["docker"], [f"{tool('kind')} load docker-image {image} --name {cluster}"]
+    elif kind == "k3d":
+        # The other mode starts a container whose image a room without network cannot pull.
+        load = f"{tool('k3d')} image import {image} --cluster {cluster} --mode direct"
+        engines, brings = ["docker", "podman"], [load]
+    elif kind == "registry":
+        engines, image = ["docker", "podman"], shlex.quote(image)
+        brings = [f"{tool(*engines)} push {image}"]
+    else:
+        raise MeshError(
+            "images reach this cluster by a registry: make deploy REGISTRY=registry.example.com/me "
+            "(one that you may push to and the cluster may pull from)"
+        )
+    engine = tool(*engines)
+    if archive:
+        return [f"{engine} load --input {bundle}", f"{engine} tag {saved} {image}", *brings]
+    return [f"{engine} build --tag {image} {folder}", *brings]
 
 
 def forget_command(platform: Platform, images: list[str]) -> str | None:
