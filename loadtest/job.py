@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from harness import Json, settings
+from harness.cluster import pods
 from harness.cluster.kubectl import ContainerLog, container_status
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import OURS, PROJECT
@@ -67,20 +68,20 @@ class Job:
         while not {"running", "terminated"} & (state := self._state()).keys():
             waiting = state.get("waiting", {}).get("reason", "")
             if time.monotonic() > end or waiting.startswith(("Err", "ImagePull", "CreateContainer")):
-                raise MeshError(f"Locust does not start in the cluster\n{self._mesh.why(self._pods())}")
+                raise MeshError(f"Locust does not start in the cluster\n{self._last_words()}")
             self._mesh.progress("waiting for Locust to start in the cluster")
             time.sleep(0.5)
         self._log = ContainerLog(self._mesh.kubectl, self._master()["metadata"]["name"], "locust")
         threading.Thread(target=self._follow, args=(self._log,), daemon=True).start()
 
-    def _pods(self) -> list[Json]:
-        return self._mesh.kubectl.items("pods", f"--selector={LABEL}")
+    def _last_words(self) -> str:
+        return pods.why(self._mesh.kubectl, self._mesh.kubectl.items("pods", f"--selector={LABEL}"))
 
     def _master(self) -> Json:
         """Return the master's pod, or nothing where there is none."""
         index = "batch.kubernetes.io/job-completion-index"
-        pods = self._mesh.kubectl.items("pods", f"--selector={LABEL},{index}=0")
-        return pods[0] if pods else {}
+        found = self._mesh.kubectl.items("pods", f"--selector={LABEL},{index}=0")
+        return found[0] if found else {}
 
     def _state(self) -> Json:
         """Return the state of the master's container; nothing where there is none."""
@@ -122,7 +123,7 @@ class Job:
         reasons += [str(state["terminated"].get("reason"))] if "terminated" in state else []
         reasons += ["its log can no longer be read"] if "running" in state else []
         why = "; ".join(reasons) or "somebody removed it"
-        raise MeshError(f"Locust did not end well in the cluster ({why})\n{self._mesh.why(self._pods())}")
+        raise MeshError(f"Locust did not end well in the cluster ({why})\n{self._last_words()}")
 
     def remove(self) -> None:
         """Remove what ``start`` made.

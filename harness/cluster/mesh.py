@@ -28,6 +28,7 @@ from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
 from harness.cluster.preflight import (
     OURS,
     PROJECT,
+    QUESTIONS,
     ROOM,
     ROOM_LABEL,
     Facts,
@@ -40,7 +41,7 @@ from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
 from harness.manifests.read import ManifestError, documents, named, read, to_object
-from harness.meshes.images import Image, image
+from harness.meshes.images import image
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
     GATEWAY,
@@ -98,36 +99,21 @@ class ClusterMesh(Mesh):
                 f"the cluster of context {self.kubectl.context} does not answer: is it running? "
                 f"(minikube start, crc start) {error}"
             ) from None
-        everywhere, unread = "--all-namespaces", set()
-
-        def ask(name: str, *words: str) -> list[Json]:
-            try:
-                return self.kubectl.items(*words)
-            except ForbiddenError:
-                unread.add(name)
-                return []
-
+        found: dict[str, list[Json]] = {"pods": self.kubectl.items("pods")}  # without these nobody goes on
+        unread = set()
         has_istio = any(version.startswith("networking.istio.io/") for version in api_versions)
-        pods = self.kubectl.items("pods")  # without these nobody goes on
+        for name, words in QUESTIONS.items():
+            try:
+                found[name] = self.kubectl.items(*words) if has_istio or name != "istio_gateways" else []
+            except ForbiddenError:
+                found[name] = []
+                unread.add(name)
         try:
             namespace = self.kubectl.get("namespace", self.namespace)
         except ForbiddenError:
             namespace = {"metadata": {"name": self.namespace}}
             unread.add("namespace")
-        istio_gateways = (
-            ask("istio_gateways", "gateways.networking.istio.io", everywhere) if has_istio else []
-        )
-        return Facts(
-            api_versions=api_versions,
-            nodes=ask("nodes", "nodes"),
-            control_planes=ask("control_planes", "deployments", everywhere, "--selector=app=istiod"),
-            injectors=ask("injectors", "mutatingwebhookconfigurations", "--selector=app=sidecar-injector"),
-            gateways=ask("gateways", "services", everywhere, "--selector=istio=ingressgateway"),
-            istio_gateways=istio_gateways,
-            namespace=namespace,
-            pods=pods,
-            unread=frozenset(unread),
-        )
+        return Facts(api_versions=api_versions, namespace=namespace, unread=frozenset(unread), **found)
 
     @cached_property
     def has_own_gateway(self) -> bool:
@@ -215,7 +201,16 @@ class ClusterMesh(Mesh):
         # Not in /tmp: a Docker from a snap does not see it.
         with tempfile.TemporaryDirectory(prefix="image-", dir=STATE) as folder:
             source.stage(Path(folder))
-            for command in self._image_commands(source, tag, platform, folder, bool(registry)):
+            try:
+                archive = None if source.other_base() else source.archive()
+                kubectl = self.kubectl.command()
+                commands = image_commands(platform, tag, folder, kubectl, bool(registry), archive)
+            except MeshError as error:
+                if not self.room:
+                    raise
+                problem = f"the files of {source.name} are not those that the room's image has"
+                raise MeshError(f"{problem}: {error}") from None
+            for command in commands:
                 if command in self._loaded:
                     continue
                 self.progress(f"bringing {tag} to the cluster: minutes, the first time")
@@ -231,20 +226,6 @@ class ClusterMesh(Mesh):
                     raise MeshError(f"{tag} does not get to the cluster: {command}\n{last}")
                 self._loaded.add(command)
         return tag
-
-    def _image_commands(
-        self, source: Image, tag: str, platform: Platform, folder: str, registry: bool
-    ) -> list[str]:
-        try:
-            kubectl = self.kubectl.command()
-            archive = None if source.other_base() else source.archive()
-            return image_commands(platform, tag, folder, kubectl, registry, archive)
-        except MeshError as error:
-            if not self.room:
-                raise
-            raise MeshError(
-                f"the files of {source.name} are not those that the room's image has: {error}"
-            ) from None
 
     def render(self, given: Iterable[Json], keep_images: bool = False) -> list[Json]:
         """Return the documents of manifests as this cluster needs them.
@@ -303,10 +284,6 @@ class ClusterMesh(Mesh):
 
     def _wait_for_rollouts(self, workloads: Iterable[str]) -> None:
         readiness.wait_for_rollouts(self.kubectl, workloads, self.progress)
-
-    def why(self, found: list[Json]) -> str:
-        """Return what the cluster knows of pods that do not become ready: events, and their last words."""
-        return pods.why(self.kubectl, found)
 
     def down(self) -> None:
         """Remove exactly what was deployed: the namespace too, if `make deploy` made it."""
@@ -462,17 +439,14 @@ class ClusterMesh(Mesh):
     # --- how callers reach it -------------------------------------------------------------------------
 
     def url(self) -> str:
-        if self._forward:
-            return f"http://{self._forward.address}/customer"
-        gateway = gateway_of(self.kubectl)
-        return f"http://{self._reachable(gateway) or self._open_forward(gateway)}/customer"
+        if not self._forward:
+            if address := self.reachable_address():
+                return f"http://{address}/customer"
+            self._forward = self._open_forward()
+        return f"http://{self._forward.address}/customer"
 
-    def _open_forward(self, gateway: Json) -> str:
-        """Open a way in by port-forward, and return its address.
-
-        :raises MeshError: the gateway takes no calls.
-        """
-        forward = PortForward(self.kubectl, gateway, 80)
+    def _open_forward(self) -> PortForward:
+        forward = PortForward(self.kubectl, gateway_of(self.kubectl), 80)
         try:
             # One at a time: of several calls that the gateway refuses at once, kubectl lets some hang.
             get(f"http://{forward.address}", timeout=5)
@@ -481,8 +455,7 @@ class ClusterMesh(Mesh):
             raise MeshError(
                 "the ingress gateway takes no calls: make apply F=istio/gateway.yaml MESH=cluster"
             ) from None
-        self._forward = forward
-        return forward.address
+        return forward
 
     def inner_url(self) -> str:
         """Return the URL at which callers inside the cluster reach customer, by the gateway too."""
@@ -499,9 +472,7 @@ class ClusterMesh(Mesh):
 
     def reachable_address(self) -> str | None:
         """Return the gateway's host and port, if there is one that this machine reaches."""
-        return self._reachable(gateway_of(self.kubectl))
-
-    def _reachable(self, gateway: Json) -> str | None:
+        gateway = gateway_of(self.kubectl)
         routes, nodes = openshift_routes(self.kubectl, gateway), []
         if any("nodePort" in port for port in gateway["spec"]["ports"]):
             with contextlib.suppress(ForbiddenError):

@@ -32,19 +32,25 @@ class Facts:
     api_versions: list[str]
     nodes: list[Json]
     control_planes: list[Json]
-    """Deployments with the label ``app=istiod``."""
     injectors: list[Json]
-    """MutatingWebhookConfigurations with the label ``app=sidecar-injector``."""
     gateways: list[Json]
-    """Services with the label ``istio=ingressgateway``."""
     istio_gateways: list[Json]
-    """Istio's Gateways, in whatever namespace."""
     namespace: Json
     """The workshop's Namespace, or nothing."""
     pods: list[Json]
     """The Pods in it."""
     unread: frozenset[str] = frozenset()
     """Which of the above this user may not read; they are empty then."""
+
+
+QUESTIONS = {
+    "nodes": ["nodes"],
+    "control_planes": ["deployments", "--all-namespaces", "--selector=app=istiod"],
+    "injectors": ["mutatingwebhookconfigurations", "--selector=app=sidecar-injector"],
+    "gateways": ["services", "--all-namespaces", "--selector=istio=ingressgateway"],
+    "istio_gateways": ["gateways.networking.istio.io", "--all-namespaces"],
+}
+"""What ``kubectl get`` is asked for, by the field of Facts."""
 
 
 def istio_version(facts: Facts) -> tuple[int, int] | None:
