@@ -14,7 +14,7 @@ from harness.live.hands import Hands, Sender, buttons, state_of
 from harness.live.meter import MINUTES, Meter, MeteredWatch
 from harness.meshes.mesh import Mesh
 from harness.pages.picture import draw, leaked
-from harness.pages.report import lacking, rules_in, templates
+from harness.pages.report import rules_in, templates
 from harness.proof import trace
 from harness.proof.evidence import Claim
 from harness.proof.target import Target
@@ -181,9 +181,7 @@ class Live:
         verdict = judge(watch.evidence, watch.run)
         leaks = leaked(watch.evidence)
         routing = watch.routing
-        picture = draw(
-            routing, self._meter.edges, self._meter.figures(routing), watch.evidence, lacking(verdict)
-        )
+        picture = draw(verdict, self._meter.edges, self._meter.figures(routing))
         known: dict[str, Any] = {
             "verdict": verdict, "leaks": leaks, "since": f"{self._since:%H:%M:%S}", "picture": picture,
             "claims": sorted(verdict.claims, key=_order), "live": self,

@@ -9,6 +9,7 @@ from harness.proof.evidence import Evidence
 from harness.proof.expectation import Destination
 from harness.proof.story import BESIDE, UNCOUNTED
 from harness.proof.target import Routing
+from harness.proof.verdict import Verdict
 
 CALLER, JUNCTION, VERSION = (184, 64), (44, 44), (320, 124)
 """Widths and heights of the boxes, in the picture's own units."""
@@ -77,16 +78,12 @@ class Picture:
     text: str
 
 
-def draw(
-    routing: Routing, edges: Collection[tuple[str, str]], figures: Mapping[Way, Figures], evidence: Evidence,
-    missing: Collection[str] = (),
-) -> Picture:  # fmt: skip
-    """Return the picture of a target.
-
-    :param edges: which workload was seen to call which host.
-    :param missing: the versions that lack copies.
-    """
-    columns = list(reversed(list(_columns(routing, edges))))
+def draw(verdict: Verdict, edges: Collection[tuple[str, str]], figures: Mapping[Way, Figures]) -> Picture:
+    """Return the picture of a target; ``edges`` say which workload was seen to call which host."""
+    assert verdict.evidence
+    routing, leaks = verdict.evidence.routing, leaked(verdict.evidence)
+    missing = {claim.version for claim in verdict.claims if claim.figures.get("missing")}
+    columns = list(reversed(list(_columns(routing, edges)))) or [[]]
     others: dict[str, str] = {}
     """The callers that share a box, and what that is called."""
     for column in columns:
@@ -96,13 +93,12 @@ def draw(
             others |= dict.fromkeys(column[MOST - 1 :], more)
             column[MOST - 1 :] = [more]
     versions = list(routing.versions)
-    leaks = leaked(evidence)
-    height = max(len(versions) * ROW, *(len(c) * (CALLER[1] + 24) for c in columns or [[]])) + 2 * MARGIN
+    height = max(len(versions) * ROW, *(len(c) * (CALLER[1] + 24) for c in columns)) + 2 * MARGIN
     middle, x = height / 2, float(MARGIN)
     boxes: list[Box] = []
     lines: list[Line] = []
     places: dict[str, Box] = {}
-    for column in columns or [[]]:
+    for column in columns:
         for i, name in enumerate(column or ["callers"]):
             y = middle + (i - (max(len(column), 1) - 1) / 2) * (CALLER[1] + 24) - CALLER[1] / 2
             box = Box(x, y, *CALLER, _short(name, routing), full=name)
@@ -172,12 +168,17 @@ def _version(
     x: float, y: float, name: str, routing: Routing, figures: Mapping[Way, Figures], leaks: bool
 ) -> Box:
     """Return the box of a version: its part in the launch, and its figures."""
-    answers, copied = not routing.is_dark(name), name in routing.copied
-    role = "answers callers" if answers else "in the dark" if copied else "hears nothing"
-    down = name in routing.gone
-    state = " leak" if leaks else " down" if down else "" if answers else " dark" if copied else " silent"
+    answers = not routing.is_dark(name)
+    role, state = "hears nothing", " silent"
+    if leaks:
+        role, state = "LEAK: a caller saw it", " leak"
+    elif name in routing.gone:
+        role, state = "DOWN: no pod is ready", " down"
+    elif answers:
+        role, state = "answers callers", ""
+    elif name in routing.copied:
+        role, state = "in the dark", " dark"
     counted = figures.get(("", name, "call" if answers else "copy"), NOTHING)
-    role = "LEAK: a caller saw it" if leaks else "DOWN: no pod is ready" if down else role
     lines = tuple(filter(None, (role, ", ".join(counted.times), counted.status)))
     full = routing.versions[name].workload or name
     return Box(x, y, *VERSION, _short(name, routing, 16), lines, f"version{state}", full)

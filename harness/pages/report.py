@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness import HarnessError, Json, settings
 from harness.meshes.mesh import in_clone
-from harness.pages.picture import NOTHING, Figures, Picture, Way, draw
+from harness.pages.picture import NOTHING, Figures, Picture, draw
 from harness.proof import trace
 from harness.proof.evidence import Evidence
 from harness.proof.figures import Times
@@ -127,18 +127,12 @@ def picture_of(verdict: Verdict) -> Picture:
     """Return the picture of a run that has ended, with its figures."""
     evidence = verdict.evidence
     assert evidence
-    return draw(evidence.routing, evidence.edges, dict(_figures(evidence)), evidence, lacking(verdict))
-
-
-def lacking(verdict: Verdict) -> set[str]:
-    """Return the versions that lack copies which they must have got."""
-    return {claim.version for claim in verdict.claims if claim.figures.get("missing")}
-
-
-def _figures(evidence: Evidence) -> Iterator[tuple[Way, Figures]]:
     routing = evidence.routing
-    for name in routing.versions:
-        yield ("", name, "call" if not routing.is_dark(name) else "copy"), figures_of(evidence.times[name])
+    figures = {
+        ("", name, "copy" if routing.is_dark(name) else "call"): figures_of(evidence.times[name])
+        for name in routing.versions
+    }
+    return draw(verdict, evidence.edges, figures)
 
 
 def figures_of(times: Times) -> Figures:
