@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
@@ -38,8 +37,6 @@ from harness.proof.target import Target
 from harness.release import commands as release
 from harness.settings import TYPED, namespace
 from harness.terminal import echo, progress, render, run
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group(
@@ -105,7 +102,6 @@ def undeploy(yes: bool) -> None:
 
 
 def _prefix(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Read how the names of rooms begin."""
     if not re.fullmatch("[a-z]([-a-z0-9]{0,40}[a-z0-9])?", value):
         raise click.BadParameter(f"'{value}' cannot begin the name of a namespace: seat, or room-a")
     return value

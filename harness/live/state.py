@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness import HarnessError
 from harness.live.hands import Hands, Sender, buttons, state_of
@@ -16,7 +16,6 @@ from harness.meshes.mesh import Mesh
 from harness.pages.picture import draw, leaked
 from harness.pages.report import rules_in, templates
 from harness.proof import trace
-from harness.proof.evidence import Claim
 from harness.proof.target import Target
 from harness.proof.traffic import new_run
 from harness.proof.verdict import Verdict, judge
@@ -29,13 +28,6 @@ SETTLED = 1.2
 
 ORDER = {"fails": 0, "unproven": 1, "holds": 2}
 """What is shown first."""
-
-
-class Mark(NamedTuple):
-    """A moment on the time line."""
-
-    at: float
-    words: str
 
 
 class Live:
@@ -56,7 +48,7 @@ class Live:
         self.closed = threading.Event()
         # On a cluster lines come late, and many at once.
         self._meter = Meter(max(3, round(3 * mesh.quiet)))
-        self._marks = deque[Mark](maxlen=20)
+        self._marks = deque[tuple[float, str]](maxlen=20)
         self._look, self._anew = threading.Event(), threading.Event()
         self._since = datetime.now()
         self._problem = ""
@@ -132,7 +124,7 @@ class Live:
     def _begin(self, watch: MeteredWatch) -> None:
         """Note what is judged from now on."""
         self._since = datetime.now()
-        self._marks.append(Mark(time.time(), _words(watch)))
+        self._marks.append((time.time(), judge(watch.evidence).routes))
 
     def _go_on(self, watch: MeteredWatch) -> None:
         look = shown = 0.0
@@ -174,7 +166,6 @@ class Live:
 
     def _shown(self, watch: MeteredWatch | None) -> dict[str, Any]:
         """Return what the page shows: its parts as HTML, and what is read out when it changes."""
-        hands = {"hands": self.hands, "sender": self.sender, "read_only": self.read_only}
         if not watch:
             parts = {"head": templates.get_template("away.html").render(problem=self._problem)}
             return {"parts": parts, "say": self._problem}
@@ -184,9 +175,10 @@ class Live:
         picture = draw(verdict, self._meter.edges, self._meter.figures(routing))
         known: dict[str, Any] = {
             "verdict": verdict, "leaks": leaks, "since": f"{self._since:%H:%M:%S}", "picture": picture,
-            "claims": sorted(verdict.claims, key=_order), "live": self,
+            "claims": sorted(verdict.claims, key=lambda claim: ORDER[claim.state]), "live": self,
             "routes": [("the route", rules_in(routing))], "chart": self._chart(verdict),
-            "state": state_of(routing), **hands,
+            "state": state_of(routing), "hands": self.hands, "sender": self.sender,
+            "read_only": self.read_only,
         }  # fmt: skip
         names = ("head.html", "picture.svg", "claims.html", "routes.html", "chart.svg", "hands.html")
         parts = {n.partition(".")[0]: templates.get_template(n).render(known) for n in names}
@@ -200,7 +192,7 @@ class Live:
         sides = {"callers": ("", "", "callers"), **{name: ("", name, "in") for name in routing.copied}}
         series = {name: list(self._meter.series(way)) for name, way in sides.items()}
         seconds = 60 * MINUTES
-        marks = [(100 - 100 * (time.time() - m.at) / seconds, m.words) for m in self._marks]
+        marks = [(100 - 100 * (time.time() - at) / seconds, words) for at, words in self._marks]
         charts = []
         for title, unit, columns in (("requests a second", "/s", (1,)), ("p50 and p99", " ms", (2, 3))):
             values = [row[c] or 0 for rows in series.values() for row in rows for c in columns]
@@ -233,12 +225,3 @@ def _round_up(value: float) -> int:
     """Return a round number that is not below a value."""
     step = next(s for p in range(1, 9) for s in (10**p, 2 * 10**p, 5 * 10**p) if s >= min(value, 10**8))
     return int(step)
-
-
-def _order(claim: Claim) -> int:
-    return ORDER[claim.state]
-
-
-def _words(watch: MeteredWatch) -> str:
-    """Return in words what is applied."""
-    return judge(watch.evidence).routes

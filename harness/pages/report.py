@@ -42,30 +42,24 @@ templates.filters["ms"] = milliseconds
 templates.globals |= {"symbols": SYMBOLS, "bounds": BOUNDS}
 
 
-def to_html(verdict: Verdict, command: str, mesh: str, beside: str = "") -> str:
-    """Return a verdict as an HTML page.
+def write(path: Path, verdict: Verdict, mesh: str, command: str = "", beside: str = "") -> None:
+    """Write a verdict as an HTML page.
 
-    :param command: what made it.
-    :param mesh: on which mesh.
+    :param mesh: on which mesh it was made, and ``command`` by what; nothing is what runs.
     :param beside: the name of another report in the same folder.
+    :raises HarnessError: it cannot be written.
     """
     evidence = verdict.evidence
     assert evidence
-    return templates.get_template("report.html").render(
-        verdict=verdict, command=command, mesh=mesh, beside=beside, made=f"{datetime.now():%Y-%m-%d %H:%M}",
+    page = templates.get_template("report.html").render(
+        verdict=verdict, command=command or command_line(), mesh=mesh, beside=beside,
+        made=f"{datetime.now():%Y-%m-%d %H:%M}",
         picture=picture_of(verdict), routes=list(routes_of(evidence.routing)), stories=stories_of(evidence),
         distribution=list(_distribution(evidence)), versions=list(_versions(evidence.routing)),
         trace="make trace T=" if in_clone() else "dark-launch trace ", software=", ".join(_software()),
     )  # fmt: skip
-
-
-def write(path: Path, verdict: Verdict, mesh: str, command: str = "", beside: str = "") -> None:
-    """Write the report.
-
-    :raises HarnessError: it cannot be written.
-    """
     try:
-        path.write_text(to_html(verdict, command or command_line(), mesh, beside), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise HarnessError(f"{path}: {(error.strerror or '').lower()}") from None
 
