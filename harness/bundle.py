@@ -114,10 +114,7 @@ def make(
 
 
 def _wheels(machines: Iterable[Machine], folder: Path, tell: Progress) -> list[str]:
-    """Download the wheels of a bundle's lock files; return a line for each set that cannot be had.
-
-    :raises MeshError: there are none at all.
-    """
+    """Download the wheels of a bundle's lock files; return a line for each set that cannot be had."""
     lacks, locks = [], [path.read_text() for path in (folder / "requirements").iterdir()]
     for machine in machines:
         for python in machine.pythons:
@@ -133,10 +130,6 @@ def _wheels(machines: Iterable[Machine], folder: Path, tell: Progress) -> list[s
 
 
 def _download(lines: Iterable[str], machine: Machine, python: str, wheels: Path) -> None:
-    """Download the wheels of requirements into a folder.
-
-    :raises MeshError: one of them cannot be had.
-    """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
         listed.write("\n".join(lines))
         listed.flush()

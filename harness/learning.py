@@ -16,7 +16,6 @@ from harness.workshop import catch_up, examine, standing
 
 
 def _tell(code: int, lines: list[str]) -> None:
-    """Print lines, and end with an exit code."""
     for line in lines:
         echo(wrap(harmless(line), 8))
     click.get_current_context().exit(code)

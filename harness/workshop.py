@@ -30,7 +30,6 @@ SIZE = 100
 
 
 def _route(state: State, host: str) -> Json:
-    """Return the VirtualService of a state."""
     document = to_document(state.objects[ROUTE])
     if not state.leads_to:
         return document
@@ -39,7 +38,6 @@ def _route(state: State, host: str) -> Json:
 
 
 def _words(routing: Routing) -> str:
-    """Return what rules say in words."""
     return " | ".join(dict.fromkeys(rule.expectation.describe() for rule in routing.rules))
 
 

@@ -262,25 +262,20 @@ class ClusterMesh(Mesh):
         if changed:  # replaced, not applied: no key may stay that nobody wrote
             done = self.kubectl.run("replace", "--filename=-", given=yaml.safe_dump_all(changed))
             lines += done.replace(" replaced\n", " configured\n")
-        return [*lines.splitlines(), *self._restart({d["metadata"]["name"] for d in changed})]
-
-    def _differs(self, secret: Json) -> bool:
-        """Say whether a Secret is there, and holds something else."""
-        there = self.kubectl.get("secret", secret["metadata"]["name"])
-        return bool(there) and there.get("data", {}) != secret["data"]
-
-    def _restart(self, secrets: set[str]) -> list[str]:
-        """Restart the workloads that read Secrets; return a line for each."""
-        names = []
+        secrets = {document["metadata"]["name"] for document in changed}
+        readers = []
         for found in self.kubectl.items("deployments") if secrets else ():
             sources = found["spec"]["template"]["spec"]["containers"][0].get("envFrom", [])
             if not secrets.isdisjoint(source.get("secretRef", {}).get("name") for source in sources):
-                names.append(found["metadata"]["name"])
-        if not names:
-            return []
-        restarted = self.kubectl.run("rollout", "restart", *(f"deployment/{name}" for name in names))
-        self._wait_for_rollouts(names)
-        return restarted.splitlines()
+                readers.append(found["metadata"]["name"])
+        if readers:
+            lines += self.kubectl.run("rollout", "restart", *(f"deployment/{name}" for name in readers))
+            self._wait_for_rollouts(readers)
+        return lines.splitlines()
+
+    def _differs(self, secret: Json) -> bool:
+        there = self.kubectl.get("secret", secret["metadata"]["name"])
+        return bool(there) and there.get("data", {}) != secret["data"]
 
     def _wait_for_rollouts(self, workloads: Iterable[str]) -> None:
         readiness.wait_for_rollouts(self.kubectl, workloads, self.progress)

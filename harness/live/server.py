@@ -127,7 +127,6 @@ class Server:
 
 
 def _answer(ask: Callable[[], list[str]]) -> Response:
-    """Return what a question is answered with, as text."""
     try:
         return Response("\n".join(ask()), mimetype="text/plain")
     except HarnessError as error:

@@ -122,7 +122,6 @@ class Live:
             self.closed.wait(1)
 
     def _begin(self, watch: MeteredWatch) -> None:
-        """Note what is judged from now on."""
         self._since = datetime.now()
         self._marks.append((time.time(), judge(watch.evidence).routes))
 

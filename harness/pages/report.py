@@ -51,10 +51,13 @@ def write(path: Path, verdict: Verdict, mesh: str, command: str = "", beside: st
     """
     evidence = verdict.evidence
     assert evidence
+    stories = {
+        story.key[0]: trace.tell(evidence.routing, story, evidence.bounds) for story in evidence.broken
+    }
     page = templates.get_template("report.html").render(
         verdict=verdict, command=command or command_line(), mesh=mesh, beside=beside,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
-        picture=picture_of(verdict), routes=list(routes_of(evidence.routing)), stories=stories_of(evidence),
+        picture=picture_of(verdict), routes=list(routes_of(evidence.routing)), stories=stories,
         distribution=list(_distribution(evidence)), versions=list(_versions(evidence.routing)),
         trace="make trace T=" if in_clone() else "dark-launch trace ", software=", ".join(_software()),
     )  # fmt: skip
@@ -76,11 +79,6 @@ def command_line() -> str:
 def as_typed(target: str) -> str:
     """Return a target of make with the variables that were typed."""
     return shlex.join(["make", target, *(f"{name}={value}" for name, value in settings.typed().items())])
-
-
-def stories_of(evidence: Evidence) -> dict[str, list[str]]:
-    """Return the first stories that break a claim: request id → its lines, in time order."""
-    return {story.key[0]: trace.tell(evidence.routing, story, evidence.bounds) for story in evidence.broken}
 
 
 def routes_of(routing: Routing) -> Iterator[tuple[str, list[tuple[str, bool]]]]:

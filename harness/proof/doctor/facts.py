@@ -147,6 +147,13 @@ class Facts:
         sidecars = [pod for pod in self.others if pod.proxy]
         return sidecars if self.target.callers else self.seen or sidecars
 
+    @cached_property
+    def proxies(self) -> dict[str, Pod]:
+        """A pod with a proxy for each version and each caller, by its workload; READ of them at most."""
+        versions = [pod for name in self.routing.versions for pod in self.routing.pods_of(name)]
+        found = {pod.workload: pod for pod in [*versions, *self.callers] if pod.proxy}
+        return dict([*found.items()][:READ])
+
     def calls(self, pod: Pod) -> bool:
         """Say whether a pod's sidecar was seen to call the target."""
         return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)

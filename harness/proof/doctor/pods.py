@@ -71,10 +71,8 @@ def _inject(facts: Facts, pod: Pod, problem: str) -> Finding:
 
 def logs_nothing(facts: Facts) -> Iterator[Finding]:
     """Find versions and callers whose proxies write no access log, or not all of it."""
-    versions = [pod for name in facts.routing.versions for pod in facts.routing.pods_of(name)]
-    pods = {pod.workload: pod for pod in [*versions, *facts.callers] if pod.proxy}
     silent: dict[tuple[str, str, str], list[str]] = {}
-    for workload, pod in list(pods.items())[:READ]:
+    for workload, pod in facts.proxies.items():
         if found := _silence(facts, pod):
             silent.setdefault(found, []).append(workload)
     for (where, problem, remedy), workloads in silent.items():
@@ -87,11 +85,9 @@ def is_draining(facts: Facts) -> Iterator[Finding]:
     Istio's proxies do so for 45 seconds: https://www.envoyproxy.io/docs/envoy/latest/operations/cli
     (``--drain-time-s``).
     """
-    versions = [pod for name in facts.routing.versions for pod in facts.routing.pods_of(name)]
-    pods = {pod.workload: pod for pod in [*versions, *facts.callers] if pod.proxy}
-    query, asked = "config_dump?resource=dynamic_listeners", [*pods.items()][:READ]
-    said = {workload: facts.mesh.ask_proxy(pod, query) for workload, pod in asked}
-    if found := [workload for workload, answer in said.items() if answer and '"draining_state"' in answer]:
+    query = "config_dump?resource=dynamic_listeners"
+    said = {workload: facts.mesh.ask_proxy(pod, query) or "" for workload, pod in facts.proxies.items()}
+    if found := [workload for workload, answer in said.items() if '"draining_state"' in answer]:
         problem = "requests on connections that were open before take the old configuration, its log too"
         yield Finding(f"the sidecars of {', '.join(found)}", problem, "wait 45 seconds, then try again")
 
@@ -144,7 +140,7 @@ def _look(facts: Facts, pod: Pod, to: Destination) -> Iterator[tuple[str, str, s
 
 
 def _full(facts: Facts, pod: Pod, to: Destination) -> tuple[str, int, int] | None:
-    """Return the field of connectionPool, the limit and what is used, if a circuit breaker is full."""
+    """Return the field of connectionPool, its limit and what is used, if a circuit breaker is full."""
     numbers: Counter[str] = Counter()
     for _, name, value in _look(facts, pod, to):
         if value.isdecimal():

@@ -14,17 +14,15 @@ def copies_reach_the_callers_store(facts: Facts) -> Iterator[Finding]:
     for rule in facts.routing.rules:
         for v1 in rule.expectation.allowed if not rule.written.only_reads else ():
             for v2 in set(rule.expectation.copied).difference(rule.expectation.allowed):
-                if v1 in access and v2 in access and access[v1].database == access[v2].database:
-                    yield _shared(facts, v1, v2)
-
-
-def _shared(facts: Facts, v1: str, v2: str) -> Finding:
-    (_, name), role = facts.access[v2]
-    if role != facts.access[v1].role:
-        problem = f"it names {v1}'s database '{name}', where {v2}'s role '{role}' may not write"
-        return Finding(_where(facts, v2), problem, f"give {v2} its own: {OWN}")
-    problem = f"{v2} gets copies of writes, and writes them to {v1}'s database '{name}' as well"
-    return Finding(_where(facts, v2), problem, f"give {v2} its own ({OWN}), or mirror nothing that writes")
+                if v1 not in access or v2 not in access or access[v1].database != access[v2].database:
+                    continue
+                (_, name), role = access[v2]
+                problem = f"{v2} gets copies of writes, and writes them to {v1}'s database '{name}' as well"
+                remedy = f"give {v2} its own ({OWN}), or mirror nothing that writes"
+                if role != access[v1].role:
+                    problem = f"it names {v1}'s database '{name}', where {v2}'s role '{role}' may not write"
+                    remedy = f"give {v2} its own: {OWN}"
+                yield Finding(_where(facts, v2), problem, remedy)
 
 
 def callers_are_answered_from_the_shadow(facts: Facts) -> Iterator[Finding]:
