@@ -16,13 +16,7 @@ import yaml
 
 from harness import Json, settings
 from harness.cluster import admission, deploy, pods, readiness, scene
-from harness.cluster.kubectl import (
-    ContainerLog,
-    ForbiddenError,
-    Kubectl,
-    has_extensions,
-    served,
-)
+from harness.cluster.kubectl import ContainerLog, ForbiddenError, Kubectl, has_extensions, served
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
 from harness.cluster.preflight import (

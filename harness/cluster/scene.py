@@ -5,14 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness import Json
-from harness.cluster.kubectl import (
-    EXTENSIONS,
-    ForbiddenError,
-    Kubectl,
-    container_status,
-    groups,
-    served,
-)
+from harness.cluster.kubectl import EXTENSIONS, ForbiddenError, Kubectl, container_status, groups, served
 from harness.cluster.pods import SIDECAR, containers, has_sidecar
 from harness.meshes.scene import Pod, Scene
 
