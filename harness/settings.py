@@ -37,9 +37,9 @@ def _of_context(kubeconfig: str) -> str:
     return ""
 
 
-def registry() -> str:
-    """Return the registry that images are pushed to: REGISTRY, or nothing."""
-    return os.environ.get("REGISTRY", "")
+def variable(name: str) -> str:
+    """Return what REGISTRY, BASE_IMAGE, STORE_BASE_IMAGE or KUBECTL says, or nothing."""
+    return os.environ.get(name, "")
 
 
 def own_gateway() -> bool:
@@ -47,26 +47,11 @@ def own_gateway() -> bool:
 
     :raises HarnessError: it is something else.
     """
-    if (wanted := os.environ.get("GATEWAY", "")) not in ("", "own"):
+    if (wanted := variable("GATEWAY")) not in ("", "own"):
         raise HarnessError(
             f"GATEWAY={wanted}: only 'own' is known; without it, the cluster's gateway is used"
         )
     return bool(wanted)
-
-
-def base_image() -> str:
-    """Return the image that all others but the store are built on: BASE_IMAGE, or nothing."""
-    return os.environ.get("BASE_IMAGE", "")
-
-
-def store_base_image() -> str:
-    """Return the image that the store is built on: STORE_BASE_IMAGE, or nothing."""
-    return os.environ.get("STORE_BASE_IMAGE", "")
-
-
-def kubectl() -> str:
-    """Return which kubectl to use: KUBECTL, or nothing."""
-    return os.environ.get("KUBECTL", "")
 
 
 def has_screen() -> bool:

@@ -64,7 +64,7 @@ class Kubectl:
 
         :raises MeshError: there is none, or it has no context.
         """
-        wanted = [settings.kubectl()] if settings.kubectl() else ["kubectl", "oc"]
+        wanted = [name] if (name := settings.variable("KUBECTL")) else ["kubectl", "oc"]
         program = next((name for name in wanted if shutil.which(name)), None)
         if program is None:
             raise MeshError(f"{wanted[0]} is not installed: see https://kubernetes.io/docs/tasks/tools/")

@@ -189,7 +189,7 @@ class ClusterMesh(Mesh):
         source = image(name)
         if built := self.room.get("data", {}).get(source.sources_key()):
             return str(built)
-        registry = settings.registry() or deploy.registry_of(self.kubectl.items("deployments"))
+        registry = settings.variable("REGISTRY") or deploy.registry_of(self.kubectl.items("deployments"))
         tag = source.reference(registry)
         STATE.mkdir(exist_ok=True)
         # Not in /tmp: a Docker from a snap does not see it.
@@ -229,7 +229,7 @@ class ClusterMesh(Mesh):
         given = list(given)
         has_pods = any(document["kind"] in ("Deployment", "Job") for document in given)
         deployed = self.kubectl.items("deployments") if has_pods else []
-        registry = settings.registry() or deploy.registry_of(deployed)
+        registry = settings.variable("REGISTRY") or deploy.registry_of(deployed)
         images = deploy.images_of(deployed) if keep_images else deploy.NOTHING
         built, gateway = self.room.get("data", {}), self._gateway_identity()
         return deploy.render(given, self.namespace, registry, gateway, images, built)

@@ -81,7 +81,7 @@ def make(mesh: ClusterMesh, prefix: str, size: int, seconds: int) -> list[Path]:
     if taken := [seat for seat in names if seat in there and there[seat].get(ROOM_LABEL) != prefix]:
         raise MeshError(f"{', '.join(taken)} is there, and no room: choose another PREFIX")
     platform = mesh.platform(facts)
-    if platform.kind == "openshift" and not settings.registry():
+    if platform.kind == "openshift" and not settings.variable("REGISTRY"):
         raise MeshError("OpenShift keeps what it builds in one namespace: make rooms REGISTRY=...")
     mesh.room = {}  # what the seats get is built here
     built = {image(name).sources_key(): mesh.bring(name, platform) for name in deploy.images()}

@@ -55,7 +55,7 @@ class Image:
 
     def other_base(self) -> str:
         """Return what it is to be built on instead of what its Dockerfile says; nothing if nobody asks."""
-        return settings.store_base_image() if self.name == STORE else settings.base_image()
+        return settings.variable("STORE_BASE_IMAGE" if self.name == STORE else "BASE_IMAGE")
 
     def arguments(self) -> dict[str, str]:
         """Return the build's arguments.
