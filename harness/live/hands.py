@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import requests
@@ -75,7 +75,7 @@ def _state_of(namespace: str, rules: tuple[RouteRule, ...]) -> str:
 class Hands:
     """Does one thing at a time."""
 
-    def __init__(self, mesh: Mesh, offered: Iterator[Button]) -> None:
+    def __init__(self, mesh: Mesh, offered: Iterable[Button]) -> None:
         self._mesh = mesh
         self.buttons = tuple(offered)
         self._one = threading.Lock()
@@ -116,7 +116,6 @@ class Sender:
     """Callers that send so many requests a second, evenly."""
 
     def __init__(self, url: Callable[[], str]) -> None:
-        """Prepare callers; ``url`` says where to send."""
         self._find, self._url, self._run = url, "", new_run()
         self.rate = 0
         self._changed, self._due, self._numbers = threading.Condition(), 0.0, itertools.count()
@@ -142,11 +141,10 @@ class Sender:
         with requests.Session() as session:
             session.trust_env = False
             while True:
-                self._wait()
+                self._wait_until_due()
                 call(session, self._url, Ticket(self._run, next(self._numbers)), {})
 
-    def _wait(self) -> None:
-        """Wait for the next moment at which a request is due."""
+    def _wait_until_due(self) -> None:
         with self._changed:
             while not self.rate or (left := self._due - time.monotonic()) > 0:
                 self._changed.wait(left if self.rate else None)

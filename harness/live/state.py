@@ -41,8 +41,8 @@ class Live:
         self.run = new_run()
         """The name of this process: after a restart it is another."""
         self.mesh, self.target, self.read_only = mesh, target, read_only
-        offered = () if read_only else buttons(mesh, target)
-        self.hands, self.sender = Hands(mesh, iter(offered)), Sender(mesh.url)
+        self.hands = Hands(mesh, () if read_only else buttons(mesh, target))
+        self.sender = Sender(mesh.url)
         self.changed = threading.Condition()
         self.snapshot = ""
         self.closed = threading.Event()
