@@ -15,21 +15,11 @@ from pathlib import Path
 import yaml
 
 from harness import Json, settings
-from harness.cluster import admission, deploy, pods, readiness, scene
+from harness.cluster import admission, deploy, pods, preflight, readiness, scene
 from harness.cluster.kubectl import ContainerLog, ForbiddenError, Kubectl, has_extensions, served
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
-from harness.cluster.preflight import (
-    OURS,
-    PROJECT,
-    QUESTIONS,
-    ROOM,
-    ROOM_LABEL,
-    Facts,
-    injection_label,
-    is_ours,
-    problems,
-)
+from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours
 from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes, own_gateway
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
@@ -96,7 +86,7 @@ class ClusterMesh(Mesh):
         found: dict[str, list[Json]] = {"pods": self.kubectl.items("pods")}  # without these nobody goes on
         unread = set()
         has_istio = any(version.startswith("networking.istio.io/") for version in api_versions)
-        for name, words in QUESTIONS.items():
+        for name, words in preflight.QUESTIONS.items():
             try:
                 found[name] = self.kubectl.items(*words) if has_istio or name != "istio_gateways" else []
             except ForbiddenError:
@@ -118,8 +108,8 @@ class ClusterMesh(Mesh):
     def room(self) -> Json:
         """The ConfigMap that `make rooms` leaves in a namespace; nothing if this is none of its rooms."""
         with contextlib.suppress(ForbiddenError):
-            found = self.kubectl.get("configmap", ROOM)
-            return found if ROOM_LABEL in found.get("metadata", {}).get("labels", {}) else {}
+            found = self.kubectl.get("configmap", preflight.ROOM)
+            return found if preflight.ROOM_LABEL in found.get("metadata", {}).get("labels", {}) else {}
         return {}
 
     def platform(self, facts: Facts) -> Platform:
@@ -173,7 +163,8 @@ class ClusterMesh(Mesh):
         :raises MeshError: the workshop cannot run there.
         """
         facts = self.facts()
-        self.must_be_none(problems(facts, self.namespace, self.kubectl.program, self.has_own_gateway))
+        kubectl = self.kubectl.program
+        self.must_be_none(preflight.problems(facts, self.namespace, kubectl, self.has_own_gateway))
         return facts
 
     def must_be_none(self, problems: Iterable[str]) -> None:
