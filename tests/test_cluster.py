@@ -368,7 +368,7 @@ EVERYTHING = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY]
 
 def documents(namespace: str = "tutorial", registry: str = "") -> list[dict[str, Any]]:
     everything = [document for path in EVERYTHING for _, document in manifests.documents(path)]
-    return render(everything, namespace, registry, "*/ns/gw/sa/door", {})
+    return render(everything, namespace, registry, "*/ns/gw/sa/door", {}, {})
 
 
 def principals(rendered: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -407,7 +407,7 @@ def test_what_is_applied_later_keeps_the_deployed_image_and_its_registry(
     monkeypatch.setenv("BASE_IMAGE", "another")
     manifest = ROOT / "recommendation" / "kubernetes.yaml"
     given = [document for _, document in manifests.documents(manifest)]
-    again = render(given, "tutorial", "", "*/ns/gw/sa/door", images_of(deployed))
+    again = render(given, "tutorial", "", "*/ns/gw/sa/door", images_of(deployed), {})
     assert images_of(d for d in again if d["kind"] == "Deployment").items() <= images_of(deployed).items()
 
 

@@ -104,7 +104,7 @@ def test_the_namespace_is_that_of_the_kubeconfig_that_is_exported(
 def workshop(seat: str, built: dict[str, str] | None = None) -> list[dict[str, Any]]:
     paths = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY, OWN_GATEWAY]
     found = [document for path in paths for _, document in documents(path)]
-    return render(found, seat, "", own_identity(seat), built=built or {})
+    return render(found, seat, "", own_identity(seat), {}, built or {})
 
 
 def test_a_gateway_of_ones_own_is_selected_by_ones_own_routes_alone() -> None:

@@ -49,7 +49,7 @@ def applied() -> list[dict[str, Any]]:
     paths = [*WITH_STORE, *ISTIO, *CLUSTER_ONLY, *sorted(states), *sorted(settings)]
     paths += [OWN_GATEWAY, ROOT / "loadtest" / "kubernetes.yaml"]
     everything = (d for p in paths for _, d in read.documents(p))
-    documents = render(everything, "tutorial", "", "*/ns/gw/sa/door", {})
+    documents = render(everything, "tutorial", "", "*/ns/gw/sa/door", {}, {})
     others = (ROOT / "istio" / "gateway-api", ROOT / "tests" / "istiod" / "shapes")
     more = [d for folder in others for _, d in read.documents(folder)]
     documents += [d for d in more if not re.search("v1(alpha|beta)", d["apiVersion"])]

@@ -3,8 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness import Json
 from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
@@ -22,8 +21,6 @@ SOURCE = f"{PROJECT}/source"
 FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
 OWN_GATEWAY = ROOT / "istio" / "own-gateway" / "kubernetes.yaml"
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 ISTIO_KINDS = (
     "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
@@ -117,8 +114,8 @@ def render(
     namespace: str,
     registry: str,
     gateway: str,
-    images: Mapping[str, Build] = NOTHING,
-    built: Mapping[str, str] = NOTHING,
+    images: Mapping[str, Build],
+    built: Mapping[str, str],
 ) -> list[Json]:
     """Return the documents of manifests as they are applied to a cluster.
 

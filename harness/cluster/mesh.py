@@ -221,7 +221,7 @@ class ClusterMesh(Mesh):
         has_pods = any(document["kind"] in ("Deployment", "Job") for document in given)
         deployed = self.kubectl.items("deployments") if has_pods else []
         registry = settings.variable("REGISTRY") or deploy.registry_of(deployed)
-        images = deploy.images_of(deployed) if keep_images else deploy.NOTHING
+        images = deploy.images_of(deployed) if keep_images else {}
         built, gateway = self.room.get("data", {}), self._gateway_identity()
         return deploy.render(given, self.namespace, registry, gateway, images, built)
 
