@@ -14,8 +14,11 @@ from harness.proof.target import Routing, Target
 from harness.proof.watch import Watch
 from harness.rendering.accesslog import Hop
 
-MINUTES = 3
+SECONDS = 180
 """How much is shown."""
+
+Row = tuple[int, float, float | None, float | None]
+"""How many seconds ago, the requests of that second, and p50 and p99 in milliseconds."""
 
 EDGES = 100
 """How many pairs of a workload and a host are drawn at most."""
@@ -27,7 +30,7 @@ class Meter:
     def __init__(self, recent: int = 3, clock: Callable[[], float] = time.time) -> None:
         """Count nothing yet; ``recent`` says of how many seconds the figures in the picture are."""
         self._recent, self._clock = recent, clock
-        self.seconds: deque[tuple[int, defaultdict[Way, Times]]] = deque(maxlen=60 * MINUTES)
+        self.seconds: deque[tuple[int, defaultdict[Way, Times]]] = deque(maxlen=SECONDS)
         """Each second in which anything was read, and what passed each way."""
         self.edges: dict[tuple[str, str], None] = {}
         """Which workload was seen to call which host."""
@@ -62,10 +65,10 @@ class Meter:
         rate = count / self._recent
         return figures_of(times)._replace(amount=f"{rate:,.0f}/s", status=f"status {status}", rate=rate)
 
-    def series(self, way: Way) -> Iterator[tuple[int, float, float | None, float | None]]:
-        """Yield (seconds ago, requests, p50, p99) of each second of the last minutes; times in ms."""
+    def series(self, way: Way) -> Iterator[Row]:
+        """Yield a row for each second of the last minutes."""
         now, known = int(self._clock()), dict(self.seconds)
-        for second in range(now - 60 * MINUTES, now):
+        for second in range(now - SECONDS, now):
             times = known[second].get(way, NONE) if second in known else NONE
             yield now - second, times.count, times.quantile(0.5), times.quantile(0.99)
 

@@ -1,6 +1,7 @@
 """What all browsers see: a watch that goes on, and twice a second a picture of how it stands."""
 
 import contextlib
+import itertools
 import json
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 from harness import HarnessError
 from harness.live.hands import Hands, Sender, buttons, state_of
-from harness.live.meter import MINUTES, Meter, MeteredWatch
+from harness.live.meter import SECONDS, Meter, MeteredWatch, Row
 from harness.meshes.mesh import Mesh
 from harness.pages.picture import draw, leaked
 from harness.pages.report import rules_in, templates
@@ -190,14 +191,13 @@ class Live:
         routing = verdict.evidence.routing
         sides = {"callers": ("", "", "callers"), **{name: ("", name, "in") for name in routing.copied}}
         series = {name: list(self._meter.series(way)) for name, way in sides.items()}
-        seconds = 60 * MINUTES
-        marks = [(100 - 100 * (time.time() - at) / seconds, words) for at, words in self._marks]
+        marks = [(100 - 100 * (time.time() - at) / SECONDS, words) for at, words in self._marks]
         charts = []
         for title, unit, columns in (("requests a second", "/s", (1,)), ("p50 and p99", " ms", (2, 3))):
             values = [row[c] or 0 for rows in series.values() for row in rows for c in columns]
             top = _round_up(max(values, default=0))
             lines = [
-                (name, "p99" if column == 3 else "", _points(rows, column, top, seconds))
+                (name, "p99" if column == 3 else "", list(_points(rows, column, top)))
                 for name, rows in series.items()
                 for column in columns
             ]
@@ -205,19 +205,14 @@ class Live:
         return {"charts": charts, "marks": [mark for mark in marks if mark[0] >= 0]}
 
 
-def _points(
-    rows: list[tuple[int, float, float | None, float | None]], column: int, top: float, seconds: int
-) -> list[str]:
-    """Return the lines of one figure, in percent; where there was none, a line is interrupted."""
-    found, current = [], list[str]()
-    for row in rows:
-        value = row[column]
-        if value is not None:
-            current.append(f"{100 - 100 * row[0] / seconds:.1f},{100 - 100 * value / top:.1f}")
-        elif current:
-            found.append(" ".join(current))
-            current = []
-    return [*found, " ".join(current)] if current else found
+def _points(rows: list[Row], column: int, top: float) -> Iterator[str]:
+    """Yield the lines of one figure, in percent; where there was none, a line is interrupted."""
+    for is_there, part in itertools.groupby(rows, key=lambda row: row[column] is not None):
+        if is_there:
+            yield " ".join(
+                f"{100 - 100 * row[0] / SECONDS:.1f},{100 - 100 * (row[column] or 0) / top:.1f}"
+                for row in part
+            )
 
 
 def _round_up(value: float) -> int:

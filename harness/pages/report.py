@@ -86,11 +86,7 @@ def routes_of(routing: Routing) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
     for found in routing.objects():
         if found["kind"] in ROUTES:
             names = {k: v for k, v in found["metadata"].items() if k in ("name", "namespace")}
-            shown = {
-                **{k: found[k] for k in ("apiVersion", "kind")},
-                "metadata": names,
-                "spec": found["spec"],
-            }
+            shown = {k: found[k] for k in ("apiVersion", "kind")} | {"metadata": names, "spec": found["spec"]}
             yield f"{found['kind']} {names['name']}", list(_marked(shown))
 
 
