@@ -334,7 +334,7 @@ class ClusterMesh(Mesh):
         return lines.splitlines()
 
     def scale(self, workload: str, replicas: int) -> None:
-        chosen = pods.selector(self.workload(workload).labels)
+        labels = self.workload(workload).labels
         self.kubectl.run("scale", f"deployment/{workload}", f"--replicas={replicas}")
         if replicas:
             self._wait_for_rollouts([workload])
@@ -342,7 +342,10 @@ class ClusterMesh(Mesh):
                 readiness.wait_for_endpoints(self.kubectl, workload, self.progress)
         else:
             self.progress(f"waiting for the pods of {workload} to end")
-            self.kubectl.run("wait", "--for=delete", "pod", chosen, "--timeout=120s", timeout=130)
+            chosen = ",".join(f"{name}={value}" for name, value in labels.items())
+            self.kubectl.run(
+                "wait", "--for=delete", "pod", f"--selector={chosen}", "--timeout=120s", timeout=130
+            )
 
     def pods(self) -> list[PodStatus]:
         workloads = [d.metadata.name for d in of_kind(self.routes(), Deployment)]

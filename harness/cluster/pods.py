@@ -1,14 +1,10 @@
 """Pods in a cluster: how they are, and what they say."""
 
 import contextlib
-from collections.abc import Mapping
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl
-from harness.manifests.kubernetes import Deployment
-from harness.manifests.lookup import of_kind
-from harness.manifests.read import read
-from harness.meshes.mesh import WITH_STORE, MeshError
+from harness.meshes.mesh import MeshError
 
 SIDECAR = "istio-proxy"
 """The sidecar's container, native or classic."""
@@ -30,17 +26,17 @@ def has_sidecar(pod: Json) -> bool:
     return any(container["name"] == SIDECAR for container in containers(pod))
 
 
+def workload_of(metadata: Json) -> str:
+    """Return what made a pod: a Deployment, by its ReplicaSet's name; of a Rollout, the ReplicaSet itself."""
+    owners = metadata.get("ownerReferences") or [{"kind": "Pod", "name": metadata["name"]}]
+    name, label = str(owners[0]["name"]), metadata.get("labels", {}).get("pod-template-hash", "")
+    return name.removesuffix(f"-{label}") if owners[0]["kind"] == "ReplicaSet" else name
+
+
 def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     """Return the pods of a workload that are not about to end."""
-    known = {d.metadata.name: d.labels for d in of_kind(read(*WITH_STORE), Deployment)}
-    labels = known.get(workload) or kubectl.get("deployment", workload)["spec"]["selector"]["matchLabels"]
-    pods = kubectl.items("pods", selector(labels))
-    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-
-
-def selector(labels: Mapping[str, str]) -> str:
-    """Return the option by which kubectl chooses the pods that bear labels."""
-    return "--selector=" + ",".join(f"{name}={value}" for name, value in labels.items())
+    found = [pod for pod in kubectl.items("pods") if workload_of(pod["metadata"]) == workload]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 def of_gateway(kubectl: Kubectl, own: bool) -> list[Json]:

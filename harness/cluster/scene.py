@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from harness import Json
 from harness.cluster.kubectl import EXTENSIONS, ForbiddenError, Kubectl, container_status, groups, served
-from harness.cluster.pods import SIDECAR, containers, has_sidecar
+from harness.cluster.pods import SIDECAR, containers, has_sidecar, workload_of
 from harness.meshes.scene import Pod, Scene
 
 CORE = "services,deployments,statefulsets,daemonsets"
@@ -100,7 +100,7 @@ def _pod(pod: Json) -> Pod:
     return Pod(
         name=metadata["name"],
         namespace=metadata["namespace"],
-        workload=_workload(metadata),
+        workload=workload_of(metadata),
         labels=metadata.get("labels", {}),
         addresses=tuple(address for address in addresses if address),
         ports=ports,
@@ -109,10 +109,3 @@ def _pod(pod: Json) -> Pod:
         proxy_id=proxy.get("containerID", "") if "running" in proxy.get("state", {}) else "",
         gateway=any(c["name"] == SIDECAR and "router" in c.get("args", []) for c in containers(pod)),
     )
-
-
-def _workload(metadata: Json) -> str:
-    """Return what made a pod: a Deployment, by its ReplicaSet's name; of a Rollout, the ReplicaSet itself."""
-    owners = metadata.get("ownerReferences") or [{"kind": "Pod", "name": metadata["name"]}]
-    name, label = str(owners[0]["name"]), metadata.get("labels", {}).get("pod-template-hash", "")
-    return name.removesuffix(f"-{label}") if owners[0]["kind"] == "ReplicaSet" else name
