@@ -66,7 +66,8 @@ def _inject(facts: Facts, pod: Pod, problem: str) -> Finding:
         return Finding(f'{where} labels["{INJECT}"]', f"it is false: {problem}", remedy)
     label = facts.kubectl(f"label namespace {pod.namespace} istio-injection=enabled", pod.namespace)
     restart = facts.kubectl(f"rollout restart {where}", pod.namespace)
-    return Finding(where, problem, f"run {label}, then {restart}")
+    revision = "(istio.io/rev= its revision, where Istio has no default one)"
+    return Finding(where, problem, f"run {label} {revision}, then {restart}")
 
 
 def logs_nothing(facts: Facts) -> Iterator[Finding]:
