@@ -1,5 +1,6 @@
 """The release: from dark to everybody, and back at the first violation, on real proxies."""
 
+import itertools
 import json
 import re
 import signal
@@ -26,6 +27,7 @@ from harness.proof.mark import mark_of, marked
 from harness.proof.report import table
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
+from harness.proof.watch import Watch
 from harness.release.routes import (
     DARK,
     LADDER,
@@ -310,6 +312,33 @@ def test_a_step_without_enough_requests_is_unproven_and_bails_out(
     assert not verdict.failed()
     assert told[0].startswith("?     dark")
     assert told[1] == "bailed out: v1 answers every caller"
+
+
+@pytest.mark.not_on_cluster
+@pytest.mark.of_any_mesh
+def test_a_release_whose_logs_stop_coming_gives_up_and_says_what_is_not_known(
+    mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = mesh.follow
+
+    def stopping(*arguments: Any) -> Any:
+        follower = follow(*arguments)
+        given = follower.lines
+        came = itertools.count()
+        # Any mesh may fail so: a container runtime that takes a log away from those who read it.
+        follower.lines = lambda: (line for line in given() if next(came) < 100)
+        return follower
+
+    monkeypatch.setattr(mesh, "follow", stopping)
+    monkeypatch.setattr("harness.release.run.BLIND", 1.0)
+    monkeypatch.setitem(Watch.__init__.__kwdefaults__, "patience", 1.0)
+    verdict, told = release()
+    assert {"logged", "enough"} <= {*verdict.unproven()}, table(verdict)
+    now, in_all = re.findall(r"\d+", verdict.claim("enough").detail)[:2]
+    assert now == in_all, "what the first step saw is all that was seen"
+    assert told[0].startswith("?     dark")
+    assert told[-1].strip() == "whether v2 still receives requests is not known: none was seen"
+    assert ruled(mesh) == ["v1-only: v1 100"]
 
 
 def test_a_release_that_is_interrupted_bails_out_and_one_that_is_killed_is_seen(checkout: Path) -> None:

@@ -32,6 +32,9 @@ LIVE = ROOT / "recommendation" / "settings" / "wrong-while-mirrored.yaml"
 GIVE_UP = 10
 """How many times its time a step may take to see enough; then it is given up."""
 
+BLIND = 30.0
+"""For how many seconds nothing may be seen of the requests that a step sends; then it is given up."""
+
 FEW = 10
 """How many requests the candidate must answer at each step."""
 
@@ -152,8 +155,8 @@ class Release:
         self._must_be_ours()
         watch.settle(self._progress)
         verdict = watch.verdict()
-        self._remember()
         more = (self._enough(), *(callers.claims() if callers else ()))
+        self._remember()
         return replace(verdict, claims=(*verdict.claims, *more))
 
     def _follow(self, callers: Callers | None, size: int, must_end: Callable[[], bool]) -> None:
@@ -178,11 +181,11 @@ class Release:
         It leads callers back itself where a claim is broken: nothing is waited for before.
         """
         plan, watch = self._plan, self._watch
-        begun = asked = time.monotonic()
-        judged, known = 0.0, 0
+        begun = asked = grown = time.monotonic()
+        judged, known, seen = 0.0, 0, 0
 
         def must_end() -> bool:
-            nonlocal asked, judged, known
+            nonlocal asked, grown, judged, known, seen
             looped = watch.read()
             if self._heed_alarm() or looped:
                 return True
@@ -197,12 +200,11 @@ class Release:
                 judged, known = now, broken
                 self._judge_so_far(wrong)
                 self._progress(f"{step}: {watch.evidence.stories:,} requests; {self._enough().detail}")
-            if callers:
-                is_time = callers.sightings.sent >= plan.requests
-            else:
-                is_time = now > begun + plan.seconds
-                if now > begun + GIVE_UP * plan.seconds:
-                    return True
+            if watch.evidence.stories > seen:
+                grown, seen = now, watch.evidence.stories
+            is_time = callers.sightings.sent >= plan.requests if callers else now > begun + plan.seconds
+            if now > begun + GIVE_UP * plan.seconds or (callers and is_time and now > grown + BLIND):
+                return True
             return bool(self._broken) or (is_time and not self._lacks())
 
         return must_end
@@ -342,4 +344,6 @@ class Release:
         watch.settle(self._progress)
         got = sum(len(s.at(candidate)) * t.count for s, t in watch.evidence.shapes.items())
         seen = watch.evidence.stories
-        self._show(f"            {candidate} received {got:,} of {seen:,} requests since")
+        said = f"{candidate} received {got:,} of {seen:,} requests since"
+        unknown = f"whether {candidate} still receives requests is not known: none was seen"
+        self._show(f"            {said if seen else unknown}")
