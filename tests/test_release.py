@@ -1,6 +1,5 @@
 """The release: from dark to everybody, and back at the first violation, on real proxies."""
 
-import itertools
 import json
 import re
 import signal
@@ -216,6 +215,8 @@ def test_a_healthy_v2_reaches_everybody_without_a_failed_request(
     with Load(mesh.url()) as load:
         verdict, told = release()
     assert verdict.passed, "\n".join([*told, table(verdict)])
+    at_v2 = [int(re.findall(r"(\d+) at v2", line)[0]) for line in told]
+    assert f"{at_v2[-1]} now, {sum(at_v2)} in all" in verdict.claim("enough").detail
     assert [line.split()[:2] for line in told] == [["ok", word] for word in ("dark", "testers", "50", "100")]
     assert set(dict(load.seen[True]) | dict(load.seen[False])) == {200}
     testers = [version for _, version in load.seen[True]]
@@ -316,26 +317,21 @@ def test_a_step_without_enough_requests_is_unproven_and_bails_out(
 
 @pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
-def test_a_release_whose_logs_stop_coming_gives_up_and_says_what_is_not_known(
+def test_a_release_whose_logs_do_not_come_gives_up_and_says_what_is_not_known(
     mesh: EnvoyMesh, release: Callable[..., tuple[Verdict, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follow = mesh.follow
 
-    def stopping(*arguments: Any) -> Any:
+    def silent(*arguments: Any) -> Any:
         follower = follow(*arguments)
-        given = follower.lines
-        came = itertools.count()
-        # Any mesh may fail so: a container runtime that takes a log away from those who read it.
-        follower.lines = lambda: (line for line in given() if next(came) < 100)
+        follower.lines = lambda: iter(())  # as where a node takes a log away from those who read it
         return follower
 
-    monkeypatch.setattr(mesh, "follow", stopping)
+    monkeypatch.setattr(mesh, "follow", silent)
     monkeypatch.setattr("harness.release.run.BLIND", 1.0)
     monkeypatch.setitem(Watch.__init__.__kwdefaults__, "patience", 1.0)
     verdict, told = release()
     assert {"logged", "enough"} <= {*verdict.unproven()}, table(verdict)
-    now, in_all = re.findall(r"\d+", verdict.claim("enough").detail)[:2]
-    assert now == in_all, "what the first step saw is all that was seen"
     assert told[0].startswith("?     dark")
     assert told[-1].strip() == "whether v2 still receives requests is not known: none was seen"
     assert ruled(mesh) == ["v1-only: v1 100"]
