@@ -262,9 +262,11 @@ def wrong_field() -> list[dict[str, Any]]:
         *here_only(
             (lambda: shadow("v2", DELAY="2"), {"bounds": Bounds(max_p99_ratio=3)}, "dark", "p99-ratio")
         ),
-        (wrong_field, {"requests": 2000, "bounds": UNLIKE}, "dark", "same-content"),
-        (everybody_is_a_tester, {}, "testers", "only-testers"),
-        *here_only((shared_store, {}, "dark", "stored")),
+        *here_only(
+            (wrong_field, {"requests": 2000, "bounds": UNLIKE}, "dark", "same-content"),
+            (everybody_is_a_tester, {}, "testers", "only-testers"),
+            (shared_store, {}, "dark", "stored"),
+        ),
     ],
     ids=["2% of 500s", "500s to callers", "slow", "wrong field", "leak", "written twice"],
 )
