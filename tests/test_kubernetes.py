@@ -125,13 +125,13 @@ def test_an_envoy_filter_that_keeps_a_route_from_the_proxies_is_named(
     spec = {"configPatches": [{"applyTo": "HTTP_ROUTE", "match": match, "patch": to_v2}]}
     api = {"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter"}
     as_everybody_does(mesh, {**api, "metadata": {"name": "strange"}, "spec": spec})
-    monkeypatch.setattr(readiness, "ROUTE_DEADLINE", 5.0)
+    monkeypatch.setattr(readiness, "ROUTE_DEADLINE", 15.0)
     try:
         with pytest.raises(
             MeshError, match=r"it leads all to v2.*; envoyfilter/strange of namespace"
         ) as caught:
             mesh.apply(MIRROR)
-        assert "does not have the route after 5 s" in str(caught.value)
+        assert "does not have the route after 15 s" in str(caught.value)
     finally:
         mesh.kubectl.run("delete", "envoyfilter", "strange")
 
