@@ -12,7 +12,7 @@ from harness.cluster.kubectl import Kubectl, served
 from harness.cluster.pods import ask_proxy, pods_of, statuses, why
 from harness.cluster.scene import ROUTES, everywhere
 from harness.manifests.base import Object
-from harness.manifests.lookup import DOMAIN
+from harness.manifests.lookup import DOMAIN, find_service
 from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
 from harness.meshes.scene import Scene, key, named
 from harness.proof.expectation import ROOT, Applied, serves_mesh
@@ -130,13 +130,17 @@ def wait_for_routes(kubectl: Kubectl, objects: list[Object], progress: Progress)
     if any(type(found) is Object and found.kind == "VirtualService" for found in objects):
         return
     wanted = summary(sidecar_routes(objects), kubectl.namespace)
+    service = find_service(objects, TARGET)
+    # A host that a VirtualService names is known at port 80 as well, which nobody here calls.
+    port = str(service.spec.ports[0].port) if service else ""
 
     has: list[Json] | None = None
 
     def there(said: str) -> bool:
         nonlocal has
         configs = [c.get("route_config", {}) for c in json.loads(said).get("configs", [])]
-        found = [routes for config in configs if (routes := summary(config, kubectl.namespace)) is not None]
+        known = [summary(config, kubectl.namespace, port) for config in configs]
+        found = [routes for routes in known if routes is not None]
         has = found[0] if found else None
         return wanted in found or (wanted is None and not found)
 
@@ -279,15 +283,18 @@ def wait_for_gateway(url: Callable[[], str], progress: Progress) -> None:
         raise MeshError(f"the gateway does not lead to customer ({answer}): see 'make status MESH=cluster'")
 
 
-def summary(routes: Json, namespace: str) -> list[Json] | None:
+def summary(routes: Json, namespace: str, port: str = "") -> list[Json] | None:
     """Return where Envoy's route configuration sends requests for recommendation; None if it lacks the host.
 
     Istio's rendering and the harness's differ in form; what must be the same are matches, clusters, weights
     and mirrors.
+
+    :param port: at which port of the host; nothing is the first that there is.
     """
     hosts = (f"{TARGET}.{namespace}.svc.cluster.local", f"{TARGET}.{DOMAIN}")
     for host in routes.get("virtual_hosts", []):
-        if host["name"].partition(":")[0] in hosts:
+        name, _, at = host["name"].partition(":")
+        if name in hosts and port in ("", at):
             return [_route_summary(route) for route in host.get("routes", [])]
     return None
 
