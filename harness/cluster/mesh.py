@@ -353,7 +353,8 @@ class ClusterMesh(Mesh):
         with contextlib.suppress(ForbiddenError):
             name = OWN_GATEWAY_NAME if self.has_own_gateway else GATEWAY
             found = [(name, pod) for pod in pods.of_gateway(self.kubectl, self.has_own_gateway)]
-        found += [(name, pod) for name in workloads for pod in pods.pods_of(self.kubectl, name)]
+        there = self.kubectl.items("pods")
+        found += [(name, pod) for name in workloads for pod in pods.of_workload(there, name)]
         return [
             PodStatus(pod["metadata"]["name"], name, pods.state(pod), pod["status"].get("podIP", "-"))
             for name, pod in found
@@ -423,13 +424,14 @@ class ClusterMesh(Mesh):
 
     def url(self) -> str:
         if not self._forward:
-            if address := self.reachable_address():
+            gateway = gateway_of(self.kubectl)
+            if address := self._reachable(gateway):
                 return f"http://{address}/customer"
-            self._forward = self._open_forward()
+            self._forward = self._open_forward(gateway)
         return f"http://{self._forward.address}/customer"
 
-    def _open_forward(self) -> PortForward:
-        forward = PortForward(self.kubectl, gateway_of(self.kubectl), 80)
+    def _open_forward(self, gateway: Json) -> PortForward:
+        forward = PortForward(self.kubectl, gateway, 80)
         try:
             # One at a time: of several calls that the gateway refuses at once, kubectl lets some hang.
             get(f"http://{forward.address}", timeout=5)
@@ -446,16 +448,19 @@ class ClusterMesh(Mesh):
         return f"http://{metadata['name']}.{metadata['namespace']}.svc/customer"
 
     def way_in(self) -> str:
-        if address := self.reachable_address():
+        gateway = gateway_of(self.kubectl)
+        if address := self._reachable(gateway):
             return f"callers come in at http://{address}/customer"
-        metadata = gateway_of(self.kubectl)["metadata"]
+        metadata = gateway["metadata"]
         where = f"--namespace={metadata['namespace']} service/{metadata['name']}"
         forward = f"{self.kubectl.program} port-forward {where} 8080:80"
         return f"no address of the gateway is reachable: {forward}, then http://127.0.0.1:8080/customer"
 
     def reachable_address(self) -> str | None:
         """Return the gateway's host and port, if there is one that this machine reaches."""
-        gateway = gateway_of(self.kubectl)
+        return self._reachable(gateway_of(self.kubectl))
+
+    def _reachable(self, gateway: Json) -> str | None:
         routes, nodes = openshift_routes(self.kubectl, gateway), []
         if any("nodePort" in port for port in gateway["spec"]["ports"]):
             with contextlib.suppress(ForbiddenError):

@@ -1,6 +1,7 @@
 """Pods in a cluster: how they are, and what they say."""
 
 import contextlib
+from collections.abc import Iterable
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl
@@ -33,10 +34,15 @@ def workload_of(metadata: Json) -> str:
     return name.removesuffix(f"-{label}") if owners[0]["kind"] == "ReplicaSet" else name
 
 
+def of_workload(pods: Iterable[Json], workload: str) -> list[Json]:
+    """Return those of a namespace's pods that are a workload's, and not about to end."""
+    found = [pod for pod in pods if workload_of(pod["metadata"]) == workload]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
 def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     """Return the pods of a workload that are not about to end."""
-    found = [pod for pod in kubectl.items("pods") if workload_of(pod["metadata"]) == workload]
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    return of_workload(kubectl.items("pods"), workload)
 
 
 def of_gateway(kubectl: Kubectl, own: bool) -> list[Json]:
