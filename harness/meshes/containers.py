@@ -73,6 +73,8 @@ class ContainerMesh(EnvoyMesh):
         super().__init__(state, port, progress)
         self.id = f"{LABEL}-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
         self._ours = {f"{LABEL}.mesh": self.id}
+        self._images: dict[str, str] = {}
+        """The ids of the images that pods are started from, by their names."""
         try:
             self.engine = DockerClient().client
             # A rootless engine may not be allowed to.
@@ -140,8 +142,8 @@ class ContainerMesh(EnvoyMesh):
     def start_pods(self, pods: list[EnvoyPod]) -> None:
         if not pods:
             return
-        for name in ("envoy", *(pod.deployment.container.image_name for pod in pods if pod.deployment)):
-            self.image(name)
+        names = {"envoy", *(pod.deployment.container.image_name for pod in pods if pod.deployment)}
+        self._images = {name: self.image(name) for name in sorted(names)}
         if not self.engine.networks.list(names=[self.id]):
             self.engine.networks.create(self.id, driver="bridge", labels=self._ours)
             self.engine.volumes.create(self.id, labels=self._ours)
@@ -219,7 +221,7 @@ class ContainerMesh(EnvoyMesh):
         if not self._limits_cpu:
             settings.pop("nano_cpus")
         return self.engine.containers.create(
-            self.image(image), name=f"{self.id}-{pod.name}-{name}", detach=True,
+            self._images[image], name=f"{self.id}-{pod.name}-{name}", detach=True,
             labels={**self._ours, f"{LABEL}.pod": pod.name, f"{LABEL}.container": name},
             user=USER, read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges"], **settings,
         )  # fmt: skip
