@@ -4,7 +4,7 @@ import gc
 import os
 from typing import Any
 
-from gevent import monkey
+from gevent import monkey, spawn
 
 monkey.patch_all()  # before app.py is imported: sockets must not block the one thread
 
@@ -47,3 +47,9 @@ logconfig_dict = {
 def pre_fork(server: Any, worker: Any) -> None:
     """Keep the garbage collector from what is loaded already: by looking at it, a worker would copy it."""
     gc.freeze()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Connect to the store, if the service has one, while the first request is still on its way."""
+    if store := worker.wsgi.extensions.get("store"):
+        spawn(store.prepare)

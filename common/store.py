@@ -1,10 +1,11 @@
 """Where feedback is kept: the database that DATABASE_URL names, PostgreSQL or SQLite."""
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from flask import abort, current_app, request
+from flask import Flask, abort, current_app, request
 from gevent import Timeout
 from sqlalchemy import (
     BigInteger,
@@ -25,7 +26,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import insert  # SQLite has the same ON CONFLICT
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 TIMEOUT = float(os.environ.get("STORE_TIMEOUT", "4"))  # seconds: less than preference waits
@@ -49,8 +50,9 @@ by_item = Index("feedback_by_item", feedback.c.item)
 class Store:
     """All feedback; without DATABASE_URL nothing is kept, and nothing is counted."""
 
-    def __init__(self, version: str) -> None:
-        """Write in the name of ``version``; connect when there is something to read or to write."""
+    def __init__(self, app: Flask, version: str) -> None:
+        """Write in the name of ``version``; ``app`` is where gunicorn finds what to prepare."""
+        app.extensions["store"] = self
         self._version = version
         self._idempotent = bool(os.environ.get("IDEMPOTENT"))
         self._has_table = False
@@ -58,6 +60,16 @@ class Store:
         self._engine = _engine(url) if url else None
         # Each statement is a transaction of its own.
         self._statements = self._engine and self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def prepare(self) -> None:
+        """Connect and make the table, so that the first requests need not; give up after half a minute."""
+        for pause in (1, 2, 4, 8, 16):
+            with suppress(SQLAlchemyError, Timeout), Timeout(TIMEOUT):
+                if self._engine:
+                    _make_table(self._engine)
+                self._has_table = True
+                return
+            time.sleep(pause)
 
     def add(self, size: int) -> None:
         """Keep the current request's feedback, ``size`` bytes on an item; on return it is stored.
@@ -97,7 +109,8 @@ class Store:
                 with self._statements.connect() as database:
                     yield database
         except (SQLAlchemyError, Timeout) as error:
-            self._has_table = False  # it may come back empty
+            if isinstance(error, DBAPIError):
+                self._has_table = False  # it may come back empty
             current_app.logger.warning("store: %s", str(getattr(error, "orig", error)).strip())
             abort(503, "the store does not answer")
 

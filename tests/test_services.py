@@ -7,11 +7,13 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -497,6 +499,14 @@ def test_gunicorn_logs_one_line_a_request_on_stdout() -> None:
     assert log.count('"GET /?a=1 HTTP/1.1" 200 ') == 1
     assert '"dark-launch/run/1"\n' in log
     assert log.count('"GET /nowhere HTTP/1.1" 404 ') == 1
+
+
+def test_the_store_is_ready_before_the_first_request_needs_it(version: str, tmp_path: Path) -> None:
+    with (
+        gunicorn(f"recommendation/{version}", DATABASE_URL=f"sqlite:///{tmp_path}/store"),
+        contextlib.closing(sqlite3.connect(tmp_path / "store")) as store,
+    ):
+        wait_for(lambda: store.execute("SELECT name FROM sqlite_master").fetchall(), "the store's table")
 
 
 def test_settings_come_from_the_environment() -> None:

@@ -13,7 +13,7 @@ HOSTNAME = os.environ.get("HOSTNAME", socket.gethostname())
 
 app = create_app("recommendation")
 counter = Counter()
-store = Store("v1")
+store = Store(app, "v1")
 
 
 @app.get("/")

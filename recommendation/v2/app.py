@@ -19,7 +19,7 @@ PLANTED_DEFECTS = os.environ.get("PLANTED_DEFECT", "").split(",")
 
 app = create_app("recommendation")
 counter = Counter()
-store = Store("v2")
+store = Store(app, "v2")
 
 
 @app.route("/", methods=METHODS)
