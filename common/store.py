@@ -1,6 +1,7 @@
 """Where feedback is kept: the database that DATABASE_URL names, PostgreSQL or SQLite."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,7 +56,7 @@ class Store:
         app.extensions["store"] = self
         self._version = version
         self._idempotent = bool(os.environ.get("IDEMPOTENT"))
-        self._has_table = False
+        self._has_table, self._making = False, threading.Lock()
         url = os.environ.get("DATABASE_URL")
         self._engine = _engine(url) if url else None
         # Each statement is a transaction of its own.
@@ -65,9 +66,7 @@ class Store:
         """Connect and make the table, so that the first requests need not; give up after half a minute."""
         for pause in (1, 2, 4, 8, 16):
             with suppress(SQLAlchemyError, Timeout), Timeout(TIMEOUT):
-                if self._engine:
-                    _make_table(self._engine)
-                self._has_table = True
+                self._make_table()
                 return
             time.sleep(pause)
 
@@ -103,9 +102,7 @@ class Store:
             return
         try:
             with Timeout(TIMEOUT):
-                if not self._has_table:
-                    _make_table(self._engine)
-                    self._has_table = True
+                self._make_table()
                 with self._statements.connect() as database:
                     yield database
         except (SQLAlchemyError, Timeout) as error:
@@ -113,6 +110,18 @@ class Store:
                 self._has_table = False  # it may come back empty
             current_app.logger.warning("store: %s", str(getattr(error, "orig", error)).strip())
             abort(503, "the store does not answer")
+
+    def _make_table(self) -> None:
+        """Make the table if it is not there; several pods may do so at once."""
+        with self._making:
+            if self._has_table or not self._engine:
+                return
+            with self._engine.begin() as database:
+                if self._engine.dialect.name == "postgresql":
+                    database.execute(text("SELECT pg_advisory_xact_lock(1)"))
+                database.execute(CreateTable(feedback, if_not_exists=True))
+                database.execute(CreateIndex(by_item, if_not_exists=True))
+            self._has_table = True
 
 
 def _item() -> str:
@@ -137,12 +146,3 @@ def _engine(url: str) -> Engine:
         # A commit survives the process, whenever it is killed; it need not wait for the disk.
         event.listen(engine, "connect", lambda found, _: found.execute("PRAGMA synchronous=NORMAL"))
     return engine
-
-
-def _make_table(engine: Engine) -> None:
-    """Make the table if it is not there; several pods may do so at once."""
-    with engine.begin() as database:
-        if engine.dialect.name == "postgresql":
-            database.execute(text("SELECT pg_advisory_xact_lock(1)"))
-        database.execute(CreateTable(feedback, if_not_exists=True))
-        database.execute(CreateIndex(by_item, if_not_exists=True))
