@@ -113,6 +113,23 @@ def mesh(running_mesh: EnvoyMesh | ClusterMesh) -> EnvoyMesh | ClusterMesh:
 
 
 @pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
+    """Yield the local mesh of a checkout, in whatever state the last test of the same file left it."""
+    folder = copy_project(tmp_path_factory.mktemp("shared") / "checkout")
+    mesh = LocalMesh(folder / ".mesh" / "local", port=0)
+    yield mesh
+    mesh.down()
+
+
+@pytest.fixture
+def own(shared: LocalMesh) -> LocalMesh:
+    """Return a local mesh that a test may break: it runs, in its first state."""
+    shared.up()
+    shared.reset()
+    return shared
+
+
+@pytest.fixture(scope="module")
 def underneath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     """Yield the local mesh that stands in for the cluster."""
     mesh = LocalMesh(tmp_path_factory.mktemp("cluster") / "mesh", port=0)

@@ -21,37 +21,26 @@ def harness(checkout: Path) -> Harness:
     return lambda *words: run(checkout, sys.executable, "-m", "harness", *words)
 
 
-def test_the_workshop_by_its_commands(harness: Harness) -> None:
+def test_commands_end_with_exit_codes_that_scripts_can_use(harness: Harness) -> None:
     port = free_port()
     assert harness("up", "--port", str(port)).stdout == (
         f"5 pods run; callers come in at http://127.0.0.1:{port}/customer\n"
     )
-    assert "virtualservice/recommendation: all to v1 (istio/v1-only.yaml)" in harness("status").stdout
-    curl = harness("curl")
-    assert (curl.returncode, curl.stdout.startswith("customer => preference => ")) == (0, True)
-
-    applied = harness("apply", "istio/mirror.yaml")
-    assert (applied.returncode, applied.stdout) == (0, "virtualservice/recommendation configured\n")
-    proven = harness("verify", "-n", "100", "--json")
+    assert harness("apply", "istio/mirror.yaml").stdout == "virtualservice/recommendation configured\n"
+    proven = harness("verify", "-n", "50", "--json")
     assert proven.returncode == 0
     verdict = json.loads(proven.stdout)
     assert verdict["passed"] is True
-    assert [side["requests"] for side in verdict["sides"]] == [100, 100]
-    assert "dark-launch/" in harness("logs", "recommendation-v2").stdout
+    assert [side["requests"] for side in verdict["sides"]] == [50, 50]
 
-    for words in (["verify", "-n", "10"], ["watch", "--for", "1s", "--json"]):
-        told = harness(*words, "--junit", "istio")
-        assert told.returncode == 2
-        assert told.stderr == "Error: istio: Is a directory\n"
-        assert "callers" in told.stdout, "the verdict is told though its file cannot be written"
+    told = harness("watch", "--for", "1s", "--json", "--junit", "istio")
+    assert (told.returncode, told.stderr) == (2, "Error: istio: Is a directory\n")
+    assert "callers" in told.stdout, "the verdict is told though its file cannot be written"
 
     assert harness("stop", "recommendation-v2").stdout == "recommendation-v2 is stopped\n"
-    disproven = harness("verify", "-n", "100")
+    disproven = harness("verify", "-n", "50")
     assert disproven.returncode == 1
-    assert "FAIL  v2 received every request exactly once\n          0 of 100: 100 missing" in disproven.stdout
     assert "\x1b" not in disproven.stdout, "colours belong on a terminal"
-    assert harness("start", "recommendation-v2").stdout == "recommendation-v2 runs\n"
-    assert harness("verify", "-n", "100").returncode == 0
 
     assert harness("delete", "istio/mirror.yaml").returncode == 0
     assert "no route for recommendation: to v1 and v2\n" in harness("status").stdout

@@ -22,9 +22,8 @@ from harness.rendering.bootstrap import READINESS
 
 @pytest.fixture
 def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ContainerMesh]:
-    """Yield a mesh that is not running, and that will not have the store, whose start takes seconds."""
+    """Yield a mesh that is not running."""
     mesh = containers(request, tmp_path / "state" / "containers")
-    mesh.manifests = EnvoyMesh.manifests
     yield mesh
     mesh.down()
     mesh.close()
@@ -125,23 +124,14 @@ def test_no_web_page_can_drive_a_proxy(running: ContainerMesh) -> None:
     assert {pod.state for pod in running.pods()} == {"Running"}
 
 
-def test_down_leaves_nothing_in_the_engine_but_images_which_are_built_once(
+def test_down_leaves_nothing_in_the_engine_even_of_a_harness_that_was_killed_while_starting(
     own: ContainerMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own.manifests = ContainerMesh.manifests
     own.up()
     assert left(own)
     own.down()
     assert left(own) == []
     assert not own.state.parent.exists()
-    monkeypatch.setattr(own.engine.api, "build", lambda **_: pytest.fail("an image was built again"))
-    own.up()
-
-
-def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: ContainerMesh) -> None:
-    own.manifests = ContainerMesh.manifests
-    own.up()  # so that the images are there
-    own.down()
     code = (
         "import sys; from pathlib import Path; from harness.meshes.containers import ContainerMesh;"
         "ContainerMesh(Path(sys.argv[1]), 0).up()"
@@ -149,26 +139,20 @@ def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: Contai
     with subprocess.Popen([sys.executable, "-c", code, str(own.state)], cwd=ROOT) as harness:
         wait_for(lambda: list(own.containers()), "the first container")
         harness.kill()
+    monkeypatch.setattr(own.engine.api, "build", lambda **_: pytest.fail("an image was built again"))
     own.up()
     assert verify(own, Target(), 50).passed
     own.down()
     assert left(own) == []
 
 
-def test_two_checkouts_do_not_collide(own: ContainerMesh, tmp_path: Path) -> None:
-    own.manifests = ContainerMesh.manifests
+def test_two_checkouts_do_not_collide(running: ContainerMesh, own: ContainerMesh) -> None:
     own.up()
-    other = ContainerMesh(tmp_path / "other" / "containers", port=0)
-    try:
-        other.up()
-        other.apply(ROOT / "istio" / "mirror.yaml")
-        assert verify(own, Target(), 50).passed
-        assert verify(other, Target(), 50).passed
-        other.down()
-        assert verify(own, Target(), 50).passed
-    finally:
-        other.down()
-        other.close()
+    own.apply(ROOT / "istio" / "mirror.yaml")
+    assert verify(own, Target(), 50).passed
+    assert verify(running, Target(), 50).passed
+    own.down()
+    assert verify(running, Target(), 50).passed
 
 
 @pytest.mark.usefixtures("own")
@@ -193,9 +177,10 @@ def test_without_an_engine_every_command_says_what_to_do(checkout: Path, command
     assert failed.stderr.startswith("Error: no container engine answers: install and start Docker")
 
 
-def test_the_image_builds_from_what_the_ignore_file_lets_through(own: ContainerMesh) -> None:
-    own.up()
-    [app] = [c for pod, name, c in own.containers() if name == "app" and pod.startswith("recommendation-v1")]
+def test_the_image_builds_from_what_the_ignore_file_lets_through(running: ContainerMesh) -> None:
+    [app] = [
+        c for pod, name, c in running.containers() if name == "app" and pod.startswith("recommendation-v1")
+    ]
     code = "import json, os; print(json.dumps([f for _, _, names in os.walk('/srv') for f in names]))"
     files = json.loads(app.exec_run(["python3", "-c", code]).output)
     expected = {"app.py", *(path.name for path in (ROOT / "common").glob("*.py"))}

@@ -31,15 +31,13 @@ from harness.proof.watch import verify
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[LocalMesh]:
-    """Yield a mesh that is not running."""
-    mesh = LocalMesh(tmp_path / "state" / "local", port=0)
-    yield mesh
-    mesh.down()
+def fresh(shared: LocalMesh) -> LocalMesh:
+    """Return a mesh that is not running."""
+    shared.down()
+    return shared
 
 
 def test_down_leaves_no_process_port_or_file(own: LocalMesh) -> None:
-    own.up()
     url = own.url()
     own.down()
     assert list(own.processes()) == []
@@ -50,7 +48,6 @@ def test_down_leaves_no_process_port_or_file(own: LocalMesh) -> None:
 
 
 def test_up_twice_is_harmless_and_keeps_the_routes(own: LocalMesh) -> None:
-    own.up()
     own.apply(ROOT / "istio" / "mirror.yaml")
     before = {(pod, container, process.pid) for pod, container, process in own.processes()}
     own.up()
@@ -59,7 +56,6 @@ def test_up_twice_is_harmless_and_keeps_the_routes(own: LocalMesh) -> None:
 
 
 def test_up_after_a_kill_of_everything_starts_afresh(own: LocalMesh) -> None:
-    own.up()
     own.apply(ROOT / "istio" / "mirror.yaml")
     kill(own, "everything")
     own.up()
@@ -68,7 +64,6 @@ def test_up_after_a_kill_of_everything_starts_afresh(own: LocalMesh) -> None:
 
 
 def test_up_starts_what_died_and_keeps_the_routes(own: LocalMesh) -> None:
-    own.up()
     own.apply(ROOT / "istio" / "mirror.yaml")
     kill(own, "recommendation-v2")
     assert {pod.state for pod in own.pods()} == {"Running", "Dead: run 'make up'"}
@@ -78,7 +73,6 @@ def test_up_starts_what_died_and_keeps_the_routes(own: LocalMesh) -> None:
 
 
 def test_a_pod_with_a_dead_application_is_dead(own: LocalMesh) -> None:
-    own.up()
     for pod, container, process in own.processes():
         if pod.startswith("recommendation-v1") and container == "app":
             process.kill()
@@ -89,20 +83,19 @@ def test_a_pod_with_a_dead_application_is_dead(own: LocalMesh) -> None:
     assert requests.get(own.url(), timeout=30).ok
 
 
-def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(own: LocalMesh) -> None:
+def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(fresh: LocalMesh) -> None:
     code = (
         "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
         "LocalMesh(Path(sys.argv[1]), 0).up()"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(own.state)], cwd=ROOT) as harness:
-        wait_for(lambda: list(own.processes()), "the first process")
+    with subprocess.Popen([sys.executable, "-c", code, str(fresh.state)], cwd=ROOT) as harness:
+        wait_for(lambda: list(fresh.processes()), "the first process")
         harness.kill()
-    own.up()
-    assert verify(own, Target(), 50).passed
+    fresh.up()
+    assert verify(fresh, Target(), 50).passed
 
 
 def test_two_meshes_do_not_collide(own: LocalMesh, tmp_path: Path) -> None:
-    own.up()
     other = LocalMesh(tmp_path / "other" / "local", port=0)
     other.up()
     try:
@@ -127,7 +120,6 @@ def test_a_busy_port_is_named_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_up_on_a_running_mesh_that_cannot_be_healed_leaves_it_as_it_is(own: LocalMesh) -> None:
-    own.up()
     own.apply(ROOT / "istio" / "mirror.yaml")
     port = int(own.url().split(":")[2].split("/")[0])
     kill(own, GATEWAY)
@@ -143,42 +135,34 @@ def test_up_on_a_running_mesh_that_cannot_be_healed_leaves_it_as_it_is(own: Loca
     assert verify(own, Target(), 50).passed
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[{}]", '[{"source": "x", "object": {"kind": "Fish"}}]'])
-def test_damaged_state_is_named_and_up_starts_afresh(own: LocalMesh, damage: str) -> None:
-    own.up()
-    (own.state / "objects.json").write_text(damage)
-    with pytest.raises(MeshError, match=r"is damaged: start afresh with 'make down; make up'$"):
-        own.pods()
+def test_damaged_state_is_named_and_up_starts_afresh(own: LocalMesh) -> None:
+    for damage in ("", "{", "[{}]", '[{"source": "x", "object": {"kind": "Fish"}}]'):
+        (own.state / "objects.json").write_text(damage)
+        with pytest.raises(MeshError, match=r"is damaged: start afresh with 'make down; make up'$"):
+            own.pods()
     own.up()
     assert verify(own, Target(), 50).passed
 
 
 def test_lost_logs_prove_nothing(own: LocalMesh) -> None:
-    own.up()
     for log in own.state.glob("pods/*/access.log"):
         log.unlink()
     assert verify(own, Target(), 50).unproven() == ["logged", "silent", "exercised"]
-
-
-def test_a_proxy_in_the_environment_does_not_disturb(own: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    own.up()
-    assert verify(own, Target(), 50).passed
+    own.down()  # its proxies write on into files that nobody finds
 
 
 def test_a_proxy_that_does_not_respond_is_not_running(own: LocalMesh) -> None:
-    own.up()
     [gateway] = [process for pod, _, process in own.processes() if pod == GATEWAY]
     (own.state / "pods" / GATEWAY / "admin").unlink()
     assert [pod.state for pod in own.pods() if pod.workload == GATEWAY] == ["Dead: run 'make up'"]
     assert gateway.is_running()
 
 
-def test_down_and_up_at_once_take_turns(own: LocalMesh) -> None:
+def test_down_and_up_at_once_take_turns(fresh: LocalMesh) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda turn: own.up() if turn % 2 else own.down(), range(8)))
-    own.up()
-    assert verify(own, Target(), 50).passed
+        list(pool.map(lambda turn: fresh.up() if turn % 2 else fresh.down(), range(8)))
+    fresh.up()
+    assert verify(fresh, Target(), 50).passed
 
 
 @contextlib.contextmanager
@@ -221,14 +205,13 @@ def test_a_folder_that_cannot_be_written_is_named(roots: Path) -> None:
         mesh.up()
 
 
-def test_commands_say_when_nothing_runs(own: LocalMesh) -> None:
-    for command in (own.pods, own.url, lambda: own.apply(ROOT / "istio" / "mirror.yaml")):
+def test_commands_say_when_nothing_runs(fresh: LocalMesh) -> None:
+    for command in (fresh.pods, fresh.url, lambda: fresh.apply(ROOT / "istio" / "mirror.yaml")):
         with pytest.raises(MeshError, match=r"^the local mesh is not running: start it with 'make up'$"):
             command()
 
 
 def test_a_dead_gateway_is_named(own: LocalMesh) -> None:
-    own.up()
     kill(own, GATEWAY)
     with pytest.raises(MeshError, match="gateway is dead: start it again with 'make up'"):
         own.url()
@@ -237,7 +220,6 @@ def test_a_dead_gateway_is_named(own: LocalMesh) -> None:
 
 def test_an_unknown_host_stays_on_this_machine(own: LocalMesh) -> None:
     """A service that calls somebody outside the mesh is refused by its sidecar."""
-    own.up()
     [preference] = [pod for pod in own.pods() if pod.workload == "preference"]
     outbound = own.listener(preference.name, "outbound")
     proxy = f"http://{outbound.ip}:{outbound.port}"
@@ -256,13 +238,11 @@ def listening(mesh: LocalMesh) -> set[tuple[str, int]]:
 
 
 def test_processes_listen_on_loopback_alone(own: LocalMesh) -> None:
-    own.up()
     assert {ip for ip, _ in listening(own)} == {"127.0.0.1"}
 
 
 def test_no_web_page_can_drive_a_proxy(own: LocalMesh) -> None:
     """A page in a browser can send to any TCP port of its machine."""
-    own.up()
     for ip, port in listening(own):
         for method, path in (
             ("POST", "/quitquitquit"),
@@ -289,30 +269,29 @@ def test_a_long_path_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyP
         mesh.down()
 
 
-def test_processes_get_no_environment_but_their_own(own: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers 7")
-    monkeypatch.setenv("PREFERENCE_URL", "http://elsewhere.test")
-    own.up()
-    environments = [process.environ() for _, container, process in own.processes() if container == "app"]
-    assert all("GUNICORN_CMD_ARGS" not in environment for environment in environments)
-    assert requests.get(own.url(), timeout=30).ok
-
-
-@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="only Linux tells a process's limits")
-def test_a_shell_that_allows_few_open_files_does_not_limit_processes(own: LocalMesh) -> None:
+def test_the_shell_that_starts_a_mesh_does_not_disturb_it(
+    fresh: LocalMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("http_proxy", "http://127.0.0.1:9"), ("GUNICORN_CMD_ARGS", "--workers 7"),
+        ("PREFERENCE_URL", "http://elsewhere.test"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        own.up()
+        fresh.up()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert {process.rlimit(psutil.RLIMIT_NOFILE)[0] for _, _, process in own.processes()} == {
-        min(hard, 20_000)
-    }
+    applications = [process for _, container, process in fresh.processes() if container == "app"]
+    assert not any("GUNICORN_CMD_ARGS" in process.environ() for process in applications)
+    assert verify(fresh, Target(), 50).passed
+    if hasattr(psutil.Process, "rlimit"):  # only Linux tells a process's limits
+        limits = {process.rlimit(psutil.RLIMIT_NOFILE)[0] for _, _, process in fresh.processes()}
+        assert limits == {min(hard, 20_000)}
 
 
 def test_the_gateway_replaces_a_callers_request_id(own: LocalMesh) -> None:
-    own.up()
     requests.get(own.url(), headers={"x-request-id": "my-own"}, timeout=30)
 
     def logged() -> list[str]:
@@ -326,16 +305,16 @@ def test_the_gateway_replaces_a_callers_request_id(own: LocalMesh) -> None:
     assert "my-own" not in line
 
 
-def test_the_demo_prints_each_command_above_its_output(own: LocalMesh) -> None:
+def test_the_demo_prints_each_command_above_its_output(fresh: LocalMesh) -> None:
     printed: list[str] = []
     stopped: list[str] = []
 
     def show(line: str) -> None:
         printed.extend(line.splitlines())
         if line == "recommendation-v2 is stopped":
-            stopped.extend(status_of(own, Target()))
+            stopped.extend(status_of(fresh, Target()))
 
-    assert demo(own, 150, show, table)  # a tenth of fewer proves nothing
+    assert demo(fresh, 150, show, table)  # a tenth of fewer proves nothing
     outputs = {
         "up": "5 pods run; ", "curl": "customer => ", "verify": "routes ", "apply": "virtualservice/",
         "stop": "recommendation-v2 is stopped", "start": "recommendation-v2 runs",
@@ -369,7 +348,7 @@ def harness(checkout: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     assert not mesh.state.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])  # SIGHUP comes with the terminal's end
 def test_a_demo_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
     with harness(checkout, "demo") as told:
         assert told.stdout
@@ -416,13 +395,15 @@ def test_an_up_that_is_interrupted_cleans_up(checkout: Path, number: signal.Sign
 
 def test_a_signal_that_the_shell_ignores_ends_nothing(checkout: Path) -> None:
     """As with nohup."""
+    mesh = LocalMesh(checkout / ".mesh" / "local")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with harness(checkout, "demo") as told:
-            assert told.stdout
-            assert any("== 2." in line for line in told.stdout)
-            told.send_signal(signal.SIGHUP)
-            told.stdout.read()
-            assert told.wait() == 0
+        with subprocess.Popen(
+            [sys.executable, "-m", "harness", "up", "--port", str(free_port())], cwd=checkout
+        ) as up:
+            wait_for(lambda: list(mesh.processes()), "the first process")
+            up.send_signal(signal.SIGHUP)
+            assert up.wait() == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+    assert {pod.state for pod in mesh.pods()} == {"Running"}

@@ -77,7 +77,7 @@ def test_v2_is_silent_before_mirroring_hears_all_while_mirrored_and_is_silent_af
 @pytest.mark.parametrize("name", ["mirror-10-percent", "mirror-reads"])  # test_store.py has the others
 def test_the_other_states_are_as_their_routes_say(mesh: EnvoyMesh, name: str) -> None:
     mesh.apply(state(name))
-    passed(verify(mesh, Target(), 200))
+    passed(verify(mesh, Target(), 150))
 
 
 @pytest.mark.of_any_mesh
@@ -98,15 +98,15 @@ def test_the_share_that_is_mirrored_is_the_share_that_arrives(
 ) -> None:
     share = {} if percent is None else {"mirrorPercentage": {"value": percent}}
     mesh.apply(manifest(route(mirror=MIRROR_V2, **share)))
-    verdict = passed(verify(mesh, Target(), 200))
+    verdict = passed(verify(mesh, Target(), 150))
     v1, v2 = verdict.sides
-    assert v1.requests == 200
+    assert v1.requests == 150
     if percent is None:
-        assert v2.requests == 200
+        assert v2.requests == 150
     elif percent == 0:
         assert v2.requests == 0
     else:
-        assert 0 < v2.requests < 200
+        assert 0 < v2.requests < 150
 
 
 @pytest.fixture
@@ -191,8 +191,8 @@ def test_a_route_that_is_not_as_promised_fails_the_claim_that_it_breaks_and_no_o
     if claim in ("shares", "unshared"):  # both versions answer callers
         mesh.apply(manifest(without_store()))
     mesh.apply(manifest(route(**applied)))
-    # What happens to one request in ten shows in 200, but for one run in a thousand millions.
-    verdict = verify(promising(mesh, route(**promised)), Target(), 200)
+    # What happens to one request in ten shows in 150, but for one run in ten millions.
+    verdict = verify(promising(mesh, route(**promised)), Target(), 150)
     assert broken(verdict) == [claim], "\n" + table(verdict)
 
 
@@ -210,6 +210,7 @@ def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMe
     passed(verify(mesh, Target(), 80))
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_a_killed_v2_misses_the_rest_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
@@ -256,6 +257,7 @@ def test_a_v2_whose_worker_dies_at_every_copy_did_not_answer(mesh: EnvoyMesh, ma
     assert figures(verdict, "delivered")["answered"] == 0
 
 
+@pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_a_v2_that_takes_longer_than_the_route_allows_did_not_answer(
     mesh: EnvoyMesh, manifest: Write
@@ -470,7 +472,7 @@ def test_thousands_of_requests_over_kept_connections_give_no_503(mesh: EnvoyMesh
     with requests.Session() as session, ThreadPoolExecutor(8) as pool:
         sidecar = sidecar_of(mesh, "recommendation-v1")
         for burst in range(4):
-            codes = list(pool.map(lambda _: session.get(sidecar, timeout=30).status_code, range(1000)))
+            codes = list(pool.map(lambda _: session.get(sidecar, timeout=30).status_code, range(500)))
             assert set(codes) == {200}, f"burst {burst}"
             threading.Event().wait(0.3)
 
@@ -486,21 +488,19 @@ def sidecar_of(mesh: EnvoyMesh, workload: str) -> str:
 
 @pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
-@pytest.mark.parametrize(
-    "text",
-    [
-        "mirror: [",
-        (ROOT / "istio" / "mirror.yaml").read_text().replace("mirror:", "mirorr:"),
-        (ROOT / "istio" / "mirror.yaml").read_text().replace("mirror:", "redirect: {}\n      mirror:"),
-        (ROOT / "customer" / "kubernetes.yaml").read_text().replace("image: customer", "image: custard"),
-    ],
-)
-def test_a_manifest_that_is_refused_changes_nothing(mesh: EnvoyMesh, manifest: Write, text: str) -> None:
+def test_a_manifest_that_is_refused_changes_nothing(mesh: EnvoyMesh, manifest: Write) -> None:
     before = mesh.objects()
-    path = manifest(text)
-    with pytest.raises(ManifestError, match=f"^{re.escape(str(path))}:"):
-        mesh.apply(path)
-    assert mesh.objects() == before
+    mirror = state("mirror").read_text()
+    for text in (
+        "mirror: [",
+        mirror.replace("mirror:", "mirorr:"),
+        mirror.replace("mirror:", "redirect: {}\n      mirror:"),
+        (ROOT / "customer" / "kubernetes.yaml").read_text().replace("image: customer", "image: custard"),
+    ):
+        path = manifest(text)
+        with pytest.raises(ManifestError, match=f"^{re.escape(str(path))}:"):
+            mesh.apply(path)
+        assert mesh.objects() == before
     passed(verify(mesh, Target(), 50))
 
 

@@ -100,12 +100,9 @@ def making_live(checkout: Path, *words: str) -> Iterator[tuple["subprocess.Popen
 
 
 @pytest.fixture
-def own(checkout: Path) -> Iterator[LocalMesh]:
-    """Yield the mesh of a checkout."""
-    mesh = LocalMesh(checkout / ".mesh" / "local", port=0)
-    mesh.up()
-    yield mesh
-    mesh.down()
+def checkout(shared: LocalMesh) -> Path:
+    """Return the folder of the mesh, in which commands can be run."""
+    return shared.state.parents[1]
 
 
 def send(page: Page, *, rate: int) -> None:
@@ -126,6 +123,7 @@ def must_be_accessible(page: Page) -> None:
 
 
 @pytest.mark.not_on_cluster  # it writes routes behind the back of the mesh
+@pytest.mark.of_any_mesh
 def test_the_page_shows_what_happens(mesh: EnvoyMesh, visit: Callable[..., Page], tmp_path: Path) -> None:
     with served(mesh, tmp_path) as server:
         page = visit(server.url, reduced_motion="no-preference")
@@ -150,8 +148,7 @@ def test_the_page_shows_what_happens(mesh: EnvoyMesh, visit: Callable[..., Page]
         failed = page.locator("#claims .failed", has_text="v2 received every request exactly once")
         expect(failed).to_contain_text("missing")
         expect(page.locator("#picture .label.missing")).to_be_visible()
-        if isinstance(mesh, LocalMesh):  # the page is the same on every mesh
-            must_be_accessible(page)
+        must_be_accessible(page)
         failed.locator("[data-story]").first.press("Enter")
         expect(page.locator("#story pre")).to_contain_text("FAIL exactly-once")
         expect(page.locator("#story pre")).to_contain_text(re.compile(r"v1\S* got (GET|POST)"))
@@ -167,8 +164,7 @@ def test_the_page_shows_what_happens(mesh: EnvoyMesh, visit: Callable[..., Page]
         expect(page.get_by_role("alert").filter(has_text="LEAK")).to_contain_text("callers saw v2")
         expect(version.nth(1)).to_contain_text("LEAK")
         expect(page.locator("#say")).to_contain_text("Leak: callers saw v2")
-        if isinstance(mesh, LocalMesh):
-            must_be_accessible(page)
+        must_be_accessible(page)
 
 
 def status(mesh: LocalMesh) -> str:

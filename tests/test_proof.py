@@ -94,6 +94,7 @@ def test_of_several_mirrors_one_that_leads_nowhere_is_told(mesh: EnvoyMesh, mani
     assert broken(verdict) == ["exactly-once"]
 
 
+@pytest.mark.not_on_cluster
 def test_a_service_for_each_version_is_judged_like_subsets(mesh: EnvoyMesh, manifest: Write) -> None:
     mesh.apply(ROOT / "istio" / "gateway-api" / "versions.yaml")
     http = {
