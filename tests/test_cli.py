@@ -43,7 +43,7 @@ def test_commands_end_with_exit_codes_that_scripts_can_use(harness: Harness) -> 
     assert "\x1b" not in disproven.stdout, "colours belong on a terminal"
 
     assert harness("delete", "istio/mirror.yaml").returncode == 0
-    assert "no route for recommendation: to v1 and v2\n" in harness("status").stdout
+    assert "no route for recommendation: to v1 and v2 (no pod)\n" in harness("status").stdout
     harness("stop", "customer")
     dead = harness("curl")
     assert (dead.returncode, dead.stdout) == (1, "no healthy upstream\n")

@@ -199,6 +199,7 @@ def test_a_route_that_is_not_as_promised_fails_the_claim_that_it_breaks_and_no_o
 # --- a v2 that fails ----------------------------------------------------------------------------------
 
 
+@pytest.mark.of_any_mesh
 def test_a_stopped_v2_misses_everything_and_callers_notice_nothing(mesh: EnvoyMesh) -> None:
     mesh.apply(state("mirror"))
     mesh.scale("recommendation-v2", 0)
