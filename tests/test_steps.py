@@ -69,7 +69,7 @@ def test_the_agendas_of_the_trainers_guide_add_up() -> None:
 
 @pytest.mark.of_any_mesh
 def test_catching_up_leads_to_a_step_from_any_state(mesh: Mesh) -> None:
-    for number in (8, 4) if mesh.name == "cluster" else (9, 4, 6):
+    for number in (8,) if mesh.name == "cluster" else (9, 4, 6):
         catch_up(mesh, number)
         assert standing(mesh) == number
         assert examine(mesh, STEPS[number - 1])[0] == 0
