@@ -42,8 +42,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep what says something of the chosen mesh; begin with the longest file, lest one process be idle."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """Keep what says something of the chosen mesh; begin with the longest files, lest one process be idle."""
+    items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_rooms.py"))
     if config.getoption("mesh") == "cluster":
         there = [item for item in items if _runs_on_a_cluster(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in there])

@@ -136,12 +136,30 @@ def test_an_envoy_filter_that_keeps_a_route_from_the_proxies_is_named(
         mesh.kubectl.run("delete", "envoyfilter", "strange")
 
 
+def listeners(mesh: ClusterMesh) -> str:
+    """Return the listeners of v1's proxy."""
+    [v1] = [pod for pod in mesh.scene(mesh.namespace).pods if pod.workload == "recommendation-v1"]
+    return mesh.ask_proxy(v1, "config_dump?resource=dynamic_listeners") or ""
+
+
 def test_open_connections_that_keep_the_old_log_are_found(mesh: ClusterMesh) -> None:
     telemetry = ROOT / "istio" / "cluster" / "telemetry.yaml"
     [off] = written("istio/cluster/telemetry.yaml")
     off["spec"]["accessLogging"][0]["disabled"] = True
     mesh.apply(MIRROR)
     assert verify(mesh, Target(), 20).passed  # connections are open
+    ports = [{"name": "tcp-quotes", "port": 7000}, {"name": "http", "port": 7001}]
+    passing = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "passing"},
+        "spec": {"ports": ports},
+    }
+    as_everybody_does(mesh, passing)
+    wait_for(lambda: "_7000" in listeners(mesh), "the neighbour's listener")
+    mesh.kubectl.run("delete", "service", "passing")
+    wait_for(lambda: "draining_state" in listeners(mesh), "its end")
+    assert "wait 45 seconds" not in told(mesh)
     as_everybody_does(mesh, off)
     wait_for(lambda: "log no requests" in told(mesh), "the end of the log")
     mesh.apply(telemetry)

@@ -1,5 +1,6 @@
 """Findings in what runs: pods that are missing, not ready, or without a proxy; and what proxies say now."""
 
+import json
 import re
 import time
 from collections import Counter
@@ -86,11 +87,21 @@ def is_draining(facts: Facts) -> Iterator[Finding]:
     Istio's proxies do so for 45 seconds: https://www.envoyproxy.io/docs/envoy/latest/operations/cli
     (``--drain-time-s``).
     """
-    query = "config_dump?resource=dynamic_listeners"
-    said = {workload: facts.mesh.ask_proxy(pod, query) or "" for workload, pod in facts.proxies.items()}
-    if found := [workload for workload, answer in said.items() if '"draining_state"' in answer]:
+    found = [workload for workload, pod in facts.proxies.items() if _drains(facts, pod)]
+    if found:
         problem = "requests on connections that were open before take the old configuration, its log too"
         yield Finding(f"the sidecars of {', '.join(found)}", problem, "wait 45 seconds, then try again")
+
+
+def _drains(facts: Facts, pod: Pod) -> bool:
+    """Say whether a listener drains by which requests to the target come or go.
+
+    Others do whenever a neighbour's Service ends: a listener is named by its address and port.
+    """
+    said = facts.mesh.ask_proxy(pod, "config_dump?resource=dynamic_listeners") or "{}"
+    names = [text(each, "name") for _, each in items(json.loads(said), "configs") if "draining_state" in each]
+    ports = {port.get("port") for each in facts.services.values() for _, port in items(each, "spec", "ports")}
+    return any(name.rpartition("_")[2] in {"virtualInbound", *map(str, ports)} for name in names)
 
 
 def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
