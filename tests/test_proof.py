@@ -91,7 +91,7 @@ def test_of_several_mirrors_one_that_leads_nowhere_is_told(mesh: EnvoyMesh, mani
         "v2 received every request exactly once": "holds",
         "v3 received every request exactly once": "fails",
     }
-    assert broken(verdict) == ["exactly-once"]
+    assert broken(verdict) == ["exactly-once"], table(verdict)
 
 
 @pytest.mark.not_on_cluster

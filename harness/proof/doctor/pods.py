@@ -1,5 +1,6 @@
 """Findings in what runs: pods that are missing, not ready, or without a proxy; and what proxies say now."""
 
+import contextlib
 import json
 import re
 import time
@@ -98,10 +99,13 @@ def _drains(facts: Facts, pod: Pod) -> bool:
 
     Others do whenever a neighbour's Service ends: a listener is named by its address and port.
     """
-    said = facts.mesh.ask_proxy(pod, "config_dump?resource=dynamic_listeners") or "{}"
-    names = [text(each, "name") for _, each in items(json.loads(said), "configs") if "draining_state" in each]
+    said = facts.mesh.ask_proxy(pod, "config_dump?resource=dynamic_listeners") or ""
     ports = {port.get("port") for each in facts.services.values() for _, port in items(each, "spec", "ports")}
-    return any(name.rpartition("_")[2] in {"virtualInbound", *map(str, ports)} for name in names)
+    with contextlib.suppress(ValueError):
+        draining = [each for _, each in items(json.loads(said), "configs") if "draining_state" in each]
+        ends = {text(each, "name").rpartition("_")[2] for each in draining}
+        return not ends.isdisjoint({"virtualInbound", *map(str, ports)})
+    return False
 
 
 def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
