@@ -20,7 +20,6 @@ import yaml
 
 from harness.cluster.deploy import CLUSTER_ONLY, OWN_GATEWAY
 from harness.cluster.mesh import ClusterMesh
-from harness.cluster.pods import pods_of
 from harness.cluster.preflight import OURS, PROJECT
 from harness.manifests.read import LAST_APPLIED, documents
 from harness.meshes.containers import ContainerMesh
@@ -217,16 +216,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def kill(mesh: EnvoyMesh | ClusterMesh, workload: str, only: str | None = None) -> None:
-    """Kill all processes of a workload at once, or ``only`` one container's, behind the harness's back.
-
-    A cluster starts new ones at once.
-    """
-    if isinstance(mesh, ClusterMesh):
-        assert only is None
-        for pod in pods_of(mesh.kubectl, workload):
-            mesh.kubectl.run("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
-        return
+def kill(mesh: EnvoyMesh, workload: str, only: str | None = None) -> None:
+    """Kill all processes of a workload at once, or ``only`` one container's, behind the harness's back."""
 
     def doomed(pod: str, container: str) -> bool:
         return workload in (workload_of(pod), "everything") and only in (None, container)

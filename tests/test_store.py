@@ -90,8 +90,6 @@ def test_what_no_database_keeps_is_refused(mesh: Mesh) -> None:
 
 @pytest.mark.not_on_cluster
 def test_several_pods_make_the_table_at_once(mesh: Mesh) -> None:
-    if isinstance(mesh, ClusterMesh):
-        pytest.skip("the workshop's table is in use there")
     mesh.scale("recommendation-v1", 0)
     drop(mesh)
     mesh.scale("recommendation-v1", 4)
@@ -119,13 +117,10 @@ def as_owner(mesh: Mesh, sql: str) -> Iterator[None]:
             yield
             database.execute("COMMIT")
         return
-    words = ["psql", "--username=postgres", "--dbname=live", f"--command={sql}"]
-    if isinstance(mesh, ClusterMesh):
-        mesh.kubectl.run("exec", "service/store", "--", *words)
-    elif isinstance(mesh, ContainerMesh):
-        [store] = [each for pod, _, each in mesh.containers() if pod.startswith("store-")]
-        code, output = store.exec_run(words)
-        assert code == 0, output
+    assert isinstance(mesh, ContainerMesh)
+    [store] = [each for pod, _, each in mesh.containers() if pod.startswith("store-")]
+    code, output = store.exec_run(["psql", "--username=postgres", "--dbname=live", f"--command={sql}"])
+    assert code == 0, output
     yield
 
 
@@ -172,7 +167,7 @@ def test_a_store_that_hangs_is_one_line_with_503(mesh: Mesh) -> None:
 
 @pytest.mark.not_on_cluster  # when its kubelet starts the store anew is not known
 def test_what_callers_were_told_is_stored_is_stored_though_the_store_is_killed(mesh: Mesh) -> None:
-    if isinstance(mesh, LocalMesh):
+    if not isinstance(mesh, ContainerMesh):
         pytest.skip("SQLite is no process of its own")
     mesh.apply(state("mirror"))
     crashed = threading.Timer(1.0, crash, [mesh])
@@ -185,11 +180,10 @@ def test_what_callers_were_told_is_stored_is_stored_though_the_store_is_killed(m
     assert stored.figures["writes"] > 100
 
 
-def crash(mesh: Mesh) -> None:
+def crash(mesh: ContainerMesh) -> None:
     """Kill PostgreSQL, and have it started again."""
-    if isinstance(mesh, ContainerMesh):
-        kill(mesh, "store")
-        mesh.up()
+    kill(mesh, "store")
+    mesh.up()
 
 
 def test_roles_keep_to_their_databases(mesh: Mesh) -> None:
