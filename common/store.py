@@ -107,7 +107,7 @@ class Store:
                     yield database
         except (SQLAlchemyError, Timeout) as error:
             if isinstance(error, DBAPIError):
-                self._has_table = False  # it may come back empty
+                self._has_table = False  # it may come back empty; who waited too long knows nothing of that
             current_app.logger.warning("store: %s", str(getattr(error, "orig", error)).strip())
             abort(503, "the store does not answer")
 

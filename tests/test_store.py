@@ -242,14 +242,14 @@ def test_the_damage_callers_see_feedback_doubled_and_the_verdict_says_by_whom(me
 
 
 def test_a_store_of_its_own_holds_what_v1_wrote_row_by_row(mesh: Mesh) -> None:
-    mesh.apply(state("mirror"))  # few callers at once, since each version has just started
-    verdict = verify(mesh, Target(), 100, concurrency=2)
+    mesh.apply(state("mirror"))
+    verdict = verify(mesh, Target(), 100)
     assert verdict.passed, table(verdict)
     claim = verdict.claim("same-writes")
     assert claim.detail == "50 of 50 the same, 0 missing, 0 different"
 
     mesh.apply(setting("planted-defect"))
-    verdict = verify(mesh, Target(), 100, concurrency=2)
+    verdict = verify(mesh, Target(), 100)
     assert broken(verdict) == ["same-writes"], table(verdict)
     claim = verdict.claim("same-writes")
     assert claim.figures["different"] + claim.figures["same"] == claim.figures["rows"] == 50
