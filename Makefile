@@ -9,7 +9,6 @@ TYPED   := ANSWER BUNDLE C CALLERS D F FOR HTML IGNORE MAX_FAILURES MAX_P95 MAX_
 $(foreach name,$(TYPED),$(eval $(if $(value $(name)),\
   export DARK_LAUNCH_$(name) := $$(value $(name)),unexport $(name) DARK_LAUNCH_$(name))))
 HARNESS := $(VENV)/bin/python -m harness
-WORKLOAD := "$${DARK_LAUNCH_W:-recommendation-v2}"
 # What `make lint` checks, and of that what `make format` formats.
 SOURCES := common customer preference recommendation harness loadtest tests
 PROSE   := README.md $(wildcard docs/*.md)
@@ -26,7 +25,10 @@ define numbers
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo next check step exercise up down status apply delete curl verify watch live release bail-out doctor trace logs stop start deploy undeploy rooms rooms-down url dashboard load load-ui soak bench install bundle test lint format lock clean
+# The harness's own commands. Most of them find what they take in the environment.
+COMMANDS := demo next check step exercise up down status apply delete curl verify watch live release bail-out doctor \
+  trace logs stop start deploy undeploy rooms rooms-down url dashboard
+.PHONY: $(COMMANDS) help load load-ui soak bench install bundle test lint format lock clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
@@ -43,96 +45,55 @@ help:
 
 ##@ The workshop
 
-demo: $(VENV)/harness ## the whole dark launch, narrated and proven (PORT=8080)
-	@$(HARNESS) demo
-
-next: $(VENV)/harness ## print what to do next
-	@$(HARNESS) next
-
-check: $(VENV)/harness ## say whether a step is done, or what is missing (STEP=3, else where you are; an exercise: ANSWER=)
-	@$(HARNESS) check
-
-step: $(VENV)/harness ## catch up: bring the mesh to the state after a step, and prove it (N=5; N=0 starts afresh)
-	@$(if $(value N),,echo 'To which step? For example: make step N=5'; exit 2;) \
-	$(HARNESS) step
-
-exercise: $(VENV)/harness ## without a recipe: N=1, v2 has a defect, find it; N=2, somebody broke the mirror, mend it
-	@$(if $(value N),,echo 'Which exercise? For example: make exercise N=2'; exit 2;) \
-	$(HARNESS) exercise
+demo: ## the whole dark launch, narrated and proven (PORT=8080)
+next: ## print what to do next
+check: ## say whether a step is done, or what is missing (STEP=3, else where you are; an exercise: ANSWER=)
+step: ## catch up: bring the mesh to the state after a step, and prove it (N=5; N=0 starts afresh)
+exercise: ## without a recipe: N=1, v2 has a defect, find it; N=2, somebody broke the mirror, mend it
 
 ##@ What the steps are made of
 
-up: $(VENV)/harness ## start the mesh (PORT=8080)
-	@$(HARNESS) up
-
-down: $(VENV)/harness ## stop it and leave nothing behind
-	@$(HARNESS) down
-
-status: $(VENV)/harness ## show pods, ports and applied routes
-	@$(HARNESS) status
-
-apply: $(VENV)/harness ## apply a manifest: F=istio/mirror.yaml
-	@$(if $(value F),,echo 'Which manifest? For example: make apply F=istio/mirror.yaml'; exit 2;) \
-	$(HARNESS) apply -- "$$DARK_LAUNCH_F"
-
-delete: $(VENV)/harness ## delete a manifest's objects: F=istio/mirror.yaml
-	@$(if $(value F),,echo 'Which manifest? For example: make delete F=istio/mirror.yaml'; exit 2;) \
-	$(HARNESS) delete -- "$$DARK_LAUNCH_F"
-
-curl: $(VENV)/harness ## make one call and print the reply
-	@$(HARNESS) curl
-
-verify: $(VENV)/harness ## send traffic and judge every request (N=500 requests, C=8 callers, HTML=report.html to keep it)
-	@$(HARNESS) verify
-
-watch: $(VENV)/harness ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
-	@$(HARNESS) watch
-
-live: $(VENV)/harness ## show it all on a page for the room, with the states as buttons
-	@$(HARNESS) live
-
-release: $(VENV)/harness ## from dark to everybody, step by step, on the traffic that flows, or on N= requests (STEPS='dark testers 1% 10% 50% 100%')
-	@$(HARNESS) release
-
-bail-out: $(VENV)/harness ## back to v1 at once, whatever is applied
-	@$(HARNESS) bail-out
-
-doctor: $(VENV)/harness ## say why nothing arrives at v2, or why nothing is proven
-	@$(HARNESS) doctor
-
-trace: $(VENV)/harness ## print one request's story: T=a ticket, or a request id
-	@$(if $(value T),,echo 'Which request? For example: make trace T=dark-launch/6e3a99a3/42'; exit 2;) \
-	$(HARNESS) trace -- "$$DARK_LAUNCH_T"
-
-logs: $(VENV)/harness ## print what a workload and its sidecar logged (W=recommendation-v2)
-	@$(HARNESS) logs -- $(WORKLOAD)
-
-stop: $(VENV)/harness ## scale a workload to 0 (W=recommendation-v2)
-	@$(HARNESS) stop -- $(WORKLOAD)
-
-start: $(VENV)/harness ## scale it back to 1 (W=recommendation-v2)
-	@$(HARNESS) start -- $(WORKLOAD)
+up: ## start the mesh (PORT=8080)
+down: ## stop it and leave nothing behind
+status: ## show pods, ports and applied routes
+apply: ## apply a manifest: F=istio/mirror.yaml
+delete: ## delete a manifest's objects: F=istio/mirror.yaml
+curl: ## make one call and print the reply
+verify: ## send traffic and judge every request (N=500 requests, C=8 callers, HTML=report.html to keep it)
+watch: ## send nothing and judge the traffic that flows (FOR=60s, else until Ctrl-C)
+live: ## show it all on a page for the room, with the states as buttons
+release: ## from dark to everybody, step by step, on the traffic that flows, or on N= requests (STEPS='dark testers 1% 10% 50% 100%')
+bail-out: ## back to v1 at once, whatever is applied
+doctor: ## say why nothing arrives at v2, or why nothing is proven
+trace: ## print one request's story: T=a ticket, or a request id
+logs: ## print what a workload and its sidecar logged (W=recommendation-v2)
+stop: ## scale a workload to 0 (W=recommendation-v2)
+start: ## scale it back to 1 (W=recommendation-v2)
 
 ##@ On a cluster (then MESH=cluster for the steps above)
 
-deploy: $(VENV)/harness ## bring everything to the cluster of kubectl's context (NAMESPACE=tutorial, GATEWAY=own, REGISTRY=, YES=1)
-	@$(HARNESS) deploy
+deploy: ## bring everything to the cluster of kubectl's context (NAMESPACE=tutorial, GATEWAY=own, REGISTRY=, YES=1)
+undeploy: ## remove exactly what deploy made
+rooms: ## for a trainer: a namespace and a kubeconfig for each seat (N=40, PREFIX=seat, REGISTRY=, FOR=24h)
+rooms-down: ## remove the rooms with all that is in them (PREFIX=seat)
+url: ## print how callers reach it
+dashboard: ## open an addon of Istio's: D=kiali, grafana, jaeger or prometheus
 
-undeploy: $(VENV)/harness ## remove exactly what deploy made
-	@$(HARNESS) undeploy
+# What a command cannot do without: $(call needs,variable,question,example).
+needs = $(if $(value $1),,echo '$2? For example: make $@ $1=$3'; exit 2;)
+required =
+step:         required = $(call needs,N,To which step,5)
+exercise:     required = $(call needs,N,Which exercise,2)
+rooms:        required = $(call needs,N,How many,40)
+apply delete: required = $(call needs,F,Which manifest,istio/mirror.yaml)
+trace:        required = $(call needs,T,Which request,dark-launch/6e3a99a3/42)
+argument =
+apply delete:    argument = -- "$$DARK_LAUNCH_F"
+trace:           argument = -- "$$DARK_LAUNCH_T"
+logs stop start: argument = -- "$${DARK_LAUNCH_W:-recommendation-v2}"
 
-rooms: $(VENV)/harness ## for a trainer: a namespace and a kubeconfig for each seat (N=40, PREFIX=seat, REGISTRY=, FOR=24h)
-	@$(if $(value N),,echo 'How many? For example: make rooms N=40'; exit 2;) \
-	$(HARNESS) rooms
-
-rooms-down: $(VENV)/harness ## remove the rooms with all that is in them (PREFIX=seat)
-	@$(HARNESS) rooms-down
-
-url: $(VENV)/harness ## print how callers reach it
-	@$(HARNESS) url
-
-dashboard: $(VENV)/harness ## open an addon of Istio's: D=kiali, grafana, jaeger or prometheus
-	@$(HARNESS) dashboard
+$(COMMANDS): $(VENV)/harness
+	@$(required) $(HARNESS) $@ $(argument)
 
 ##@ Load
 
