@@ -20,17 +20,20 @@ from harness.cluster import pods
 from harness.cluster.kubectl import ContainerLog, container_status
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import OURS, PROJECT
+from harness.judging import span
 from harness.manifests import read
 from harness.meshes.mesh import ROOT, TARGET, MeshError
-from harness.pages import report
 from harness.proof.target import Target
-from harness.terminal import echo, progress, render, seconds_of
+from harness.terminal import echo, progress, render
 from harness.terminal import run as run_command
-from loadtest.run import PROOF, SEEN, Run, check_time, link, where
+from loadtest.run import SEEN, Run, publish
 
 MANIFEST = ROOT / "loadtest" / "kubernetes.yaml"
 LABEL = f"app=loadtest,{OURS}={PROJECT}"
 KINDS = "jobs.batch,services,serviceaccounts,authorizationpolicies.security.istio.io"
+
+FOLDER = Path(".load")
+"""Where the reports are, in the clone's folder."""
 
 START_DEADLINE = 180.0
 """Seconds in which the master must run, its image pulled."""
@@ -44,7 +47,6 @@ class Job:
 
     def __init__(self, mesh: ClusterMesh) -> None:
         self._mesh = mesh
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._log: ContainerLog | None = None
 
     def start(self, environment: dict[str, str], workers: int, duration: float) -> None:
@@ -72,7 +74,6 @@ class Job:
             self._mesh.progress("waiting for Locust to start in the cluster")
             time.sleep(0.5)
         self._log = ContainerLog(self._mesh.kubectl, self._master()["metadata"]["name"], "locust")
-        threading.Thread(target=self._follow, args=(self._log,), daemon=True).start()
 
     def _last_words(self) -> str:
         return pods.why(self._mesh.kubectl, self._mesh.kubectl.items("pods", f"--selector={LABEL}"))
@@ -88,25 +89,25 @@ class Job:
         state: Json = container_status(self._master(), "locust").get("state", {})
         return state
 
-    def _follow(self, log: ContainerLog) -> None:
-        """Read what the master prints; None is the end of it."""
-        try:
-            for line in log:
-                self._lines.put(line.decode(errors="replace").rstrip("\n"))
-        finally:
-            self._lines.put(None)
-
     def lines(self) -> Iterator[str]:
-        """Yield what the master printed; every now and then nothing (""), until it ended."""
-        while True:
+        """Yield what the master prints; every now and then nothing (""), until it ended."""
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+        def read() -> None:
             try:
-                line = self._lines.get(timeout=0.1)
-            except queue.Empty:
-                yield ""
-                continue
-            if line is None:
-                return
+                for line in self._log or ():
+                    lines.put(line.decode(errors="replace").rstrip("\n"))
+            finally:
+                lines.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        line: str | None = ""
+        while line is not None:
             yield line
+            try:
+                line = lines.get(timeout=0.1)
+            except queue.Empty:
+                line = ""
 
     def must_have_ended_well(self) -> None:
         """Check how the master ended.
@@ -173,7 +174,7 @@ def follow(job: Job, run: Run, folder: Path) -> bool:
 @click.command(epilog="\b\nExample:\n  make load MESH=cluster USERS=100 WORKERS=4 TIME=5m")
 @click.option("--users", type=click.IntRange(1), default=50, show_default=True, help="How many callers.")
 @click.option("--spawn-rate", default=10.0, show_default=True, help="How many more start each second.")
-@click.option("--run-time", default="30s", callback=check_time, show_default=True, help="For how long.")
+@click.option("--run-time", type=span, default="30s", metavar="TIME", show_default=True, help="For how long.")
 @click.option(
     "--workers", type=click.IntRange(1, 100), default=1, show_default=True, help="How many pods send."
 )
@@ -193,7 +194,7 @@ def load(
     context: click.Context,
     users: int,
     spawn_rate: float,
-    run_time: str,
+    run_time: float,
     workers: int,
     service: str,
     namespace: str,
@@ -214,14 +215,14 @@ def load(
             "SERVICE": service,
             "LOCUST_USERS": str(users),
             "LOCUST_SPAWN_RATE": str(spawn_rate),
-            "LOCUST_RUN_TIME": run_time,
+            "LOCUST_RUN_TIME": f"{run_time:.0f}s",
             "LOCUST_EXPECT_WORKERS": str(workers),
             "DARK_LAUNCH_RUN": run.watch.run,
             "DARK_LAUNCH_ALLOWED": run.allowed,
         }
         run.watch.follow()
-        job.start(environment, workers, seconds_of(run_time))
-        reported = follow(job, run, ROOT / ".load")
+        job.start(environment, workers, run_time)
+        reported = follow(job, run, FOLDER)
         verdict = run.end()
     finally:
         mesh.progress("removing Locust from the cluster")
@@ -233,10 +234,7 @@ def load(
             echo(f"Locust may still be in the cluster: {command} ({error})", err=True)
     echo("\n" + render(verdict))
     if reported:
-        locusts = ROOT / ".load" / "report.html"
-        report.write(locusts.parent / PROOF, verdict, mesh.name, report.as_typed("load"), locusts.name)
-        link(locusts)
-        echo(where(Path(".load/report.html")))
+        publish(FOLDER / "report.html", verdict, mesh.name)
     context.exit(verdict.exit_code)
 
 

@@ -6,19 +6,13 @@ from pathlib import Path
 import click
 
 from harness.meshes.mesh import Mesh
+from harness.pages import report as pages
 from harness.proof.doctor import explained
-from harness.proof.evidence import Claim, State
+from harness.proof.evidence import Claim, Sum
 from harness.proof.figures import Sightings
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import Watch
-from harness.terminal import seconds_of
-
-LIMIT = 10_000_000
-"""No ticket has this number."""
-
-PROOF = "proof.html"
-"""What the verdict's page is called."""
 
 SEEN = "seen: "
 """How a line begins by which a master inside a cluster tells what callers saw."""
@@ -47,26 +41,23 @@ class Run:
     def renew(self) -> None:
         """Begin anew: what callers have sent until now is not judged.
 
-        :raises HarnessError: the mesh does not answer.
+        :raises MeshError: the mesh does not answer.
         """
         self.sightings = Sightings()
         self.watch.renew(self.sightings)
 
     def end(self) -> Verdict:
-        """Return the verdict, with a claim for each threshold; then let go of the mesh.
+        """Return the verdict, with a claim for each threshold.
 
         :raises HarnessError: there can be none.
         """
-        try:
-            self.watch.settle()
-            verdict = self.watch.verdict()
-            claims = [c for c in verdict.claims if c.id != "answered" or not self.max_failures]
-            if self.max_failures:
-                claims.insert(0, self._few_failures())
-            verdict = replace(verdict, claims=(*claims, self._fast_enough()))
-            return explained(self.mesh, self.watch.target, verdict)
-        finally:
-            self.close()
+        self.watch.settle()
+        verdict = self.watch.verdict()
+        claims = [c for c in verdict.claims if c.id != "answered" or not self.max_failures]
+        if self.max_failures:
+            claims.insert(0, self._few_failures())
+        verdict = replace(verdict, claims=(*claims, self._fast_enough()))
+        return explained(self.mesh, self.watch.target, verdict)
 
     def close(self) -> None:
         """Let go of the mesh."""
@@ -74,44 +65,30 @@ class Run:
         self.mesh.close()
 
     def _few_failures(self) -> Claim:
-        seen = self.sightings
-        failed = seen.sent - seen.answered
-        part = failed / max(seen.sent, 1)
+        sent, failed = self.sightings.sent, self.sightings.sent - self.sightings.answered
+        part = failed / max(sent, 1)
         statement = f"at most {self.max_failures:.2%} of requests failed"
-        figures = {"requests": seen.sent, "failed": failed}
-        state: State = "fails" if part > self.max_failures else "holds" if seen.sent else "unproven"
-        return Claim("max-failures", statement, state, f"{failed:,} of {seen.sent:,}: {part:.2%}", figures)
+        detail, fails = f"{failed:,} of {sent:,}: {part:.2%}", part > self.max_failures
+        figures = Sum(requests=sent, failed=failed)
+        return figures.claim("max-failures", statement, detail, fails=fails, unproven=not sent)
 
     def _fast_enough(self) -> Claim:
-        p95 = self.sightings.times.quantile(0.95)
         statement = f"95 % of callers waited at most {self.max_p95:g} ms"
+        p95 = self.sightings.times.quantile(0.95)
         if p95 is None:
-            return Claim("p95", statement, "unproven", "nobody was answered")
-        state: State = "holds" if p95 <= self.max_p95 else "fails"
-        return Claim("p95", statement, state, f"{p95:.0f} ms", {"p95": round(p95)})
+            return Sum().claim("p95", statement, "nobody was answered", unproven=True)
+        return Sum(p95=round(p95)).claim("p95", statement, f"{p95:.0f} ms", fails=p95 > self.max_p95)
 
 
-def where(report: Path) -> str:
-    """Say where Locust's report is, with proof and figures beside it."""
-    return f"report: {report}, proof: {report.parent / PROOF}, figures: {report.parent}/*.csv"
+def publish(report: Path, verdict: Verdict, mesh: str) -> None:
+    """Write the proof beside Locust's report, let each lead to the other, and say where they are.
 
-
-def link(report: Path) -> None:
-    """Let Locust's report lead to the proof; this leads back."""
+    :raises HarnessError: it cannot be written.
+    """
+    proof = report.with_name("proof.html")
+    pages.write(proof, verdict, mesh, pages.as_typed("load"), report.name)
     page, end = report.read_text(encoding="utf-8"), "</body>"
     before, _, behind = page.rpartition(end)
-    report.write_text(
-        f'{before}<p><a href="{PROOF}">The proof of this run</a></p>{end}{behind}', encoding="utf-8"
-    )
-
-
-def check_time(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Check an option that Locust is to read.
-
-    :raises click.BadParameter: it is not a time.
-    """
-    try:
-        seconds_of(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    return value
+    link = f'<p><a href="{proof.name}">The proof of this run</a></p>'
+    report.write_text(f"{before}{link}{end}{behind}", encoding="utf-8")
+    click.echo(f"report: {report}, proof: {proof}, figures: {report.parent}/*.csv")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import click
 import psutil
 
+from harness.judging import span
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, STATE
-from harness.terminal import echo, progress, run, seconds_of
-from loadtest.run import check_time
+from harness.terminal import echo, progress, run
 
 MIB = 2**20
 SAMPLES = 120
@@ -73,9 +73,9 @@ def report(samples: dict[str, list[Sample]]) -> str:
 
 @click.command(epilog="\b\nExample:\n  make soak USERS=100 TIME=30m")
 @click.option("--users", type=click.IntRange(1), default=50, show_default=True, help="How many callers.")
-@click.option("--run-time", default="30m", callback=check_time, show_default=True, help="For how long.")
+@click.option("--run-time", type=span, default="30m", metavar="TIME", show_default=True, help="For how long.")
 @click.pass_context
-def soak(context: click.Context, users: int, run_time: str) -> None:
+def soak(context: click.Context, users: int, run_time: float) -> None:
     """Load the local mesh, and see whether every process stays as it was.
 
     Exit 0: it did, and every claim on the load holds. 1: not so. 2: could not run.
@@ -84,9 +84,9 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
     words = ["--headless", "--only-summary", "--users", str(users), "--spawn-rate", str(users)]
     command = [sys.executable, "-m", "locust", "--locustfile", "loadtest/locustfile.py", *words]
     samples: dict[str, list[Sample]] = {}
-    end = time.monotonic() + seconds_of(run_time)
+    end = time.monotonic() + run_time
     with subprocess.Popen(
-        [*command, "--run-time", run_time], cwd=ROOT, env={**os.environ, "MESH": "local"}
+        [*command, "--run-time", f"{run_time:.0f}s"], cwd=ROOT, env={**os.environ, "MESH": "local"}
     ) as locust:
         try:
             while (left := end - time.monotonic()) > 0 and locust.poll() is None:
@@ -96,7 +96,7 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         samples.setdefault(f"{name} {process.pid}", []).append(measure(process))
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    locust.wait(seconds_of(run_time) / SAMPLES)
+                    locust.wait(run_time / SAMPLES)
         except BaseException:
             locust.terminate()
             locust.wait()
