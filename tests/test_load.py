@@ -21,7 +21,7 @@ from helpers import claims, copy_project, free_port, kill, run, shadow, wait_for
 
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT
-from loadtest.bench import verifying
+from loadtest.bench.proof import verifying
 from loadtest.soak import MIB, Sample, is_flat, report, steady
 
 Load = Callable[..., subprocess.CompletedProcess[str]]

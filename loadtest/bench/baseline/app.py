@@ -6,7 +6,7 @@ import requests
 from flask import Flask
 
 NAME = os.environ["NAME"]
-UPSTREAM = os.environ.get("UPSTREAM")
+UPSTREAM = os.environ["UPSTREAM"]
 
 app = Flask(__name__)
 
@@ -14,6 +14,6 @@ app = Flask(__name__)
 @app.route("/", methods=["GET", "POST"])
 def answer() -> str:
     """Say who answers, with what the next service says."""
-    if UPSTREAM is None:
+    if not UPSTREAM:
         return f"{NAME}\n"
     return f"{NAME} => {requests.get(UPSTREAM).text}"  # noqa: S113

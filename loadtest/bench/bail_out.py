@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import psutil
@@ -13,6 +14,7 @@ from harness.proof.target import Target
 from harness.proof.traffic import Traffic, new_run
 from harness.release.routes import Plan, parse_steps
 from harness.release.run import Release
+from loadtest.bench.figures import Effort, Figure
 
 INTERVAL = 60.0
 """Seconds between two analyses, as controllers of canaries have it by default."""
@@ -73,3 +75,14 @@ def bail_out_under_load(mesh: LocalMesh, callers: int = 8) -> BailOut:
 def shadow_processes(mesh: LocalMesh) -> list[psutil.Process]:
     """Return the processes of v2 itself, without its sidecar."""
     return [p for pod, container, p in mesh.processes() if pod.startswith(SHADOW) and container == "app"]
+
+
+def measure_bail_out(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
+    """Measure how long callers are harmed by a v2 that dies at 50 % of a release, and how many."""
+    runs = [bail_out_under_load(mesh) for _ in range(effort.rounds)]
+    yield Figure("from the first bad reply of a release to the last", "s", [r.seconds for r in runs], "<= 1")
+    yield Figure("callers harmed until then", "", [float(r.harmed) for r in runs])
+    yield Figure(
+        "harmed if somebody looked once a minute", "", [r.harmed_by_interval for r in runs],
+        note="at the same rate, after half a minute on average",
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """What the proof can do on one core: three proxies' logs of as many requests as wanted, fed to a watch.
 
-``python -m loadtest.replay 1000000`` feeds it a million requests, for whoever looks at its memory.
+``python -m loadtest.bench.replay 1000000`` feeds it a million requests, for whoever looks at its memory.
 """
 
 import json
@@ -35,32 +35,19 @@ TEXT = (
 )
 JSON = json.dumps(
     {
-        "start_time": "%(start)s",
-        "method": "%(method)s",
-        "path": "/?item=%(number)d",
-        "protocol": "HTTP/1.1",
-        "response_code": "200",
-        "response_flags": "-",
-        "response_code_details": "via_upstream",
-        "connection_termination_details": None,
+        "start_time": "%(start)s", "method": "%(method)s", "path": "/?item=%(number)d",
+        "protocol": "HTTP/1.1", "response_code": "200", "response_flags": "-",
+        "response_code_details": "via_upstream", "connection_termination_details": None,
         "upstream_transport_failure_reason": None,
-        "bytes_received": "%(received)d",
-        "bytes_sent": "66",
-        "duration": "%(duration)d",
-        "upstream_service_time": "%(duration)d",
-        "x_forwarded_for": None,
-        "user_agent": "Mozilla/5.0 (X11; Linux x86_64)",
-        "request_id": "%(id)s",
-        "authority": "recommendation:8080",
-        "upstream_host": "%(upstream)s",
-        "upstream_cluster": "%(cluster)s",
-        "upstream_local_address": "10.244.0.11:38342",
-        "downstream_local_address": "10.96.12.7:8080",
-        "downstream_remote_address": "%(remote)s",
-        "requested_server_name": "%(server)s",
-        "route_name": "%(route)s",
+        "bytes_received": "%(received)d", "bytes_sent": "66", "duration": "%(duration)d",
+        "upstream_service_time": "%(duration)d", "x_forwarded_for": None,
+        "user_agent": "Mozilla/5.0 (X11; Linux x86_64)", "request_id": "%(id)s",
+        "authority": "recommendation:8080", "upstream_host": "%(upstream)s",
+        "upstream_cluster": "%(cluster)s", "upstream_local_address": "10.244.0.11:38342",
+        "downstream_local_address": "10.96.12.7:8080", "downstream_remote_address": "%(remote)s",
+        "requested_server_name": "%(server)s", "route_name": "%(route)s",
     }
-)
+)  # fmt: skip
 HOST = "recommendation.tutorial.svc.cluster.local"
 PROXIES = {
     "preference": {

@@ -1,0 +1,1 @@
+"""What the mirror, the sidecars and the proof cost: ``make bench``."""

@@ -1,0 +1,127 @@
+"""What the proof costs: beside sending, on one core, and in memory; and how fast it tells of a leak."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import psutil
+
+from harness.manifests.lookup import NAMESPACE
+from harness.meshes.local import LocalMesh
+from harness.meshes.mesh import ROOT, quietly
+from harness.proof.target import Target
+from harness.proof.traffic import Traffic, new_run
+from harness.proof.watch import verify
+from harness.terminal import collect_rarely
+from loadtest.bench import replay
+from loadtest.bench.figures import MIB, Effort, Figure, by_turns, ratios
+from loadtest.bench.mirror import MIRROR
+
+
+def measure_stories(effort: Effort, stories: int) -> Iterator[Figure]:
+    """Measure how many requests a core can judge whose lines are there, and what memory that takes."""
+    collect_rarely()
+    size = effort.requests * 50
+    forms = {"text": (replay.TEXT, ">= 25000"), "JSON": (replay.JSON, "")}
+    measures = {("judge", name): partial(replay.judge, size, form) for name, (form, _) in forms.items()}
+    measures |= {("parse", name): partial(replay.parse, size, form) for name, (form, _) in forms.items()}
+    rates = by_turns(effort.rounds, measures)
+    for name, (_, aim) in forms.items():
+        judged, note = rates["judge", name], "three lines each"
+        yield Figure(f"requests judged on one core, {name}", "requests/s", judged, aim, note)
+        part = ratios(judged, rates["parse", name])
+        yield Figure(f"part of that which reading lines takes, {name}", "", part)
+    few, many = (peak_memory("-m", "loadtest.bench.replay", str(n)) for n in (stories, 10 * stories))
+    name = f"memory to watch {10 * stories:,} requests rather than {stories:,}"
+    yield Figure(name, "MiB", [(many - few) / MIB], "<= 20")
+
+
+def measure_proof(mesh: LocalMesh, effort: Effort, large: int) -> Iterator[Figure]:
+    """Measure what it costs to verify requests beside sending them."""
+    mesh.apply(MIRROR)
+    size = effort.requests
+
+    def send() -> float:
+        start = time.perf_counter()
+        traffic = Traffic(mesh.url(), new_run(), size, 8)
+        traffic.send(lambda *sight: None, lambda: False, quietly)
+        return size / (time.perf_counter() - start)
+
+    def verified() -> float:
+        start = time.perf_counter()
+        assert verify(mesh, Target(), size).passed
+        return size / (time.perf_counter() - start)
+
+    rates = by_turns(effort.rounds, {"sent": send, "verified": verified})
+    values, note = ratios(rates["verified"], rates["sent"]), f"{size:,} at a time"
+    yield Figure("requests verified / only sent, per second", "", values, ">= 0.8", note)
+    more = verifying(mesh, large) - verifying(mesh, large // 20)
+    yield Figure(f"memory to verify {large:,} rather than {large // 20:,}", "MiB", [more / MIB], "<= 50")
+
+
+def verifying(mesh: LocalMesh, size: int) -> int:
+    """Return the most memory that a process holds while it verifies ``size`` requests."""
+    code = (
+        "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
+        "from harness.proof.target import Target; from harness.proof.watch import verify;"
+        "verify(LocalMesh(Path(sys.argv[1])), Target(), int(sys.argv[2]))"
+    )
+    return peak_memory("-c", code, str(mesh.state), str(size))
+
+
+def peak_memory(*words: str) -> int:
+    """Return the most memory that a run of Python holds.
+
+    Looked at from outside: what the kernel remembers as the peak includes what the parent held at the fork.
+    """
+    process = psutil.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            peak = max(peak, process.memory_info().rss)
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return peak
+
+
+def measure_leak(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
+    """Measure how long a watch takes to end after the first reply that leaks."""
+    mesh.apply(MIRROR)
+    seconds = [seconds_to_a_leak(mesh) for _ in range(effort.rounds)]
+    yield Figure("from the first leaked reply to the end of a watch", "s", seconds, "<= 1")
+
+
+def seconds_to_a_leak(mesh: LocalMesh) -> float:
+    """Let v2 answer callers under load; return how long after the first such reply a watch ends.
+
+    What is applied stays as it is. It is the proxies that do otherwise, so only their logs can tell.
+    """
+    code = (
+        "import sys; from pathlib import Path; from harness import choice, cli;"
+        "choice.STATE = Path(sys.argv.pop(1)); cli.main()"
+    )
+    words = [sys.executable, "-c", code, str(mesh.state.parent), "watch", "--until-failure", "--json"]
+    environment = {**os.environ, "NAMESPACE": NAMESPACE}
+    leaks: list[float] = []
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout
+        watch.stdout.readline()  # once a second it tells how it stands
+        routes = json.loads((mesh.xds / "sidecar.json").read_text())
+        leaky = json.dumps(routes | {"version_info": "leaky"}).replace("|v1|", "|v2|")
+        mesh.write("sidecar.json", leaky)
+
+        def saw(number: int, status: int, version: str | None, seconds: float) -> None:
+            if version == "v2":
+                leaks.append(time.monotonic())
+
+        traffic = Traffic(mesh.url(), new_run(), 1_000_000, 8)
+        traffic.send(saw, lambda: watch.poll() is not None, quietly)
+        ended = time.monotonic()
+    mesh.apply(MIRROR)
+    assert watch.returncode == 1
+    return ended - leaks[0]
