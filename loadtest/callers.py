@@ -33,15 +33,16 @@ class Caller(FastHttpUser):
 
     run_name = ""
     """The run that the tickets of this process's callers belong to."""
-    numbers: ClassVar[dict[str, Iterator[int]]] = {}
-    """Method → the numbers of tickets that its requests bear."""
+    numbers: ClassVar[Iterator[int]]
+    """Half the numbers of tickets; no two workers share any."""
     unreported: ClassVar[list[Sight]] = []
     """What this process's callers saw of the run since the last report."""
 
     def ask(self, method: str) -> None:
         """Send the next request of a kind, with its ticket."""
+        number = 2 * next(self.numbers) + (method == "POST")  # as probe() has it
         # Locust may end a caller just as it begins to ask; its request must be heard out all the same.
-        asking = gevent.spawn(self._ask, next(self.numbers[method]))
+        asking = gevent.spawn(self._ask, number)
         try:
             asking.get()
         finally:
@@ -81,9 +82,7 @@ def begin(environment: Environment, **_: Any) -> None:
     runner, options = environment.runner, environment.parsed_options
     assert isinstance(runner, LocalRunner | WorkerRunner)
     assert options
-    # probe() makes a GET of every even number and a POST of every odd one; no two workers share any.
-    first, step = 2 * runner.worker_index, 2 * options.expect_workers
-    Caller.numbers = {"GET": itertools.count(first, step), "POST": itertools.count(first + 1, step)}
+    Caller.numbers = itertools.count(runner.worker_index, options.expect_workers)
     Caller.run_name, Caller.unreported = options.run, []
 
 
