@@ -52,17 +52,13 @@ class Caller(FastHttpUser):
         """Keep what the reply was; one from a version that no route allows is a leak."""
         options, run = self.environment.parsed_options, self.run_name
         assert options
-        request, host = probe(number), self.host or ""
+        request = probe(self.host or "", Ticket(run, number))
         status, version, start = 0, None, time.perf_counter()
         try:
             with self.client.request(
-                request.method,
-                f"{host}{'&' if '?' in host else '?'}{request.query}",
-                name=urlsplit(host).path or "/",
-                data=request.body.decode(),
-                headers={"user-agent": str(Ticket(run, number)), "accept": request.accept},
-                catch_response=True,
-            ) as reply:
+                request.method, request.url, name=urlsplit(request.url).path or "/",
+                data=request.body.decode(), headers=request.headers, catch_response=True,
+            ) as reply:  # fmt: skip
                 status, version = reply.status_code, version_in(reply.text or "", options.service)
                 if 200 <= status < 300 and version and version not in options.allowed.split(","):
                     reply.failure(Leak())

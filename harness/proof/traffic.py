@@ -54,24 +54,25 @@ def new_run() -> str:
 
 
 class Probe(NamedTuple):
-    """A request of the harness: method, query string and body."""
+    """A request of the harness."""
 
     method: str
-    query: str
+    url: str
+    headers: dict[str, str]
     body: bytes
-    accept: str
-    """The type of answer that is asked for."""
 
 
-def probe(number: int) -> Probe:
-    """Return the request that bears ticket ``number``: a GET, or a POST of up to 2 KiB, by turns.
+def probe(url: str, ticket: Ticket) -> Probe:
+    """Return the request to ``url`` that bears a ticket: a GET, or a POST of up to 2 KiB, by turns.
 
     Every second GET asks for JSON. No two look alike, so that a copy that was mixed up with another shows.
     """
-    query = f"item={number}"
+    number = ticket.number
+    where = f"{url}{'&' if '?' in url else '?'}item={number}"
+    headers = {"user-agent": str(ticket), "accept": "application/json" if number % 4 == 2 else "text/plain"}
     if number % 2 == 0:
-        return Probe("GET", query, b"", "application/json" if number % 4 else "text/plain")
-    return Probe("POST", query, b"x" * (number * 37 % 2048), "text/plain")
+        return Probe("GET", where, headers, b"")
+    return Probe("POST", where, headers, b"x" * (number * 37 % 2048))
 
 
 def version_in(answer: str, service: str = TARGET) -> str | None:
@@ -149,14 +150,13 @@ def call(
     session: requests.Session, url: str, ticket: Ticket, more: Mapping[str, str]
 ) -> tuple[int, str, float]:
     """Send one request; return status (0: no whole answer in time), the answer's beginning, and seconds."""
-    request = probe(ticket.number)
-    where = f"{url}{'&' if '?' in url else '?'}{request.query}"
-    headers = {"user-agent": str(ticket), "accept": request.accept, **more}
+    request = probe(url, ticket)
     start, status, kept = time.perf_counter(), 0, b""
     with (
         contextlib.suppress(requests.RequestException, HTTPError, OSError, ValueError),
-        session.request(request.method, where, data=request.body or None, headers=headers, timeout=TIMEOUT,
-                        stream=True, allow_redirects=False) as answer,
+        session.request(request.method, request.url, data=request.body or None,
+                        headers={**request.headers, **more}, timeout=TIMEOUT, stream=True,
+                        allow_redirects=False) as answer,
     ):  # fmt: skip
         # One piece at a time: the timeout of a read is not that of the answer.
         while piece := answer.raw.read1(ENOUGH, decode_content=True):
