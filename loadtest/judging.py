@@ -31,12 +31,7 @@ from loadtest.run import SEEN, Run, publish
 # Longer than a caller waits: no caller may be cut off, since what it would have seen could not be judged.
 STOP_TIMEOUT = TIMEOUT + 5
 
-
-class WorkerLost(HarnessError):
-    """A worker ended or died, and with it what its callers saw."""
-
-    def __str__(self) -> str:
-        return "a worker was lost, so nothing can be said of this run"
+LOST = "a worker was lost, so nothing can be said of this run"
 
 
 class Workers:
@@ -52,19 +47,12 @@ class Workers:
         """Return the workers that are neither silent nor gone."""
         return {name: node for name, node in self._nodes.items() if node.state != STATE_MISSING}
 
-    def must_be_there(self) -> None:
-        """Check that nobody is silent or gone.
+    def are_there(self) -> bool:
+        """Say whether nobody is silent or gone."""
+        return self._players.keys() <= self._present().keys()
 
-        :raises WorkerLost: somebody is.
-        """
-        if self._players.keys() - self._present():
-            raise WorkerLost
-
-    def must_stop(self) -> None:
-        """Wait until all have stopped.
-
-        :raises WorkerLost: not all did.
-        """
+    def have_stopped(self) -> bool:
+        """Wait until all have stopped; return whether they did."""
 
         def some_play(nodes: Mapping[str, WorkerNode]) -> bool:
             return any(nodes.get(name) is player for name, player in self._players.items())
@@ -72,8 +60,7 @@ class Workers:
         if isinstance(self._runner, MasterRunner) and self._is_headless:
             self._runner.send_message("quit")  # of itself a headless master ends before they do
         wait_until(lambda: not some_play(self._present()), STOP_TIMEOUT, 0.05)
-        if some_play(self._nodes):
-            raise WorkerLost
+        return not some_play(self._nodes)
 
 
 class Judge:
@@ -138,8 +125,8 @@ class Judge:
 
     def _must_end(self) -> bool:
         """Enter what was seen and logged meanwhile; return whether a copy leads back to the target."""
-        if not self._stopping:
-            self._workers.must_be_there()
+        if not self._stopping and not self._workers.are_there():
+            raise HarnessError(LOST)
         with self._reading:
             self._enter(Caller.run_name, callers.take())
             return bool(self._run and self._run.watch.read())
@@ -191,11 +178,8 @@ class Judge:
     def _stop(self, **_: Any) -> None:
         """Hear that callers are told to stop: workers may leave from now on."""
         self._stopping = True
-        try:
-            if self._following:
-                self._workers.must_be_there()
-        except WorkerLost as error:
-            self._give_up(error)
+        if self._following and not self._workers.are_there():
+            self._give_up(HarnessError(LOST))
 
     def _end(self, **_: Any) -> None:
         """Judge a run that has begun, unless it is judged already; return when that is done."""
@@ -209,7 +193,8 @@ class Judge:
 
     def _judge(self) -> None:
         try:
-            self._workers.must_stop()
+            if not self._workers.have_stopped():
+                raise HarnessError(LOST)
             self._following = False
             self._follower.join()  # a line that it has in hand must be entered
             self._enter(Caller.run_name, callers.take())
