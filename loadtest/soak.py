@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 import psutil
@@ -18,30 +18,31 @@ from harness.terminal import echo, progress, run
 
 MIB = 2**20
 SAMPLES = 120
-LOCUST = "locust"
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What one process holds at one moment."""
 
-    memory: int
+    memory: float
     """Bytes that no other process shares."""
-    files: int
+    files: float
     """Open files, sockets included."""
 
 
-def growth(values: list[int]) -> tuple[float, float]:
+NOISE = Sample(8 * MIB, 16)
+"""How much more a process may hold at the end, beside a tenth."""
+
+
+def growth(samples: list[Sample]) -> list[Sample]:
     """Return the medians of the second quarter, when all is warm, and of the last."""
-    quarter = max(len(values) // 4, 1)
-    return statistics.median(values[quarter : 2 * quarter] or values), statistics.median(values[-quarter:])
+    quarter = max(len(samples) // 4, 1)
+    parts = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
+    return [Sample(*map(statistics.median, zip(*part, strict=True))) for part in parts]
 
 
 def is_flat(samples: list[Sample]) -> bool:
-    """Say whether memory and files grew by a tenth at most, beside 8 MiB and 16 files of noise."""
-    before, after = growth([sample.memory for sample in samples])
-    files_before, files_after = growth([sample.files for sample in samples])
-    return after <= 1.1 * before + 8 * MIB and files_after <= 1.1 * files_before + 16
+    """Say whether neither memory nor files grew."""
+    return all(end <= 1.1 * warm + noise for warm, end, noise in zip(*growth(samples), NOISE, strict=True))
 
 
 def steady(samples: dict[str, list[Sample]]) -> dict[str, bool]:
@@ -50,25 +51,35 @@ def steady(samples: dict[str, list[Sample]]) -> dict[str, bool]:
     return {name: len(found) == rounds and is_flat(found) for name, found in samples.items()}
 
 
-def measure(process: psutil.Process) -> Sample:
-    """Return what a process holds now."""
-    with process.oneshot():
-        return Sample(process.memory_full_info().uss, process.num_fds())
-
-
 def report(samples: dict[str, list[Sample]]) -> str:
     """Return a table: what each process held when it was warm, and at the end."""
     good = steady(samples)
     rows = [["", "process", "MiB", "at end", "files", "at end"]]
     for name, found in samples.items():
-        memory = [f"{value / MIB:.1f}" for value in growth([sample.memory for sample in found])]
-        files = [f"{value:.0f}" for value in growth([sample.files for sample in found])]
+        memory = [f"{held.memory / MIB:.1f}" for held in growth(found)]
+        files = [f"{held.files:.0f}" for held in growth(found)]
         rows.append(["ok" if good[name] else "FAIL", name, *memory, *files])
     width = max(len(name) for _, name, *_ in rows)
     return "\n".join(
         f"  {mark:<4} {name:<{width}}" + "".join(f"{cell:>7}" for cell in cells)
         for mark, name, *cells in rows
     )
+
+
+def measure(mesh: LocalMesh, locust: "subprocess.Popen[bytes]", seconds: float) -> dict[str, list[Sample]]:
+    """Return what each process of the mesh held, and Locust, while that ran: for ``seconds`` at most."""
+    samples: dict[str, list[Sample]] = {}
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and locust.poll() is None:
+        progress()(f"{left:.0f} s to go")
+        processes = [(f"{pod} {container}", process) for pod, container, process in mesh.processes()]
+        for name, process in [*processes, ("locust", psutil.Process(locust.pid))]:
+            with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
+                sample = Sample(process.memory_full_info().uss, process.num_fds())
+                samples.setdefault(f"{name} {process.pid}", []).append(sample)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            locust.wait(seconds / SAMPLES)
+    return samples
 
 
 @click.command(epilog="\b\nExample:\n  make soak USERS=100 TIME=30m")
@@ -80,23 +91,12 @@ def soak(context: click.Context, users: int, run_time: float) -> None:
 
     Exit 0: it did, and every claim on the load holds. 1: not so. 2: could not run.
     """
-    mesh = LocalMesh(STATE / "local")
     words = ["--headless", "--only-summary", "--users", str(users), "--spawn-rate", str(users)]
-    command = [sys.executable, "-m", "locust", "--locustfile", "loadtest/locustfile.py", *words]
-    samples: dict[str, list[Sample]] = {}
-    end = time.monotonic() + run_time
-    with subprocess.Popen(
-        [*command, "--run-time", f"{run_time:.0f}s"], cwd=ROOT, env={**os.environ, "MESH": "local"}
-    ) as locust:
+    words += ["--locustfile", "loadtest/locustfile.py", "--run-time", f"{run_time:.0f}s"]
+    command, environment = [sys.executable, "-m", "locust", *words], {**os.environ, "MESH": "local"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as locust:
         try:
-            while (left := end - time.monotonic()) > 0 and locust.poll() is None:
-                progress()(f"{left:.0f} s to go")
-                processes = [(f"{pod} {container}", process) for pod, container, process in mesh.processes()]
-                for name, process in [*processes, (LOCUST, psutil.Process(locust.pid))]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        samples.setdefault(f"{name} {process.pid}", []).append(measure(process))
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    locust.wait(run_time / SAMPLES)
+            samples = measure(LocalMesh(STATE / "local"), locust, run_time)
         except BaseException:
             locust.terminate()
             locust.wait()
