@@ -97,7 +97,7 @@ def measure_chains(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     yield Figure("what four proxies add for one caller", "ms", added)
 
 
-def measure_store(effort: Effort) -> Iterator[Figure]:
+def measure_store(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     """Measure what it costs to keep what is posted, and to count it, in a file of SQLite's."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -18,11 +18,13 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure."""
+    """How long to measure, and how many requests to send, to verify and to replay."""
 
     rounds: int
     seconds: float
-    requests: int
+    sent: int
+    verified: int
+    replayed: int
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from loadtest.bench.figures import MIB, Effort, Figure, by_turns, ratios
 from loadtest.bench.mirror import MIRROR
 
 
-def measure_stories(effort: Effort, stories: int) -> Iterator[Figure]:
+def measure_stories(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     """Measure how many requests a core can judge whose lines are there, and what memory that takes."""
     collect_rarely()
-    size = effort.requests * 50
+    size = effort.sent * 50
     forms = {"text": (replay.TEXT, ">= 25000"), "JSON": (replay.JSON, "")}
     measures = {("judge", name): partial(replay.judge, size, form) for name, (form, _) in forms.items()}
     measures |= {("parse", name): partial(replay.parse, size, form) for name, (form, _) in forms.items()}
@@ -36,15 +36,20 @@ def measure_stories(effort: Effort, stories: int) -> Iterator[Figure]:
         yield Figure(f"requests judged on one core, {name}", "requests/s", judged, aim, note)
         part = ratios(judged, rates["parse", name])
         yield Figure(f"part of that which reading lines takes, {name}", "", part)
-    few, many = (peak_memory("-m", "loadtest.bench.replay", str(n)) for n in (stories, 10 * stories))
-    name = f"memory to watch {10 * stories:,} requests rather than {stories:,}"
-    yield Figure(name, "MiB", [(many - few) / MIB], "<= 20")
+    few, many = effort.replayed, 10 * effort.replayed
+    more = replaying(many) - replaying(few)
+    yield Figure(f"memory to watch {many:,} requests rather than {few:,}", "MiB", [more / MIB], "<= 20")
 
 
-def measure_proof(mesh: LocalMesh, effort: Effort, large: int) -> Iterator[Figure]:
+def replaying(size: int) -> int:
+    """Return the most memory that a process holds while it judges ``size`` requests."""
+    return peak_memory("-m", "loadtest.bench.replay", str(size))
+
+
+def measure_proof(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     """Measure what it costs to verify requests beside sending them."""
     mesh.apply(MIRROR)
-    size = effort.requests
+    size, large = effort.sent, effort.verified
 
     def send() -> float:
         start = time.perf_counter()
