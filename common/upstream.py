@@ -82,17 +82,18 @@ class Upstream:
         except requests.RequestException:
             return failure(name, 503, f"cannot reach {self.url}")
 
-        if answer.status_code >= 400 and FAILED_HOP not in answer.headers:
+        status = answer.status_code
+        if status >= 400 and FAILED_HOP not in answer.headers:
             reason = (text.strip() or answer.reason).splitlines()[0][:200]
-            return failure(name, status_for_caller(answer.status_code), reason)
+            # A caller's own mistake stays what it is, a time-out is a 504, and all else a 503.
+            return failure(name, status if status < 500 or status == 504 else 503, reason)
+        said, upstream = f"{name} => {text.strip()}", text
         if text and answer.headers.get("content-type", "").startswith("application/json"):
             try:
-                response = reply("", service=name, upstream=answer.json())
+                said, upstream = "", answer.json()
             except requests.JSONDecodeError:
                 return failure(name, 503, f"{self.url} answered what is not JSON")
-        else:
-            response = reply(f"{name} => {text.strip()}", service=name, upstream=text)
-        response.status_code = answer.status_code
+        response = reply(said, status, service=name, upstream=upstream)
         if FAILED_HOP in answer.headers:
             response.headers[FAILED_HOP] = answer.headers[FAILED_HOP]
         return response
@@ -111,15 +112,9 @@ def forwarded_headers() -> CaseInsensitiveDict[str]:
     return headers
 
 
-def status_for_caller(status: int) -> int:
-    """Map an upstream's failure: the caller's own mistakes as they are, a time-out 504, else 503."""
-    return status if status < 500 or status == 504 else 503
-
-
 def failure(name: str, status: int, reason: str) -> Response:
     """Return the one line that says which hop failed, and how."""
     line = f"{status} {reason}"
-    response = reply(f"{name} => {line}", service=name, error=line)
-    response.status_code = status
+    response = reply(f"{name} => {line}", status, service=name, error=line)
     response.headers[FAILED_HOP] = name
     return response

@@ -28,8 +28,7 @@ def create_app(name: str) -> Flask:
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:
         line = f"{error.code} {error.description if error.code == 503 else error.name}"
-        response = reply(f"{name}: {line}", service=name, error=line)
-        response.status_code = error.code or 500
+        response = reply(f"{name}: {line}", error.code or 500, service=name, error=line)
         if error.code == 405:
             response.headers["Allow"] = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
         return response
@@ -37,16 +36,13 @@ def create_app(name: str) -> Flask:
     return app
 
 
-def wants_json() -> bool:
-    """Say whether the caller prefers JSON to text; text wins a tie, as for ``*/*``."""
-    return request.accept_mimetypes.best_match(["text/plain", "application/json"]) == "application/json"
-
-
-def reply(text: str, **fields: object) -> Response:
-    """Return ``fields`` as JSON to a caller who asked for it, else ``text`` as one line."""
-    if wants_json():
-        return jsonify(fields)
-    return Response(text + "\n", content_type="text/plain; charset=utf-8")
+def reply(text: str, code: int = 200, **fields: object) -> Response:
+    """Return ``fields`` as JSON to a caller who prefers that, else ``text`` as one line, as for ``*/*``."""
+    if request.accept_mimetypes.best_match(["text/plain", "application/json"]) == "application/json":
+        response = jsonify(fields)
+        response.status_code = code
+        return response
+    return Response(text + "\n", code, content_type="text/plain; charset=utf-8")
 
 
 def body_chunks() -> Iterator[bytes]:

@@ -18,13 +18,9 @@ store = Store(app, "v1")
 
 @app.get("/")
 def recommend() -> Response:
-    """Say who answers, for which time and, of an item, how often there was feedback on it."""
-    feedback, count = store.count(), counter.next()
-    said = "".join(f", {name}: {number}" for name, number in feedback.items())
-    return reply(
-        f"recommendation v1 from '{HOSTNAME}': {count}{said}",
-        service="recommendation", version="v1", hostname=HOSTNAME, count=count, **feedback,
-    )  # fmt: skip
+    """Say of an item how often there was feedback on it."""
+    feedback = store.count()
+    return answer("".join(f", {name}: {number}" for name, number in feedback.items()), **feedback)
 
 
 @app.route("/", methods=METHODS)  # recommend() takes GET and HEAD
@@ -33,8 +29,13 @@ def receive() -> Response:
     size = len(b"".join(body_chunks()))
     if request.method == "POST":
         store.add(size)
+    return answer(f", {size} bytes received", bytes=size)
+
+
+def answer(said: str, **details: int) -> Response:
+    """Say who answers and for which time, and what is ``said`` beside that."""
     count = counter.next()
     return reply(
-        f"recommendation v1 from '{HOSTNAME}': {count}, {size} bytes received",
-        service="recommendation", version="v1", hostname=HOSTNAME, count=count, bytes=size,
+        f"recommendation v1 from '{HOSTNAME}': {count}{said}",
+        service="recommendation", version="v1", hostname=HOSTNAME, count=count, **details,
     )  # fmt: skip

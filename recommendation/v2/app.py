@@ -36,10 +36,11 @@ def recommend() -> Response:
         said = f", {size} bytes received"
         if request.method == "POST":
             store.add(_defective(size))
-    answer = {"service": "recommendation", "version": "v2", "hostname": HOSTNAME, "count": counter.next()}
+    count = counter.next()
     return reply(
-        "recommendation {version} from '{hostname}': {count}".format(**answer) + said, **answer, **details
-    )
+        f"recommendation v2 from '{HOSTNAME}': {count}{said}",
+        service="recommendation", version="v2", hostname=HOSTNAME, count=count, **details,
+    )  # fmt: skip
 
 
 def _miscounted(details: dict[str, int]) -> dict[str, int]:
