@@ -73,7 +73,7 @@ def take() -> list[Sight]:
     return seen
 
 
-def begin(environment: Environment, **_: Any) -> None:
+def begin(environment: Environment) -> None:
     """Let callers ask, for the run that the options name."""
     runner, options = environment.runner, environment.parsed_options
     assert isinstance(runner, LocalRunner | WorkerRunner)
@@ -86,6 +86,13 @@ def renew(environment: Environment, msg: Message) -> None:
     """Begin the run anew, under the name that a message says."""
     vars(environment.parsed_options).update(msg.data)
     Caller.run_name, Caller.unreported = msg.data["run"], []
+
+
+@events.test_start.add_listener
+def begin_in_worker(environment: Environment, **_: Any) -> None:
+    """Let a worker's callers ask: Locust has sent it the options."""
+    if isinstance(environment.runner, WorkerRunner):
+        begin(environment)
 
 
 @events.report_to_master.add_listener

@@ -68,7 +68,6 @@ def prepare(environment: Environment, **_: Any) -> None:
     collect_rarely()
     environment.runner.register_message("renewed", callers.renew)
     if isinstance(environment.runner, WorkerRunner):
-        environment.events.test_start.add_listener(callers.begin)
         heed_signals(environment, None)
         return
     judge = Judge(environment)
