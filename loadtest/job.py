@@ -1,6 +1,7 @@
 """Load a cluster from inside: Locust runs there as a Job (kubernetes.yaml), and is judged here."""
 
 import base64
+import contextlib
 import gzip
 import io
 import json
@@ -43,11 +44,24 @@ REPORT = "report:"
 
 
 class Job:
-    """Locust inside a cluster."""
+    """Locust inside a cluster, until the context ends."""
 
     def __init__(self, mesh: ClusterMesh) -> None:
         self._mesh = mesh
         self._log: ContainerLog | None = None
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mesh.progress("removing Locust from the cluster")
+        try:
+            self._remove()
+        except MeshError as error:
+            command = (
+                f"{self._mesh.kubectl.program} delete {KINDS} --selector={LABEL} -n {self._mesh.namespace}"
+            )
+            echo(f"Locust may still be in the cluster: {command} ({error})", err=True)
 
     def start(self, environment: dict[str, str], workers: int, duration: float) -> None:
         """Start Locust with ``workers`` beside its master, and wait until the master runs.
@@ -56,7 +70,7 @@ class Job:
         :raises MeshError: it does not.
         """
         self._mesh.bring("loadtest", self._mesh.platform(self._mesh.facts()))
-        self.remove()
+        self._remove()
         documents = self._mesh.render(document for _, document in read.documents(MANIFEST))
         [job] = [document for document in documents if document["kind"] == "Job"]
         job["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
@@ -126,11 +140,7 @@ class Job:
         why = "; ".join(reasons) or "somebody removed it"
         raise MeshError(f"Locust did not end well in the cluster ({why})\n{self._last_words()}")
 
-    def remove(self) -> None:
-        """Remove what ``start`` made.
-
-        :raises MeshError: that fails.
-        """
+    def _remove(self) -> None:
         if self._log:
             self._log.close()
         words = [KINDS, f"--selector={LABEL}", "--ignore-not-found", "--cascade=foreground", "--wait=true"]
@@ -191,25 +201,16 @@ def follow(job: Job, run: Run, folder: Path) -> bool:
 @click.option("--max-p95", envvar="MAX_P95", default=1000.0, help="Milliseconds that 95 % may wait at most.")
 @click.pass_context
 def load(
-    context: click.Context,
-    users: int,
-    spawn_rate: float,
-    run_time: float,
-    workers: int,
-    service: str,
-    namespace: str,
-    url: str | None,
-    max_failures: float,
-    max_p95: float,
-) -> None:
+    context: click.Context, users: int, spawn_rate: float, run_time: float, workers: int, service: str,
+    namespace: str, url: str | None, max_failures: float, max_p95: float,
+) -> None:  # fmt: skip
     """Load the mesh of a cluster from inside, and judge every request.
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
     mesh = ClusterMesh(progress(), namespace)
     run = Run(mesh, Target(service, namespace), max_failures, max_p95)
-    job = Job(mesh)
-    try:
+    with contextlib.closing(run), Job(mesh) as job:
         environment = {
             "LOCUST_HOST": url or mesh.inner_url(),
             "SERVICE": service,
@@ -224,14 +225,6 @@ def load(
         job.start(environment, workers, run_time)
         reported = follow(job, run, FOLDER)
         verdict = run.end()
-    finally:
-        mesh.progress("removing Locust from the cluster")
-        run.close()
-        try:
-            job.remove()
-        except MeshError as error:
-            command = f"{mesh.kubectl.program} delete {KINDS} --selector={LABEL} -n {mesh.namespace}"
-            echo(f"Locust may still be in the cluster: {command} ({error})", err=True)
     echo("\n" + render(verdict))
     if reported:
         publish(FOLDER / "report.html", verdict, mesh.name)
