@@ -63,6 +63,47 @@ class Workers:
         return not some_play(self._nodes)
 
 
+class Outcome:
+    """What is said of one test, the verdict or why there is none; and the exit code."""
+
+    def __init__(self, environment: Environment) -> None:
+        """Say nothing yet."""
+        self._environment = environment
+        self.verdict: Verdict | None = None
+        self.said = ""
+        """In words, until they are printed."""
+
+    def give_up(self, error: HarnessError) -> None:
+        """Say that nothing can be said."""
+        self.said = f"Error: {error}"
+        self._environment.process_exit_code = 2
+
+    def judge(self, run: Run | None) -> None:
+        """Judge what was seen of a run: verdict and thresholds decide the exit code.
+
+        :param run: None inside a cluster.
+        :raises HarnessError: there can be no verdict.
+        """
+        assert self._environment.runner
+        code = int(bool(self._environment.runner.exceptions))
+        if run:
+            self.verdict = run.end()
+            self.said = render(self.verdict)
+            self._environment.process_exit_code = self.verdict.exit_code or code
+        elif code:
+            self._environment.process_exit_code = code
+
+    def tell(self, run: Run | None) -> None:
+        """Print it; then where the reports are, once Locust has written its own."""
+        if self.said:
+            click.echo("\n" + self.said)
+            self.said = ""
+        assert self._environment.parsed_options
+        report = Path(self._environment.parsed_options.html_file or "")
+        if run and self.verdict and report.is_file():
+            publish(report, self.verdict, run.mesh.name)
+
+
 class Judge:
     """Judges each test of Locust's, from its start until all is said of it."""
 
@@ -82,13 +123,11 @@ class Judge:
         environment.events.test_stopping.add_listener(self._stop)
         environment.events.test_stop.add_listener(self._end)
         environment.events.quitting.add_listener(self._end)  # while the exit code can still be set
-        environment.events.quit.add_listener(self._tell)  # below Locust's summary
+        environment.events.quit.add_listener(lambda **_: self._outcome.tell(self._run))
 
     def _forget(self) -> None:
         self._run: Run | None = None
-        self._verdict: Verdict | None = None
-        self._said = ""
-        """The verdict, or why there is none, until it is printed."""
+        self._outcome = Outcome(self._environment)
         self._following = self._stopping = False
         self._ending: gevent.Greenlet | None = None
         """What judges the run, once."""
@@ -98,15 +137,16 @@ class Judge:
     def _begin(self, **_: Any) -> None:
         """Open a run and follow it; inside a cluster, follow the workers alone."""
         self._forget()
-        self._workers, self._following = Workers(self._environment), True
+        self._workers = Workers(self._environment)
         self._environment.stop_timeout = STOP_TIMEOUT
         if self._options.html_file:
             Path(self._options.html_file).unlink(missing_ok=True)
         try:
             if not self.is_inside:
                 self._run = open_run(self._environment)
-                self._tell_callers(self._run)
+                vars(self._options).update(self._run.told())  # workers that start get them
                 self._run.watch.follow()
+            self._following = True
         except HarnessError as error:
             self._give_up(error)
         self._follower = gevent.spawn(self._follow)
@@ -161,17 +201,12 @@ class Judge:
     def _announce(self, run: Run) -> None:
         """Tell callers that a run began anew: what they saw under its old name does not count."""
         if self._run is run and self._following:
-            self._runner.send_message("renewed", self._tell_callers(run))
-
-    def _tell_callers(self, run: Run) -> dict[str, str]:
-        """Set, and return, the options that tell callers of a run; workers that start get them."""
-        told = {"run": run.watch.run, "allowed": run.allowed}
-        vars(self._options).update(told)
-        return told
+            vars(self._options).update(run.told())
+            self._runner.send_message("renewed", run.told())
 
     def shown(self) -> Verdict | None:
         """Return what the web page shows: the verdict on the last run, or how one that goes on stands."""
-        return self._verdict or (standing(self._run.watch) if self._run else None)
+        return self._outcome.verdict or (standing(self._run.watch) if self._run else None)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -183,7 +218,7 @@ class Judge:
 
     def _end(self, **_: Any) -> None:
         """Judge a run that has begun, unless it is judged already; return when that is done."""
-        if self._following or self._said:
+        if self._following or self._outcome.said:
             self._ending = self._ending or gevent.spawn(self._judge)
         if self._ending:
             self._ending.join()
@@ -192,36 +227,25 @@ class Judge:
         return self._ending is not None and self._ending.ready()
 
     def _judge(self) -> None:
+        if not self._workers.have_stopped():
+            self._give_up(HarnessError(LOST))
+        self._following = False
+        self._follower.join()  # a line that it has in hand must be entered
+        self._enter(Caller.run_name, callers.take())
         try:
-            if not self._workers.have_stopped():
-                raise HarnessError(LOST)
-            self._following = False
-            self._follower.join()  # a line that it has in hand must be entered
-            self._enter(Caller.run_name, callers.take())
-            if not self._said:
-                self._conclude()
+            if not self._outcome.said:
+                self._outcome.judge(self._run)
         except HarnessError as error:
             self._give_up(error)
         finally:
-            self._follower.join()
             if self._run:
                 self._run.close()
             if self._environment.web_ui:
-                self._tell()
-
-    def _conclude(self) -> None:
-        """Judge what was seen: verdict and thresholds decide the exit code."""
-        code = int(bool(self._runner.exceptions))
-        if self._run:
-            self._verdict = self._run.end()
-            self._said = render(self._verdict)
-            self._environment.process_exit_code = self._verdict.exit_code or code
-        elif code:
-            self._environment.process_exit_code = code
+                self._outcome.tell(self._run)
 
     def abandon(self) -> None:
         """Give a run up that is not judged yet."""
-        if self._said or not self._stopping or self._is_over():
+        if self._outcome.said or not self._stopping or self._is_over():
             return
         waits_for_logs = not self._following
         self._give_up(HarnessError("interrupted before the proxies' logs were complete"))
@@ -229,18 +253,8 @@ class Judge:
             self._ending.kill()
 
     def _give_up(self, error: HarnessError) -> None:
-        """Say that nothing can be said."""
-        self._said, self._following = f"Error: {error}", False
-        self._environment.process_exit_code = 2
-
-    def _tell(self, **_: Any) -> None:
-        """Print the verdict, or why there is none; then where the reports are."""
-        if self._said:
-            click.echo("\n" + self._said)
-            self._said = ""
-        report = Path(self._options.html_file or "")
-        if self._run and self._verdict and report.is_file():
-            publish(report, self._verdict, self._run.mesh.name)
+        self._following = False
+        self._outcome.give_up(error)
 
 
 def open_run(environment: Environment) -> Run:

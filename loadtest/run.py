@@ -38,6 +38,10 @@ class Run:
         rules = self.watch.routing.rules
         return ",".join(dict.fromkeys(v for rule in rules for v, _ in rule.expectation.answers))
 
+    def told(self) -> dict[str, str]:
+        """Return what callers must know: the run's name, and who may answer."""
+        return {"run": self.watch.run, "allowed": self.allowed}
+
     def renew(self) -> None:
         """Begin anew: what callers have sent until now is not judged.
 
