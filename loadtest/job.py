@@ -75,8 +75,8 @@ class Job:
         [job] = [document for document in documents if document["kind"] == "Job"]
         job["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
         job["spec"]["activeDeadlineSeconds"] += int(duration)
-        for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
-            variable["value"] = environment[variable["name"]]
+        [container] = job["spec"]["template"]["spec"]["containers"]
+        container["env"] = [{"name": name, "value": value} for name, value in environment.items()]
         if refusal := self._mesh.refusal(self._mesh.namespace, job):
             raise MeshError(f"no pod can be made for Locust: {refusal}")
         self._mesh.create(documents)

@@ -36,16 +36,9 @@ def measure_mesh(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
         mesh.up()
         times.append(time.perf_counter() - start)
     yield Figure("time of make up", "s", times)
-    yield Figure("memory of the whole mesh, at rest", "MiB", [memory(mesh) / MIB], "<= 500")
-
-
-def memory(mesh: LocalMesh) -> int:
-    """Return the memory of all processes of the mesh; pages that several share count once."""
-    total = 0
-    for _, _, process in mesh.processes():
-        info = process.memory_full_info()
-        total += getattr(info, "pss", info.uss)
-    return total
+    held = [process.memory_full_info() for _, _, process in mesh.processes()]
+    total = sum(getattr(info, "pss", info.uss) for info in held)  # pages that several share count once
+    yield Figure("memory of the whole mesh, at rest", "MiB", [total / MIB], "<= 500")
 
 
 def machine() -> dict[str, str | int]:

@@ -4,7 +4,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import psutil
 
@@ -20,26 +19,11 @@ INTERVAL = 60.0
 """Seconds between two analyses, as controllers of canaries have it by default."""
 
 
-class BailOut(NamedTuple):
-    """What one bail-out cost."""
+def bail_out_under_load(mesh: LocalMesh) -> tuple[float, float, float]:
+    """Release v2 to every second caller, and let it die under load: its sidecar answers 503 then.
 
-    seconds: float
-    """From the first bad reply to the last one."""
-    harmed: int
-    """How many callers got one."""
-    rate: float
-    """Bad replies a second, while nobody does anything."""
-
-    @property
-    def harmed_by_interval(self) -> float:
-        """How many callers would have got one until an analysis, half an interval later on average."""
-        return self.rate * INTERVAL / 2
-
-
-def bail_out_under_load(mesh: LocalMesh, callers: int = 8) -> BailOut:
-    """Release v2 to every second caller, let it die under load, and measure until nobody sees it any more.
-
-    Its sidecar answers 503 then. Afterwards v2 runs again, and v1 answers.
+    Return the seconds from the first bad reply to the last, how many callers got one, and how many would have
+    got one until an analysis: half an interval later on average. Afterwards v2 runs again, and v1 answers.
     """
     mesh.apply(ROOT / "istio" / "v1-only.yaml")
     plan = Plan(steps=parse_steps("50% 100%"), seconds=INTERVAL)
@@ -65,11 +49,12 @@ def bail_out_under_load(mesh: LocalMesh, callers: int = 8) -> BailOut:
         return bool(killed) and not release.is_alive()
 
     release.start()
-    Traffic(mesh.url(), new_run(), 1_000_000, callers).send(saw, meanwhile, quietly)
+    Traffic(mesh.url(), new_run(), 1_000_000, 8).send(saw, meanwhile, quietly)
     release.join()
     assert told[0].startswith("FAIL"), told
     mesh.up()
-    return BailOut(bad[-1] - bad[0], len(bad), len(by_v2) / (killed - by_v2[0]))
+    per_second = len(by_v2) / (killed - by_v2[0])
+    return bad[-1] - bad[0], len(bad), per_second * INTERVAL / 2
 
 
 def shadow_processes(mesh: LocalMesh) -> list[psutil.Process]:
@@ -80,9 +65,10 @@ def shadow_processes(mesh: LocalMesh) -> list[psutil.Process]:
 def measure_bail_out(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
     """Measure how long callers are harmed by a v2 that dies at 50 % of a release, and how many."""
     runs = [bail_out_under_load(mesh) for _ in range(effort.rounds)]
-    yield Figure("from the first bad reply of a release to the last", "s", [r.seconds for r in runs], "<= 1")
-    yield Figure("callers harmed until then", "", [float(r.harmed) for r in runs])
+    seconds, harmed, harmed_by_interval = map(list, zip(*runs, strict=True))
+    yield Figure("from the first bad reply of a release to the last", "s", seconds, "<= 1")
+    yield Figure("callers harmed until then", "", harmed)
     yield Figure(
-        "harmed if somebody looked once a minute", "", [r.harmed_by_interval for r in runs],
+        "harmed if somebody looked once a minute", "", harmed_by_interval,
         note="at the same rate, after half a minute on average",
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -71,12 +70,16 @@ def measure_proof(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
 
 def verifying(mesh: LocalMesh, size: int) -> int:
     """Return the most memory that a process holds while it verifies ``size`` requests."""
+    return peak_memory(*command(mesh, "verify", "--requests", str(size)))
+
+
+def command(mesh: LocalMesh, name: str, *words: str) -> list[str]:
+    """Return the words by which Python runs a command of the harness on a mesh in any folder."""
     code = (
-        "import sys; from pathlib import Path; from harness.meshes.local import LocalMesh;"
-        "from harness.proof.target import Target; from harness.proof.watch import verify;"
-        "verify(LocalMesh(Path(sys.argv[1])), Target(), int(sys.argv[2]))"
+        "import sys; from pathlib import Path; from harness import choice, cli;"
+        "choice.STATE = Path(sys.argv.pop(1)); cli.main()"
     )
-    return peak_memory("-c", code, str(mesh.state), str(size))
+    return ["-c", code, str(mesh.state.parent), name, "--mesh=local", f"--namespace={NAMESPACE}", *words]
 
 
 def peak_memory(*words: str) -> int:
@@ -106,14 +109,9 @@ def seconds_to_a_leak(mesh: LocalMesh) -> float:
 
     What is applied stays as it is. It is the proxies that do otherwise, so only their logs can tell.
     """
-    code = (
-        "import sys; from pathlib import Path; from harness import choice, cli;"
-        "choice.STATE = Path(sys.argv.pop(1)); cli.main()"
-    )
-    words = [sys.executable, "-c", code, str(mesh.state.parent), "watch", "--until-failure", "--json"]
-    environment = {**os.environ, "NAMESPACE": NAMESPACE}
+    words = [sys.executable, *command(mesh, "watch", "--until-failure", "--json")]
     leaks: list[float] = []
-    with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as watch:
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout
         watch.stdout.readline()  # once a second it tells how it stands
         routes = json.loads((mesh.xds / "sidecar.json").read_text())
