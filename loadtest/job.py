@@ -169,9 +169,14 @@ def follow(job: Job, run: Run, folder: Path) -> bool:
         if run.watch.read():
             return False
     job.must_have_ended_well()
+    return unpack("".join(encoded or []), folder)
+
+
+def unpack(encoded: str, folder: Path) -> bool:
+    """Unpack Locust's report into a folder; return whether it arrived whole."""
     folder.mkdir(exist_ok=True)
     try:
-        with tarfile.open(fileobj=io.BytesIO(base64.b64decode("".join(encoded or [])))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(encoded))) as archive:
             for member in archive:
                 if content := archive.extractfile(member):
                     (folder / Path(member.name).name).write_bytes(content.read())
