@@ -50,8 +50,9 @@ class Still:
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
         return self.clusters if query == "clusters" else None
 
-    def logs_requests(self, pod: Pod) -> bool | None:
-        return pod.workload not in self.silent
+    def listeners(self, pod: Pod) -> list[Json]:
+        path = "/dev/null" if pod.workload in self.silent else "/dev/stdout"
+        return [{"name": "virtualInbound", "access_log": [{"path": path}]}]
 
     def secrets(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         found = {o["metadata"]["name"]: o["stringData"] for o in self.objects if o["kind"] == "Secret"}

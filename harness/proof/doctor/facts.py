@@ -154,6 +154,11 @@ class Facts:
         found = {pod.workload: pod for pod in [*versions, *self.callers] if pod.proxy}
         return dict([*found.items()][:READ])
 
+    @cached_property
+    def listeners(self) -> dict[str, list[Json]]:
+        """The listeners of each of those proxies, by its workload."""
+        return {workload: self.mesh.listeners(pod) for workload, pod in self.proxies.items()}
+
     def calls(self, pod: Pod) -> bool:
         """Say whether a pod's sidecar was seen to call the target."""
         return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)
