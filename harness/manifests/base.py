@@ -18,29 +18,26 @@ def _not_here(value: Any) -> Any:
     )
 
 
+def check(holds: Callable[[Any], object], problem: str, kind: str = "value_error") -> AfterValidator:
+    """Return a check of a value; ``problem`` says what is wrong with the value ``{}`` that does not hold."""
+
+    def checked(value: Any) -> Any:
+        if not holds(value):
+            raise PydanticCustomError(kind, problem.format(value))
+        return value
+
+    return AfterValidator(checked)
+
+
 def one_of(*values: str) -> AfterValidator:
     """Return a check that a text is one of those that the harness's own meshes honour."""
-
-    def check(text: str) -> str:
-        if text not in values:
-            here = {"text": text, "here": " or ".join(values)}
-            raise PydanticCustomError(
-                NOT_HERE, "only a cluster has '{text}': write {here}, or run the step with MESH=cluster", here
-            )
-        return text
-
-    return AfterValidator(check)
+    remedy = f"write {' or '.join(values)}, or run the step with MESH=cluster"
+    return check(values.__contains__, f"only a cluster has '{{}}': {remedy}", NOT_HERE)
 
 
 def matches(pattern: str, problem: str) -> AfterValidator:
     """Return a check that the whole of a text matches a pattern; ``problem`` says what it is if not."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"'{text}' {problem}")
-        return text
-
-    return AfterValidator(check)
+    return check(re.compile(pattern).fullmatch, f"'{{}}' {problem}")
 
 
 def _duration(text: str) -> str:
@@ -80,6 +77,7 @@ def _number(value: Any) -> Any:
 Percent = Annotated[float, BeforeValidator(_number), Field(ge=0, le=100)]
 WholePercent = Annotated[int, BeforeValidator(_number), Field(ge=0, le=100)]
 UINT32 = 2**32 - 1
+Uint32 = Annotated[int, Field(ge=0, le=UINT32)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 DNS = "[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?"

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.manifests.base import (
-    UINT32,
     Count,
     Duration,
     IstioObject,
     Labels,
     Model,
+    Uint32,
     WholePercent,
     fields,
     one_of,
@@ -71,9 +71,9 @@ class ConnectionPool(Model):
 class OutlierDetection(Model):
     """When a pod that fails gets no requests for a while."""
 
-    consecutive_5xx_errors: Annotated[int | None, Field(ge=0, le=UINT32, alias="consecutive5xxErrors")] = None
-    consecutive_gateway_errors: Annotated[int | None, Field(ge=0, le=UINT32)] = None
-    consecutive_local_origin_failures: Annotated[int | None, Field(ge=0, le=UINT32)] = None
+    consecutive_5xx_errors: Annotated[Uint32 | None, Field(alias="consecutive5xxErrors")] = None
+    consecutive_gateway_errors: Uint32 | None = None
+    consecutive_local_origin_failures: Uint32 | None = None
     split_external_local_origin_errors: bool = False
     interval: Duration | None = None
     base_ejection_time: Duration | None = None

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from harness.manifests.base import (
     NOT_HERE,
@@ -16,23 +15,18 @@ from harness.manifests.base import (
     Model,
     Object,
     Port,
+    check,
     fields,
     matches,
     one_of,
 )
-from harness.manifests.protocol import HTTP2, is_http, protocol_of
+from harness.manifests.protocol import is_http, protocol_of
 
 INJECT = "sidecar.istio.io/inject"
 """The label (before: the annotation) by which a pod says whether it gets a sidecar."""
 
 ANY_PORT = 8080
 """Where an application listens whose container names no port."""
-
-
-def _not_headless(address: str) -> str:
-    if address == "None":
-        raise PydanticCustomError(NOT_HERE, "only a cluster has headless Services: take it out")
-    return address
 
 
 def _is_port(port: int | str) -> int | str:
@@ -107,11 +101,6 @@ class ServicePort(Model):
         """What Istio takes it for; "" if it finds it out by what callers send."""
         return protocol_of(self.model_dump(by_alias=True))[1]
 
-    @property
-    def is_http2(self) -> bool:
-        """Whether proxies speak HTTP/2 to what is behind it."""
-        return self.protocol_name in HTTP2
-
 
 @fields(
     unused="allocateLoadBalancerNodePorts clusterIPs externalTrafficPolicy healthCheckNodePort "
@@ -125,7 +114,11 @@ class ServiceSpec(Model):
     selector: Annotated[Labels, Field(min_length=1)]
     ports: Annotated[list[ServicePort], Field(min_length=1), AfterValidator(_tells_ports_apart)]
     type: Annotated[str, one_of("ClusterIP", "NodePort", "LoadBalancer")] = "ClusterIP"
-    cluster_ip: Annotated[str, Field(alias="clusterIP"), AfterValidator(_not_headless)] = ""
+    cluster_ip: Annotated[
+        str,
+        Field(alias="clusterIP"),
+        check("None".__ne__, "only a cluster has headless Services: take it out", NOT_HERE),
+    ] = ""
 
 
 class Service(Object):

@@ -7,7 +7,7 @@ from typing import Annotated
 import re2
 from pydantic import AfterValidator, Field
 
-from harness.manifests.base import DNS, matches
+from harness.manifests.base import DNS, check, matches
 
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
@@ -24,11 +24,9 @@ def _regex(pattern: str) -> str:
     return pattern
 
 
-def _exported(to: list[str]) -> list[str]:
+def _exported(to: list[str]) -> bool:
     known = all(re.fullmatch(rf"[.*]|{DNS}", name) for name in to)
-    if not known or len(set(to)) < len(to) or ("*" in to and len(to) > 1):
-        raise ValueError("is either '*', or '.' and names of namespaces, each once")
-    return to
+    return known and len(set(to)) == len(to) and ("*" not in to or len(to) == 1)
 
 
 def _retry_on(conditions: str) -> str:
@@ -46,10 +44,8 @@ _RETRIED = {
 }  # fmt: skip
 
 
-def _header_value(value: str) -> str:
-    if re.sub(r"%%|%[^%(]+(\(.*?\)[^%]*)?%", "", value).count("%"):
-        raise ValueError("has a % that begins nothing: write %% for %")
-    return value
+def _formats(value: str) -> bool:
+    return "%" not in re.sub(r"%%|%[^%(]+(\(.*?\)[^%]*)?%", "", value)
 
 
 Regex = Annotated[str, AfterValidator(_regex)]
@@ -69,10 +65,16 @@ ServedHost = Annotated[
 RetryOn = Annotated[str, AfterValidator(_retry_on)]
 GatewayName = Annotated[str, Field(pattern=rf"^({DNS}/)?{DNS}(\.{DNS})*$")]
 SubsetName = Annotated[str, Field(pattern=rf"^{DNS}$")]
-ExportTo = Annotated[list[str], AfterValidator(_exported)]
-HeaderName = Annotated[str, Field(pattern=r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")]
-HeaderOrAuthority = Annotated[str, Field(pattern=r"^(:authority|[-!#$%&'*+.^_`|~0-9A-Za-z]+)$")]
-HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$"), AfterValidator(_header_value)]
+SubsetOrAll = Annotated[str, Field(pattern=rf"^({DNS})?$")]
+ExportTo = Annotated[list[str], check(_exported, "is either '*', or '.' and names of namespaces, each once")]
+_HEADER = "[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+HeaderName = Annotated[str, Field(pattern=rf"^{_HEADER}$")]
+HeaderOrAuthority = Annotated[str, Field(pattern=rf"^(:authority|{_HEADER})$")]
+HeaderValue = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$"),
+    check(_formats, "has a % that begins nothing: write %% for %"),
+]
 
 
 def is_authority(header: str) -> bool:

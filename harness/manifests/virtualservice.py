@@ -12,7 +12,6 @@ from pydantic import AfterValidator, AliasChoices, Field
 
 from harness.manifests import texts
 from harness.manifests.base import (
-    DNS,
     UINT32,
     Count,
     Duration,
@@ -79,7 +78,7 @@ class Destination(Model):
     """A Service, or a subset of its pods."""
 
     host: texts.OneHost
-    subset: Annotated[str, Field(pattern=rf"^({DNS})?$")] | None = None
+    subset: texts.SubsetOrAll | None = None
     port: PortSelector | None = None
 
 
