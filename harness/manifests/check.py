@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Iterator
 
 from harness.manifests import lookup
-from harness.manifests.base import Object, covers
-from harness.manifests.destinationrule import DestinationRule
-from harness.manifests.gateway import Gateway
+from harness.manifests.base import Object
+from harness.manifests.istio import DestinationRule, Gateway, TrafficExtension
 from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
 from harness.manifests.lookup import NAMESPACE, full_host, host_of, of_kind
 from harness.manifests.read import ManifestError
-from harness.manifests.trafficextension import TrafficExtension
+from harness.manifests.values import covers
 from harness.manifests.virtualservice import VirtualService
 
 

@@ -7,20 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from harness.manifests.base import (
-    NOT_HERE,
-    Count,
-    HostMetadata,
-    Labels,
-    Model,
-    Object,
-    Port,
-    check,
-    fields,
-    matches,
-    one_of,
-)
+from harness.manifests.base import HostMetadata, Model, Object, fields
 from harness.manifests.protocol import is_http, protocol_of
+from harness.manifests.values import NOT_HERE, Count, Labels, Port, check, matches, one_of
 
 INJECT = "sidecar.istio.io/inject"
 """The label (before: the annotation) by which a pod says whether it gets a sidecar."""

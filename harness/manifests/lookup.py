@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from harness.manifests.base import Object, covers
-from harness.manifests.destinationrule import DestinationRule, Subset, TrafficPolicy
-from harness.manifests.gateway import Gateway
+from harness.manifests.base import Object
+from harness.manifests.istio import DestinationRule, Gateway, Subset, TrafficExtension, TrafficPolicy
 from harness.manifests.kubernetes import Deployment, Secret, Service
-from harness.manifests.trafficextension import TrafficExtension
+from harness.manifests.values import covers
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 

@@ -13,11 +13,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness import HarnessError, Json
-from harness.manifests.base import NOT_HERE, Object
-from harness.manifests.destinationrule import DestinationRule
-from harness.manifests.gateway import Gateway
+from harness.manifests.base import Object
+from harness.manifests.istio import DestinationRule, Gateway, TrafficExtension
 from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
-from harness.manifests.trafficextension import TrafficExtension
+from harness.manifests.values import NOT_HERE
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 

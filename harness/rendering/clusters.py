@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import Json
-from harness.manifests.base import UINT32, Object, seconds
-from harness.manifests.destinationrule import (
+from harness.manifests.base import Object
+from harness.manifests.istio import (
     ConnectionPool,
     HTTPSettings,
     LoadBalancer,
@@ -18,6 +18,7 @@ from harness.manifests.destinationrule import (
 from harness.manifests.kubernetes import Container, Service, ServicePort
 from harness.manifests.lookup import full_host, host_of, of_kind, subsets, traffic_policy
 from harness.manifests.protocol import HTTP2
+from harness.manifests.values import UINT32, seconds
 from harness.rendering.values import Address, duration, given, typed
 
 PROTOCOLS = "extensions.upstreams.http.v3.HttpProtocolOptions"
