@@ -15,8 +15,9 @@ from harness.manifests.istio import (
     TCPSettings,
     TrafficPolicy,
 )
-from harness.manifests.kubernetes import Container, Service, ServicePort
+from harness.manifests.kubernetes import Service, ServicePort
 from harness.manifests.lookup import full_host, host_of, of_kind, subsets, traffic_policy
+from harness.manifests.podspec import Container
 from harness.manifests.protocol import HTTP2
 from harness.manifests.values import UINT32, seconds
 from harness.rendering.values import Address, duration, given, typed

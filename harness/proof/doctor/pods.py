@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.manifests.kubernetes import INJECT
+from harness.manifests.podspec import INJECT
 from harness.meshes.scene import Pod, named
 from harness.proof.doctor.facts import READ, Facts, Finding, at, items, text
 from harness.proof.expectation import GATEWAY, Destination
