@@ -20,17 +20,15 @@ from harness.manifests.values import NOT_HERE
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
-_MODELS: tuple[type[Object], ...] = (
+KINDS: dict[str, type[Object]] = {kind.__name__: kind for kind in (
     ServiceAccount, Secret, Service, Deployment, Gateway, VirtualService, DestinationRule, TrafficExtension,
-)  # fmt: skip
-KINDS = {model.__name__: model for model in _MODELS}
+)}  # fmt: skip
 
 MOST_BYTES = 3 * 2**20
 """How long a manifest may be; an object may have half of that in Kubernetes."""
 
 MOST_VALUES = 100_000
-"""How many values a manifest may have when its aliases are written out."""
-_TOO_MANY = f"it has more than {MOST_VALUES:,} values"
+"""How many values a YAML document may have when its aliases are written out."""
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """What is read of a folder, as kubectl does."""
@@ -64,7 +62,7 @@ class _Loader(yaml.SafeLoader):
         while waiting:  # as if its aliases were written out: one may stand for very much, or for itself
             values += 1
             if values > MOST_VALUES:
-                raise yaml.YAMLError(_TOO_MANY)
+                raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
             match waiting.pop():
                 case yaml.MappingNode(value=pairs):
                     waiting += [part for pair in pairs for part in pair]
@@ -135,21 +133,14 @@ def _text(path: Path) -> str:
 
 def _load(text: str) -> list[Any]:
     """Return the documents of a text: of JSON, which may have tabs and nothing in between, or of YAML."""
-    found, position = [], _after_space(text, 0)
-    if text.startswith("{", position) and text.count("{") + text.count(",") > MOST_VALUES:
-        raise yaml.YAMLError(_TOO_MANY)
+    found, rest, end = [], text.strip(), 0
     with contextlib.suppress(ValueError):  # YAML has braces, too
-        while text.startswith("{", position):
-            document, end = json.JSONDecoder().raw_decode(text, position)
+        while rest.startswith("{", end):
+            document, end = json.JSONDecoder().raw_decode(rest, end)
             found.append(document)
-            position = _after_space(text, end)
-    return list(yaml.load_all(text, Loader=_Loader)) if position < len(text) else found
-
-
-def _after_space(text: str, position: int) -> int:
-    while text[position : position + 1].isspace():
-        position += 1
-    return position
+            while rest[end : end + 1].isspace():
+                end += 1
+    return found if end == len(rest) else list(yaml.load_all(text, Loader=_Loader))
 
 
 def documents_in(text: str, source: str) -> Iterator[tuple[str, Json]]:
