@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, create_model, model_validator
+from pydantic import BaseModel, create_model, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
 
-from harness.manifests.values import NOT_HERE, HostName, Labels, Name
+from harness.manifests.values import NOT_HERE, HostName, Labels, Name, check
 
 
 class Model(BaseModel):
@@ -35,10 +34,8 @@ class Model(BaseModel):
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
-def _not_here(value: Any) -> Any:
-    raise PydanticCustomError(
-        NOT_HERE, "only a cluster does this: take it out, or run the step with MESH=cluster"
-    )
+_ONLY_CLUSTER = "only a cluster does this: take it out, or run the step with MESH=cluster"
+_Refused = Annotated[Any, check(lambda _: False, _ONLY_CLUSTER, NOT_HERE)]
 
 
 def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyModel]], type[AnyModel]]:
@@ -49,7 +46,7 @@ def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyMod
     :param only_cluster: names of fields that are refused there.
     """
     kept = dict.fromkeys(unused.split(), (Any, None))
-    refused = dict.fromkeys(only_cluster.split(), (Annotated[Any, BeforeValidator(_not_here)], None))
+    refused = dict.fromkeys(only_cluster.split(), (_Refused, None))
 
     def add(model: type[AnyModel]) -> type[AnyModel]:
         more: dict[str, Any] = kept | refused
