@@ -30,9 +30,6 @@ MOST_BYTES = 3 * 2**20
 MOST_VALUES = 100_000
 """How many values a YAML document may have when its aliases are written out."""
 
-SUFFIXES = (".yaml", ".yml", ".json")
-"""What is read of a folder, as kubectl does."""
-
 _BY_SERVER = {
     "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink",
     "deletionTimestamp", "deletionGracePeriodSeconds",
@@ -108,7 +105,8 @@ def documents(path: Path) -> list[tuple[str, Json]]:
     """
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+        known = (".yaml", ".yml", ".json")  # as kubectl reads folders
+        files = sorted(file for file in path.iterdir() if file.suffix in known and file.is_file())
     found = [each for file in files for each in documents_in(_text(file), str(file))]
     if not found:
         raise ManifestError(f"{path}: holds no object")
@@ -117,13 +115,10 @@ def documents(path: Path) -> list[tuple[str, Json]]:
 
 def _text(path: Path) -> str:
     try:
-        if str(path) == "-":
-            content = sys.stdin.buffer.read(MOST_BYTES + 1)
-        elif path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():
             raise ManifestError(f"{path}: is neither a file nor a folder")
-        else:
-            with path.open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
+        with contextlib.nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ManifestError(f"{path}: is longer than {MOST_BYTES // 2**20} MiB")
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
