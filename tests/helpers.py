@@ -21,7 +21,8 @@ import yaml
 from harness.cluster.deploy import CLUSTER_ONLY, OWN_GATEWAY
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import OURS, PROJECT
-from harness.manifests.read import LAST_APPLIED, documents
+from harness.manifests.base import Object
+from harness.manifests.read import LAST_APPLIED, documents, documents_in, to_objects
 from harness.meshes.containers import ContainerMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.local import LocalMesh
@@ -196,6 +197,11 @@ def run(checkout: Path, *command: str, **environment: str) -> subprocess.Complet
         command, cwd=checkout, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL,
         env={**inherited, **environment},
     )  # fmt: skip
+
+
+def parse(text: str, source: str) -> list[Object]:
+    """Return the objects of a manifest's text; ``source`` names it in errors."""
+    return [found for _, found in to_objects(documents_in(text, source))]
 
 
 def fits(text: str) -> bool:

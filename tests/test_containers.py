@@ -10,7 +10,7 @@ import pytest
 import requests
 from helpers import containers, run, start, wait_for
 
-from harness.manifests.kubernetes import quantity
+from harness.manifests.podspec import quantity
 from harness.meshes.containers import LABEL, ContainerMesh
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image, version

@@ -39,6 +39,7 @@ class Still:
     logs: dict[str, list[str]] = field(default_factory=dict)
     clusters: str = ""
     silent: set[str] = field(default_factory=set)
+    draining: dict[str, str] = field(default_factory=dict)
     name = "cluster"
 
     def scene(self, namespace: str, callers: Iterable[str] = ()) -> Scene:
@@ -50,8 +51,10 @@ class Still:
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
         return self.clusters if query == "clusters" else None
 
-    def logs_requests(self, pod: Pod) -> bool | None:
-        return pod.workload not in self.silent
+    def listeners(self, pod: Pod) -> list[Json]:
+        path = "/dev/null" if pod.workload in self.silent else "/dev/stdout"
+        drains = {"name": self.draining.get(pod.workload, ""), "draining_state": {}}
+        return [{"name": "virtualInbound", "access_log": [{"path": path}]}, drains]
 
     def secrets(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         found = {o["metadata"]["name"]: o["stringData"] for o in self.objects if o["kind"] == "Secret"}
@@ -468,6 +471,17 @@ def test_a_proxy_that_logs_nothing_is_found(still: Still) -> None:
         "of recommendation-v2 log no requests",
         "apply a Telemetry whose spec.accessLogging",
     )
+
+
+@pytest.mark.parametrize("listener", ["virtualInbound", "10.96.0.7_8080"])
+def test_a_proxy_that_drains_where_requests_to_the_target_pass_is_found(still: Still, listener: str) -> None:
+    still.draining = {"preference": listener}
+    only(still, "the sidecars of preference", "take the old configuration", "wait 45 seconds")
+
+
+def test_a_proxy_that_drains_where_a_neighbours_requests_passed_is_no_finding(still: Still) -> None:
+    still.draining = {"preference": "10.96.0.9_7000"}
+    assert find(still) == []
 
 
 # --- fuses and loops ----------------------------------------------------------------------------------

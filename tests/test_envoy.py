@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import parse
 
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment, Service
 from harness.manifests.lookup import of_kind
-from harness.manifests.read import parse, read, to_document
+from harness.manifests.read import read, to_document
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 from harness.rendering.bootstrap import extension
 from harness.rendering.clusters import Endpoint

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import route, to, virtual_service
+from helpers import parse, route, to, virtual_service
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.manifests.base import Object, seconds
+from harness.manifests.base import Object
 from harness.manifests.check import check, warnings, warnings_here
 from harness.manifests.kubernetes import Deployment, Service
 from harness.manifests.lookup import of_kind
-from harness.manifests.read import ManifestError, parse, read, to_document, to_object
+from harness.manifests.read import ManifestError, read, to_document, to_object
+from harness.manifests.values import seconds
 from harness.manifests.virtualservice import VirtualService
 from harness.meshes.mesh import ISTIO, ROOT, WORKLOADS
 

@@ -18,7 +18,7 @@ from helpers import free_port, here_only, run, shadow, wait_for
 
 from harness import HarnessError
 from harness.cluster.mesh import ClusterMesh
-from harness.manifests.read import parse
+from harness.manifests.read import to_object
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT
 from harness.proof.evidence import Bounds
@@ -49,7 +49,7 @@ HOST = "recommendation.tutorial.svc.cluster.local"
 
 def routed(found: dict[str, Any], step: Step | None) -> dict[str, Any]:
     document = routes_at(found, HOST, Versions(), step, Group())
-    parse(json.dumps(document), "release.json")  # the meshes take it
+    to_object(json.loads(json.dumps(document)), "release.json")  # the meshes take it
     return document
 
 

@@ -14,7 +14,7 @@ import yaml
 from harness import Json
 from harness.cluster.kubectl import ForbiddenError, Kubectl
 from harness.cluster.pods import has_sidecar
-from harness.manifests.kubernetes import INJECT, quantity
+from harness.manifests.podspec import INJECT, quantity
 from harness.meshes.mesh import MeshError
 
 

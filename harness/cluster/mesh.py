@@ -45,6 +45,7 @@ from harness.meshes.mesh import (
 )
 from harness.meshes.scene import Pod, Scene
 from harness.meshes.stores import psql, rows_of
+from harness.rendering.accesslog import is_written
 
 
 class ClusterMesh(Mesh):
@@ -512,13 +513,7 @@ class ClusterMesh(Mesh):
         return total
 
     def logs_requests(self, pod: Pod) -> bool | None:
-        said = self.ask_proxy(pod, "config_dump?resource=dynamic_listeners")
-        if said is None:
-            return None
-        with contextlib.suppress(ValueError):
-            listeners = [c for c in json.loads(said).get("configs", []) if c.get("name") == "virtualInbound"]
-            return '"/dev/stdout"' in json.dumps(listeners)
-        return None
+        return is_written(self.listeners(pod))
 
 
 def _read(paths: Iterable[Path]) -> list[Json]:

@@ -1,100 +1,12 @@
 """What the models of Kubernetes' and of Istio's objects have in common."""
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, create_model, model_validator
+from pydantic import BaseModel, create_model, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
 
-NOT_HERE = "not_here"
-"""The type of error of a field that clusters honour, and that the harness's own meshes do not."""
-
-
-def _not_here(value: Any) -> Any:
-    raise PydanticCustomError(
-        NOT_HERE, "only a cluster does this: take it out, or run the step with MESH=cluster"
-    )
-
-
-def one_of(*values: str) -> AfterValidator:
-    """Return a check that a text is one of those that the harness's own meshes honour."""
-
-    def check(text: str) -> str:
-        if text not in values:
-            here = {"text": text, "here": " or ".join(values)}
-            raise PydanticCustomError(
-                NOT_HERE, "only a cluster has '{text}': write {here}, or run the step with MESH=cluster", here
-            )
-        return text
-
-    return AfterValidator(check)
-
-
-def matches(pattern: str, problem: str) -> AfterValidator:
-    """Return a check that the whole of a text matches a pattern; ``problem`` says what it is if not."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"'{text}' {problem}")
-        return text
-
-    return AfterValidator(check)
-
-
-def _duration(text: str) -> str:
-    seconds(text)
-    return text
-
-
-def seconds(duration: str) -> float:
-    """Return a Go duration such as ``1m30s`` or ``250ms`` in seconds.
-
-    :raises ValueError: it is not one, or shorter than the millisecond that Istio allows.
-    """
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    if not re.fullmatch(r"(\d+(\.\d+)?(h|ms|m|s))+", duration):
-        raise ValueError(f"'{duration}' is not a duration such as 2s or 250ms")
-    total = sum(float(n) * units[u] for n, _, u in re.findall(r"(\d+(\.\d+)?)(h|ms|m|s)", duration))
-    if not 0.001 <= total < 2**63 / 1e9:
-        raise ValueError(f"'{duration}' is shorter than 1ms, or longer than 292 years")
-    if total < UINT32 and round(total * 1000, 6) % 1:
-        raise ValueError(f"'{duration}' has parts of a millisecond: round it")
-    return total
-
-
-Duration = Annotated[str, AfterValidator(_duration)]
-
-
-def _number(value: Any) -> Any:
-    """Return a number that is written as text as a number: protobuf's JSON allows either."""
-    if isinstance(value, str):
-        try:
-            return int(value) if value.isdecimal() else float(value)
-        except ValueError:
-            raise ValueError(f"'{value}' is not a number") from None
-    return value
-
-
-Percent = Annotated[float, BeforeValidator(_number), Field(ge=0, le=100)]
-WholePercent = Annotated[int, BeforeValidator(_number), Field(ge=0, le=100)]
-UINT32 = 2**32 - 1
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-DNS = "[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
-"""A part of a host's name."""
-_NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_LABEL = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-Labels = dict[
-    Annotated[str, Field(pattern=rf"^({DNS}(\.{DNS})*/)?{_LABEL}$")],
-    Annotated[str, Field(pattern=rf"^({_LABEL})?$")],
-]
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Say whether a host, or a wildcard such as ``*.example.com``, stands for another one too."""
-    return wide == narrow or (wide.startswith("*") and narrow.endswith(wide[1:]))
+from harness.manifests.values import NOT_HERE, HostName, Labels, Name, check
 
 
 class Model(BaseModel):
@@ -122,6 +34,10 @@ class Model(BaseModel):
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
+_ONLY_CLUSTER = "only a cluster does this: take it out, or run the step with MESH=cluster"
+_Refused = Annotated[Any, check(lambda _: False, _ONLY_CLUSTER, NOT_HERE)]
+
+
 def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyModel]], type[AnyModel]]:
     """Return a decorator that gives a model further fields, each with any value.
 
@@ -130,7 +46,7 @@ def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyMod
     :param only_cluster: names of fields that are refused there.
     """
     kept = dict.fromkeys(unused.split(), (Any, None))
-    refused = dict.fromkeys(only_cluster.split(), (Annotated[Any, BeforeValidator(_not_here)], None))
+    refused = dict.fromkeys(only_cluster.split(), (_Refused, None))
 
     def add(model: type[AnyModel]) -> type[AnyModel]:
         more: dict[str, Any] = kept | refused
@@ -145,16 +61,16 @@ def fields(*, unused: str = "", only_cluster: str = "") -> Callable[[type[AnyMod
 class Metadata(Model):
     """What names an object."""
 
-    name: Annotated[str, Field(max_length=253, pattern=rf"^{_NAME}(\.{_NAME})*$")]
+    name: Name
     namespace: str | None = None
     labels: Labels = {}
     annotations: dict[str, str] = {}
 
 
 class HostMetadata(Metadata):
-    """What names an object whose name is part of a host's name, so without dots."""
+    """What names an object whose name is part of a host's name."""
 
-    name: Annotated[str, Field(max_length=63, pattern=rf"^{_NAME}$")]
+    name: HostName
 
 
 class Object(Model):

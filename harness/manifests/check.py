@@ -1,15 +1,14 @@
 """Check what objects say about each other: what cannot run is refused, what leads nowhere is told."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from harness.manifests import lookup
-from harness.manifests.base import Object, covers
-from harness.manifests.destinationrule import DestinationRule
-from harness.manifests.gateway import Gateway
+from harness.manifests.base import Object
+from harness.manifests.istio import DestinationRule, Gateway, TrafficExtension
 from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
 from harness.manifests.lookup import NAMESPACE, full_host, host_of, of_kind
 from harness.manifests.read import ManifestError
-from harness.manifests.trafficextension import TrafficExtension
+from harness.manifests.values import covers
 from harness.manifests.virtualservice import VirtualService
 
 
@@ -51,12 +50,11 @@ def _problems(objects: list[Object], workload: Deployment) -> Iterator[str]:
         yield f"containers[0].readinessProbe.httpGet.port: no port '{get.port}' in the container"
 
 
-def warnings(objects: Iterable[Object]) -> Iterator[str]:
+def warnings(objects: Collection[Object]) -> Iterator[str]:
     """Yield a line for each thing that Istio accepts, and that does nothing.
 
     Where routes lead is not looked at: the proof's doctor does that.
     """
-    objects = list(objects)
     # A cluster's objects may have fields that the harness does not know.
     services = [full_host(found.metadata.name) for found in objects if found.kind == "Service"]
     for rule in of_kind(objects, DestinationRule):
@@ -67,9 +65,8 @@ def warnings(objects: Iterable[Object]) -> Iterator[str]:
         yield from _of_gateways(list(of_kind(objects, Gateway)), found)
 
 
-def warnings_here(objects: Iterable[Object]) -> Iterator[str]:
+def warnings_here(objects: Collection[Object]) -> Iterator[str]:
     """Yield a line for each thing that does nothing on the meshes that the harness configures itself."""
-    objects = list(objects)
     workloads = list(of_kind(objects, Deployment))
     for service in of_kind(objects, Service):
         yield from _of_service(service, workloads)
@@ -123,9 +120,8 @@ def _of_gateways(gateways: list[Gateway], found: VirtualService) -> Iterator[str
             yield f"{where}: {problem}"
 
 
-def services_named(objects: Iterable[Object], changed: Iterable[Object]) -> list[str]:
+def services_named(objects: Collection[Object], changed: Collection[Object]) -> list[str]:
     """Return the Services that changed objects are, or route, or that have a route which leads to those."""
-    objects, changed = list(objects), list(changed)
     hosts = {host for route in of_kind(changed, VirtualService) for host in lookup.wanted_hosts(route)}
     hosts |= {full_host(rule.spec.host) for rule in of_kind(changed, DestinationRule)}
     hosts |= {host_of(service) for service in of_kind(changed, Service)}

@@ -1,13 +1,12 @@
 """Find objects by what others say of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
-from harness.manifests.base import Object, covers
-from harness.manifests.destinationrule import DestinationRule, Subset, TrafficPolicy
-from harness.manifests.gateway import Gateway
+from harness.manifests.base import Object
+from harness.manifests.istio import DestinationRule, Gateway, Subset, TrafficExtension, TrafficPolicy
 from harness.manifests.kubernetes import Deployment, Secret, Service
-from harness.manifests.trafficextension import TrafficExtension
+from harness.manifests.values import covers
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
@@ -63,17 +62,19 @@ def routes_in_mesh(objects: Iterable[Object]) -> Iterator[VirtualService]:
 
 
 def virtual_service_for(objects: Iterable[Object], host: str) -> VirtualService | None:
-    """Return the VirtualService that sidecars take for a host: the oldest, exact before the longest wildcard.
+    """Return the VirtualService that sidecars take for a host: of several, the oldest.
 
     https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
     """
-    found = [
-        (wanted, virtual_service)
-        for virtual_service in routes_in_mesh(objects)
-        for wanted in wanted_hosts(virtual_service)
-        if covers(wanted, host)
-    ]
-    return max(found, key=lambda each: len(each[0]))[1] if found else None  # of equals the first
+    found = ((name, route) for route in routes_in_mesh(objects) for name in wanted_hosts(route))
+    return next(iter(_most_specific(found, host)), None)
+
+
+def _most_specific(found: Iterable[tuple[str, AnyObject]], host: str) -> list[AnyObject]:
+    """Return the objects whose host stands for ``host``: the exact one before the longest wildcard."""
+    matching = [(name, each) for name, each in found if covers(name, host)]
+    longest = max((len(name) for name, _ in matching), default=0)
+    return [each for name, each in matching if len(name) == longest]
 
 
 def _is_visible(found: VirtualService | DestinationRule) -> bool:
@@ -86,11 +87,9 @@ def is_for_gateway(found: VirtualService) -> bool:
 
 
 def destination_rules(objects: Iterable[Object], host: str) -> list[DestinationRule]:
-    """Return the DestinationRules for a host: of exact and wildcard hosts, those with the longest."""
-    rules = [r for r in of_kind(objects, DestinationRule) if _is_visible(r)]
-    matching = [r for r in rules if covers(full_host(r.spec.host), full_host(host))]
-    longest = max((len(full_host(r.spec.host)) for r in matching), default=0)
-    return [r for r in matching if len(full_host(r.spec.host)) == longest]
+    """Return the DestinationRules for a host."""
+    found = ((full_host(r.spec.host), r) for r in of_kind(objects, DestinationRule) if _is_visible(r))
+    return _most_specific(found, full_host(host))
 
 
 def subsets(objects: Iterable[Object], host: str) -> dict[str, Subset]:
@@ -124,9 +123,8 @@ def selects(gateway: Gateway) -> bool:
     return gateway.spec.selector.items() <= GATEWAY_LABELS.items()
 
 
-def workloads_behind(objects: Iterable[Object], host: str) -> list[str]:
+def workloads_behind(objects: Collection[Object], host: str) -> list[str]:
     """Return the workloads whose pods a Service selects."""
-    objects = list(objects)
     service = find_service(objects, host)
     found = of_kind(objects, Deployment)
     return [w.metadata.name for w in found if service and service.selects(w.labels)]

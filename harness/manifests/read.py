@@ -13,28 +13,22 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness import HarnessError, Json
-from harness.manifests.base import NOT_HERE, Object
-from harness.manifests.destinationrule import DestinationRule
-from harness.manifests.gateway import Gateway
+from harness.manifests.base import Object
+from harness.manifests.istio import DestinationRule, Gateway, TrafficExtension
 from harness.manifests.kubernetes import Deployment, Secret, Service, ServiceAccount
-from harness.manifests.trafficextension import TrafficExtension
+from harness.manifests.values import NOT_HERE
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
-_MODELS: tuple[type[Object], ...] = (
+KINDS: dict[str, type[Object]] = {kind.__name__: kind for kind in (
     ServiceAccount, Secret, Service, Deployment, Gateway, VirtualService, DestinationRule, TrafficExtension,
-)  # fmt: skip
-KINDS = {model.__name__: model for model in _MODELS}
+)}  # fmt: skip
 
 MOST_BYTES = 3 * 2**20
 """How long a manifest may be; an object may have half of that in Kubernetes."""
 
 MOST_VALUES = 100_000
-"""How many values a manifest may have when its aliases are written out."""
-_TOO_MANY = f"it has more than {MOST_VALUES:,} values"
-
-SUFFIXES = (".yaml", ".yml", ".json")
-"""What is read of a folder, as kubectl does."""
+"""How many values a YAML document may have when its aliases are written out."""
 
 _BY_SERVER = {
     "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink",
@@ -42,7 +36,8 @@ _BY_SERVER = {
 }  # fmt: skip
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_TAG = "tag:yaml.org,2002"
+_NUMBERS = (f"{_TAG}:int", f"{_TAG}:float")
 
 
 class ManifestError(HarnessError):
@@ -54,38 +49,29 @@ class _Loader(yaml.SafeLoader):
 
     bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
 
-    yaml_implicit_resolvers = {
-        first: [
-            # 12:30 is no number of minutes.
-            (tag, re.compile(f"(?!.*:){pattern.pattern}", re.VERBOSE) if tag in _NUMBERS else pattern)
-            for tag, pattern in resolvers
-            if tag != "tag:yaml.org,2002:timestamp"
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        is_time = tag == f"{_TAG}:timestamp" or (tag in _NUMBERS and ":" in value)
+        return f"{_TAG}:str" if is_time else tag
 
     def construct_document(self, node: yaml.Node) -> Any:
-        sizes: dict[int, int] = {}
-
-        def size_of(node: yaml.Node) -> int:
-            """Return how many values a node is when its aliases are written out."""
-            if id(node) in sizes:
-                return sizes[id(node)]
-            sizes[id(node)] = MOST_VALUES + 1  # it contains itself, if this is seen below
-            parts = node.value if isinstance(node, yaml.CollectionNode) else []
-            children = (part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,)))
-            size = sizes[id(node)] = min(1 + sum(map(size_of, children)), MOST_VALUES + 1)
-            return size
-
-        if size_of(node) > MOST_VALUES:
-            raise yaml.YAMLError(_TOO_MANY)
+        values, waiting = 0, [node]
+        while waiting:  # as if its aliases were written out: one may stand for very much, or for itself
+            values += 1
+            if values > MOST_VALUES:
+                raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values")
+            match waiting.pop():
+                case yaml.MappingNode(value=pairs):
+                    waiting += [part for pair in pairs for part in pair]
+                case yaml.SequenceNode(value=parts):
+                    waiting += parts
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
         for key, _ in node.value:
             problem = "" if isinstance(key, yaml.ScalarNode) else "a key must be a word"
-            if not problem and key.value in keys and key.tag != "tag:yaml.org,2002:merge":
+            if not problem and key.value in keys and key.tag != f"{_TAG}:merge":
                 problem = f"'{key.value}' stands twice"
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -93,9 +79,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
+_Loader.add_implicit_resolver(f"{_TAG}:bool", re.compile("^[yYnN]$"), list("yYnN"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"), list("-+.0123456789")
+    f"{_TAG}:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"), list("-+.0123456789")
 )
 
 
@@ -119,8 +105,9 @@ def documents(path: Path) -> list[tuple[str, Json]]:
     """
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
-    found = [each for file in files for each in _documents(_text(file), str(file))]
+        known = (".yaml", ".yml", ".json")  # as kubectl reads folders
+        files = sorted(file for file in path.iterdir() if file.suffix in known and file.is_file())
+    found = [each for file in files for each in documents_in(_text(file), str(file))]
     if not found:
         raise ManifestError(f"{path}: holds no object")
     return found
@@ -128,13 +115,10 @@ def documents(path: Path) -> list[tuple[str, Json]]:
 
 def _text(path: Path) -> str:
     try:
-        if str(path) == "-":
-            content = sys.stdin.buffer.read(MOST_BYTES + 1)
-        elif path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():
             raise ManifestError(f"{path}: is neither a file nor a folder")
-        else:
-            with path.open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
+        with contextlib.nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ManifestError(f"{path}: is longer than {MOST_BYTES // 2**20} MiB")
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -144,24 +128,18 @@ def _text(path: Path) -> str:
 
 def _load(text: str) -> list[Any]:
     """Return the documents of a text: of JSON, which may have tabs and nothing in between, or of YAML."""
-    found, position = [], _after_space(text, 0)
-    if text.startswith("{", position) and text.count("{") + text.count(",") > MOST_VALUES:
-        raise yaml.YAMLError(_TOO_MANY)
+    found, rest, end = [], text.strip(), 0
     with contextlib.suppress(ValueError):  # YAML has braces, too
-        while text.startswith("{", position):
-            document, end = json.JSONDecoder().raw_decode(text, position)
+        while rest.startswith("{", end):
+            document, end = json.JSONDecoder().raw_decode(rest, end)
             found.append(document)
-            position = _after_space(text, end)
-    return list(yaml.load_all(text, Loader=_Loader)) if position < len(text) else found
+            while rest[end : end + 1].isspace():
+                end += 1
+    return found if end == len(rest) else list(yaml.load_all(text, Loader=_Loader))
 
 
-def _after_space(text: str, position: int) -> int:
-    while text[position : position + 1].isspace():
-        position += 1
-    return position
-
-
-def _documents(text: str, source: str) -> Iterator[tuple[str, Json]]:
+def documents_in(text: str, source: str) -> Iterator[tuple[str, Json]]:
+    """Yield the documents of a text as ``documents`` does; ``source`` names it in errors."""
     try:
         found = [d for d in _load(text) if d is not None]
     except yaml.MarkedYAMLError as error:
@@ -175,14 +153,6 @@ def _documents(text: str, source: str) -> Iterator[tuple[str, Json]]:
             if not isinstance(item, dict):
                 raise ManifestError(f"{source}: holds a {type(item).__name__} where an object should be")
             yield source, _as_written(item)
-
-
-def parse(text: str, source: str) -> list[Object]:
-    """Return the objects of a YAML text; ``source`` names it in errors.
-
-    :raises ManifestError: not YAML, or an object that is not supported.
-    """
-    return [found for _, found in to_objects(_documents(text, source))]
 
 
 def to_document(found: Object) -> Json:
@@ -225,7 +195,7 @@ def to_object(document: Json, source: str) -> Object:
     """
     kind, metadata = document.get("kind"), document.get("metadata")
     name = metadata.get("name", "?") if isinstance(metadata, dict) else "?"
-    model = KINDS.get(kind) if isinstance(kind, str) else None
+    model = KINDS.get(str(kind))
     if model is None:
         said = f"'{kind}'" if isinstance(kind, str) else "of another type than text"
         raise ManifestError(

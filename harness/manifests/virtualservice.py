@@ -10,20 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AliasChoices, Field
 
-from harness.manifests import texts
-from harness.manifests.base import (
-    DNS,
-    UINT32,
-    Count,
-    Duration,
-    IstioObject,
-    Model,
-    Percent,
-    Port,
-    WholePercent,
-    covers,
-    fields,
-)
+from harness.manifests import values
+from harness.manifests.base import IstioObject, Model, fields
 
 
 class StringMatch(Model):
@@ -31,7 +19,7 @@ class StringMatch(Model):
 
     exact: str | None = None
     prefix: Annotated[str | None, Field(min_length=1)] = None
-    regex: texts.Regex | None = None
+    regex: values.Regex | None = None
 
     def problems(self) -> Iterator[str]:
         if len(self.model_fields_set) > 1:
@@ -41,7 +29,7 @@ class StringMatch(Model):
 class WithoutMatch(StringMatch):
     """How a text is compared that must not be there."""
 
-    regex: texts.RegexOrAny | None = None
+    regex: values.RegexOrAny | None = None
     """``*`` stands for any value."""
 
 
@@ -61,34 +49,34 @@ class HTTPMatchRequest(Model):
     method: StringMatch | None = None
     authority: StringMatch | None = None
     scheme: StringMatch | None = None
-    headers: dict[texts.HeaderName, StringMatch] = {}
-    without_headers: dict[texts.HeaderName, WithoutMatch] = {}
+    headers: dict[values.HeaderName, StringMatch] = {}
+    without_headers: dict[values.HeaderName, WithoutMatch] = {}
     query_params: dict[str, StringMatch] = {}
-    port: Port | None = None
+    port: values.Port | None = None
     """The port that the caller asked for."""
-    gateways: list[texts.GatewayName] = []
+    gateways: list[values.GatewayName] = []
 
 
 class PortSelector(Model):
     """A port by number."""
 
-    number: Port
+    number: values.Port
 
 
 class Destination(Model):
     """A Service, or a subset of its pods."""
 
-    host: texts.OneHost
-    subset: Annotated[str, Field(pattern=rf"^({DNS})?$")] | None = None
+    host: values.OneHost
+    subset: values.SubsetOrAll | None = None
     port: PortSelector | None = None
 
 
 class HeaderOperations(Model):
     """What is done to the headers of a request, or of a reply."""
 
-    set: dict[texts.HeaderOrAuthority, texts.HeaderValue] = {}
-    add: dict[texts.HeaderOrAuthority, texts.HeaderValue] = {}
-    remove: list[texts.HeaderName] = []
+    set: dict[values.HeaderOrAuthority, values.HeaderValue] = {}
+    add: dict[values.HeaderOrAuthority, values.HeaderValue] = {}
+    remove: list[values.HeaderName] = []
 
 
 class Headers(Model):
@@ -99,28 +87,28 @@ class Headers(Model):
 
     def problems(self) -> Iterator[str]:
         changed = [*self.request.remove, *self.response.set, *self.response.add, *self.response.remove]
-        if any(map(texts.is_authority, changed)):
+        if any(map(values.is_authority, changed)):
             yield "the host of a request can be set, and nothing else: take it out"
 
     @property
     def authorities(self) -> list[str]:
         """What is set in place of the caller's host."""
         entries = [*self.request.set.items(), *self.request.add.items()]
-        return [value for key, value in entries if texts.is_authority(key)]
+        return [value for key, value in entries if values.is_authority(key)]
 
 
 class HTTPRouteDestination(Model):
     """A destination and its share of the traffic."""
 
     destination: Destination
-    weight: Annotated[int, Field(ge=0, le=UINT32 // 1000)] = 0
+    weight: Annotated[int, Field(ge=0, le=values.UINT32 // 1000)] = 0
     headers: Headers = Headers()
 
 
 class PercentValue(Model):
     """A percentage, in the form in which Istio nests it."""
 
-    value: Percent = 0.0
+    value: values.Percent = 0.0
 
 
 class HTTPMirrorPolicy(Model):
@@ -133,7 +121,7 @@ class HTTPMirrorPolicy(Model):
 class RegexRewrite(Model):
     """What replaces the parts of a path that match."""
 
-    match: texts.Regex
+    match: values.Regex
     rewrite: Annotated[str, Field(min_length=1)]
 
 
@@ -155,10 +143,10 @@ class HTTPRewrite(Model):
 class HTTPRetry(Model):
     """When to try again: ``attempts`` counts the retries, 0 turns them off."""
 
-    attempts: Count = 0
-    per_try_timeout: Duration | None = None
-    retry_on: texts.RetryOn | None = None
-    backoff: Duration | None = None
+    attempts: values.Count = 0
+    per_try_timeout: values.Duration | None = None
+    retry_on: values.RetryOn | None = None
+    backoff: values.Duration | None = None
     retry_ignore_previous_hosts: bool = True
 
     def problems(self) -> Iterator[str]:
@@ -170,9 +158,9 @@ class HTTPRetry(Model):
 class FaultDelay(Model):
     """A pause before a request is passed on; without a percentage no request is delayed."""
 
-    fixed_delay: Duration
+    fixed_delay: values.Duration
     percentage: PercentValue = PercentValue()
-    percent: WholePercent = 0
+    percent: values.WholePercent = 0
     """Deprecated; it counts where there is no percentage."""
 
 
@@ -208,11 +196,11 @@ class HTTPRoute(Model):
     mirrors: list[HTTPMirrorPolicy] = []
     mirror_percentage: PercentValue | None = None
     mirror_percent: Annotated[
-        WholePercent | None,
+        values.WholePercent | None,
         Field(validation_alias=AliasChoices("mirrorPercent", "mirror_percent")),
     ] = None
     """Deprecated; it counts where there is no mirrorPercentage."""
-    timeout: Duration | None = None
+    timeout: values.Duration | None = None
     retries: HTTPRetry | None = None
     fault: HTTPFaultInjection | None = None
 
@@ -245,10 +233,10 @@ class HTTPRoute(Model):
 class VirtualServiceSpec(Model):
     """Routes for hosts."""
 
-    hosts: Annotated[list[texts.Host], Field(min_length=1)]
-    gateways: Annotated[list[texts.GatewayName], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
+    hosts: Annotated[list[values.Host], Field(min_length=1)]
+    gateways: Annotated[list[values.GatewayName], AfterValidator(lambda names: names or ["mesh"])] = ["mesh"]
     http: Annotated[list[HTTPRoute], Field(min_length=1)]
-    export_to: texts.ExportTo = []
+    export_to: values.ExportTo = []
 
     def problems(self) -> Iterator[str]:
         if "*" in self.hosts and "mesh" in self.gateways:
@@ -256,7 +244,7 @@ class VirtualServiceSpec(Model):
         if len(set(self.hosts)) < len(self.hosts):
             yield "a host stands twice"
         for wide, host in product((host for host in self.hosts if host.startswith("*")), self.hosts):
-            if wide != host and covers(wide, host):
+            if wide != host and values.covers(wide, host):
                 yield f"the host '{wide}' stands for '{host}', too: take one out"
 
 

@@ -21,7 +21,7 @@ from docker.models.containers import Container
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.docker_client import DockerClient
 
-from harness.manifests.kubernetes import quantity
+from harness.manifests.podspec import quantity
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import Image, image
 from harness.meshes.lock import undisturbed

@@ -14,10 +14,10 @@ from pathlib import Path
 from harness import Json
 from harness.manifests.base import Object
 from harness.manifests.check import check
+from harness.manifests.istio import TrafficExtension
 from harness.manifests.kubernetes import Deployment, Secret
 from harness.manifests.lookup import NAMESPACE, of_kind
 from harness.manifests.read import ManifestError, read, read_each, to_document, to_object
-from harness.manifests.trafficextension import TrafficExtension
 from harness.meshes.images import image
 from harness.meshes.lock import lock, undisturbed
 from harness.meshes.mesh import (

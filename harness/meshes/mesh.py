@@ -1,6 +1,7 @@
 """What every mesh can do, wherever it runs."""
 
 import contextlib
+import json
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -176,6 +177,13 @@ class Mesh(ABC):
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
         """Return what the admin interface of a pod's proxy answers; None if it cannot be asked."""
         return None
+
+    def listeners(self, pod: Pod) -> list[Json]:
+        """Return the listeners that Istio gave a pod's proxy, draining ones too; none if it does not say."""
+        with contextlib.suppress(ValueError):
+            said = json.loads(self.ask_proxy(pod, "config_dump?resource=dynamic_listeners") or "{}")
+            return list(said.get("configs", []))
+        return []
 
     def refusal(self, namespace: str, workload: Json) -> str:
         """Return why no pod of a workload could be made; nothing if one could, or it cannot be told."""

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from harness import Json
-from harness.manifests.base import covers
+from harness.manifests.values import covers
 from harness.meshes.scene import Scene, named
 
 DOMAIN = "svc.cluster.local"

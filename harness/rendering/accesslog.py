@@ -7,6 +7,8 @@ import json
 import re
 from typing import NamedTuple
 
+from harness import Json
+
 ACCESS_LOG_FORMAT = (
     '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE%'
     " %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS%"
@@ -131,3 +133,9 @@ def _json(line: str) -> Hop | None:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OverflowError):
         raise Unreadable(line) from None
+
+
+def is_written(listeners: list[Json]) -> bool | None:
+    """Say whether a sidecar with these listeners logs what arrives; None: it is not known."""
+    inbound = [each for each in listeners if each.get("name") == "virtualInbound"]
+    return '"/dev/stdout"' in json.dumps(inbound) if inbound else None

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import Json
-from harness.manifests.base import UINT32, Object, seconds
-from harness.manifests.destinationrule import (
+from harness.manifests.base import Object
+from harness.manifests.istio import (
     ConnectionPool,
     HTTPSettings,
     LoadBalancer,
@@ -15,8 +15,11 @@ from harness.manifests.destinationrule import (
     TCPSettings,
     TrafficPolicy,
 )
-from harness.manifests.kubernetes import Container, Service, ServicePort
+from harness.manifests.kubernetes import Service, ServicePort
 from harness.manifests.lookup import full_host, host_of, of_kind, subsets, traffic_policy
+from harness.manifests.podspec import Container
+from harness.manifests.protocol import HTTP2
+from harness.manifests.values import UINT32, seconds
 from harness.rendering.values import Address, duration, given, typed
 
 PROTOCOLS = "extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -87,7 +90,8 @@ def outbound_cluster(name: str, port: ServicePort, pods: list[Endpoint], policy:
     wanted = (policy.load_balancer or LoadBalancer()).simple
     cluster["lb_policy"] = "LEAST_REQUEST" if wanted in ("UNSPECIFIED", "LEAST_CONN") else wanted
     # Where Istio finds out what callers speak, proxies go on in that: to HTTP/2 nobody is upgraded.
-    http2 = port.is_http2 or bool(port.protocol_name and pool.http.h2_upgrade_policy == "UPGRADE")
+    upgrades = pool.http.h2_upgrade_policy == "UPGRADE"
+    http2 = port.protocol_name in HTTP2 or bool(port.protocol_name and upgrades)
     if options := _http_options(pool.http, pool.tcp, http2=http2):
         cluster |= protocol_options(**options)
     return cluster

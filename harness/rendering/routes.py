@@ -6,11 +6,11 @@ from itertools import product
 
 from harness import Json
 from harness.manifests import lookup
-from harness.manifests.base import Object, covers
-from harness.manifests.gateway import Gateway
+from harness.manifests.base import Object
+from harness.manifests.istio import Gateway
 from harness.manifests.kubernetes import Service, ServicePort
 from harness.manifests.lookup import NAMESPACE, full_host, host_of, of_kind
-from harness.manifests.texts import is_authority
+from harness.manifests.values import covers, is_authority
 from harness.manifests.virtualservice import (
     Destination,
     Headers,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import Json
-from harness.manifests.base import seconds
+from harness.manifests.values import seconds
 
 
 @dataclass(frozen=True)

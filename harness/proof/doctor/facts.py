@@ -18,12 +18,6 @@ from harness.rendering.accesslog import Hop
 READ = 20
 """How many proxies' logs are read, at most, to see who calls the target."""
 
-LINES = 20_000
-"""How many of a log's lines are read, the last ones."""
-
-RECENT = 50
-"""How many of the last requests that arrived at a pod are looked at."""
-
 
 def at(found: Any, *path: str) -> Any:
     """Return what stands at a path, whatever shape an object has; None where nothing does."""
@@ -58,12 +52,12 @@ class Finding:
 
 
 class Log(NamedTuple):
-    """What a pod's proxy has logged."""
+    """What the last 20,000 lines of a pod's proxy's log say."""
 
     sent: list[Hop]
     """An example of each request that it passed on, by the host that was asked and the cluster."""
     got: list[Hop]
-    """The last requests that arrived."""
+    """The last 50 requests that arrived."""
 
 
 class Facts:
@@ -154,14 +148,19 @@ class Facts:
         found = {pod.workload: pod for pod in [*versions, *self.callers] if pod.proxy}
         return dict([*found.items()][:READ])
 
+    @cached_property
+    def listeners(self) -> dict[str, list[Json]]:
+        """The listeners of each of those proxies, by its workload."""
+        return {workload: self.mesh.listeners(pod) for workload, pod in self.proxies.items()}
+
     def calls(self, pod: Pod) -> bool:
         """Say whether a pod's sidecar was seen to call the target."""
         return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)
 
     def log(self, pod: Pod) -> Log:
         if pod.name not in self._logs:
-            hops = [*hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), LINES))]
+            hops = [*hops_in(deque(self.mesh.request_log(pod) if pod.proxy else (), 20_000))]
             got = [hop for hop in hops if hop.cluster.startswith("inbound|")]
             sent = {(h.authority, h.cluster): h for h in hops if not h.cluster.startswith("inbound|")}
-            self._logs[pod.name] = Log([*sent.values()], got[-RECENT:])
+            self._logs[pod.name] = Log([*sent.values()], got[-50:])
         return self._logs[pod.name]

@@ -1,16 +1,15 @@
 """Findings in what runs: pods that are missing, not ready, or without a proxy; and what proxies say now."""
 
-import contextlib
-import json
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.manifests.kubernetes import INJECT
+from harness.manifests.podspec import INJECT
 from harness.meshes.scene import Pod, named
 from harness.proof.doctor.facts import READ, Facts, Finding, at, items, text
 from harness.proof.expectation import GATEWAY, Destination
+from harness.rendering.accesslog import is_written
 
 
 def is_not_ready(facts: Facts) -> Iterator[Finding]:
@@ -88,24 +87,18 @@ def is_draining(facts: Facts) -> Iterator[Finding]:
     Istio's proxies do so for 45 seconds: https://www.envoyproxy.io/docs/envoy/latest/operations/cli
     (``--drain-time-s``).
     """
-    found = [workload for workload, pod in facts.proxies.items() if _drains(facts, pod)]
+    services = facts.services.values()
+    ports = {str(port.get("port")) for service in services for _, port in items(service, "spec", "ports")}
+    # Others drain whenever a neighbour's Service ends: a listener is named by its address and port.
+    ours = {"virtualInbound", *ports}
+    found = []
+    for workload, listeners in facts.listeners.items():
+        draining = [text(each, "name").rpartition("_")[2] for each in listeners if "draining_state" in each]
+        if not ours.isdisjoint(draining):
+            found.append(workload)
     if found:
         problem = "requests on connections that were open before take the old configuration, its log too"
         yield Finding(f"the sidecars of {', '.join(found)}", problem, "wait 45 seconds, then try again")
-
-
-def _drains(facts: Facts, pod: Pod) -> bool:
-    """Say whether a listener drains by which requests to the target come or go.
-
-    Others do whenever a neighbour's Service ends: a listener is named by its address and port.
-    """
-    said = facts.mesh.ask_proxy(pod, "config_dump?resource=dynamic_listeners") or ""
-    ports = {port.get("port") for each in facts.services.values() for _, port in items(each, "spec", "ports")}
-    with contextlib.suppress(ValueError):
-        draining = [each for _, each in items(json.loads(said), "configs") if "draining_state" in each]
-        ends = {text(each, "name").rpartition("_")[2] for each in draining}
-        return not ends.isdisjoint({"virtualInbound", *map(str, ports)})
-    return False
 
 
 def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
@@ -122,7 +115,7 @@ def _silence(facts: Facts, pod: Pod) -> tuple[str, str, str] | None:
                 problem = "the sidecars of {} log only what the filter lets through"
                 return f"{where}[{i}].filter", problem, "take the filter out while a run is judged"
     remedy = "apply a Telemetry whose spec.accessLogging has providers: [{name: envoy}]"
-    return (where, nothing, remedy) if facts.mesh.logs_requests(pod) is False else None
+    return (where, nothing, remedy) if is_written(facts.listeners[pod.workload]) is False else None
 
 
 # --- what proxies say -------------------------------------------------------------------------------------
