@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from harness import HarnessError
-from harness.choice import make_mesh
 from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
@@ -50,55 +49,55 @@ def cli() -> None:
 @cli.command(epilog=examples("up", "up --port 9090"))
 @with_mesh
 @with_port
-def up(mesh_name: str, port: int | None) -> None:
+def up(mesh: Mesh) -> None:
     """Start the mesh, or what of it has died; harmless if it runs."""
-    _start(_found_cluster(False, "deploy") if mesh_name == "cluster" else make_mesh(mesh_name, port))
+    _start(mesh)
 
 
-def _start(mesh: Mesh) -> None:
-    with contextlib.closing(mesh):
-        mesh.up()
-        echo(started(mesh))
+def _start(mesh: Mesh, yes: bool = False) -> None:
+    if isinstance(mesh, ClusterMesh):
+        agree(mesh, yes or bool(mesh.room), "deploy")
+    mesh.up()
+    echo(started(mesh))
 
 
 @cli.command()
 @with_mesh
-@click.pass_context
-def down(context: click.Context, mesh_name: str) -> None:
+def down(mesh: Mesh) -> None:
     """Stop the mesh and leave nothing behind."""
-    if mesh_name == "cluster":
-        context.invoke(undeploy, yes=False)
+    if isinstance(mesh, ClusterMesh):
+        _remove(mesh)
         return
-    make_mesh(mesh_name).down()
+    mesh.down()
     (STATE / "error.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         STATE.rmdir()
-    echo(f"the {mesh_name} mesh is down")
+    echo(f"the {mesh.name} mesh is down")
 
 
-def _found_cluster(yes: bool, question: str) -> ClusterMesh:
-    """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
-    must_be_clone(f"'{question}'")
-    mesh = ClusterMesh(progress())
-    agree(mesh, yes or bool(mesh.room), question)
-    return mesh
+def _remove(mesh: ClusterMesh, yes: bool = False) -> None:
+    agree(mesh, yes or bool(mesh.room), "undeploy")
+    mesh.down()
+    (mesh.home / "live.json").unlink(missing_ok=True)
+    echo("the workshop is gone from the cluster")
 
 
 @cli.command(epilog=examples("deploy"))
 @YES
 def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
-    _start(_found_cluster(yes, "deploy"))
+    must_be_clone("'deploy'")
+    with contextlib.closing(ClusterMesh(progress())) as mesh:
+        _start(mesh, yes)
 
 
 @cli.command(epilog=examples("undeploy"))
 @YES
 def undeploy(yes: bool) -> None:
     """Remove exactly what deploy made."""
-    with contextlib.closing(_found_cluster(yes, "undeploy")) as mesh:
-        mesh.down()
-        (mesh.home / "live.json").unlink(missing_ok=True)
-    echo("the workshop is gone from the cluster")
+    must_be_clone("'undeploy'")
+    with contextlib.closing(ClusterMesh(progress())) as mesh:
+        _remove(mesh, yes)
 
 
 def _prefix(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -168,7 +167,7 @@ def url() -> None:
     mesh = ClusterMesh(progress())
     address = mesh.reachable_address()
     echo(f"http://{address}/customer" if address else mesh.way_in())
-    click.get_current_context().exit(0 if address else 1)
+    sys.exit(0 if address else 1)
 
 
 @cli.command(epilog=examples("dashboard kiali"))
@@ -221,61 +220,57 @@ def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> 
 @cli.command(epilog=examples("apply istio/mirror.yaml", "apply a.yaml b.yaml", "apply - < a.yaml"))
 @with_mesh
 @with_files
-def apply(mesh_name: str, files: list[Path]) -> None:
+def apply(mesh: Mesh, files: list[Path]) -> None:
     """Apply manifests, as kubectl apply would: files, folders, or - for standard input."""
-    mesh = make_mesh(mesh_name)
     _change(mesh, mesh.apply, files)
 
 
 @cli.command(epilog=examples("delete istio/mirror.yaml"))
 @with_mesh
 @with_files
-def delete(mesh_name: str, files: list[Path]) -> None:
+def delete(mesh: Mesh, files: list[Path]) -> None:
     """Delete the objects of manifests, as kubectl delete would."""
-    mesh = make_mesh(mesh_name)
     _change(mesh, mesh.delete, files)
 
 
 @cli.command()
 @with_mesh
-@click.pass_context
-def curl(context: click.Context, mesh_name: str) -> None:
+def curl(mesh: Mesh) -> None:
     """Make one call and print the reply. Exit 1 if it is a failure."""
-    with contextlib.closing(make_mesh(mesh_name)) as mesh:
-        where = mesh.url()
-        try:
-            answer = get(where)
-        except OSError as error:
-            problem = f"nobody answers at {where} ({type(error).__name__})"
-            raise HarnessError(f"{problem}: see 'make status'") from None
+    where = mesh.url()
+    try:
+        answer = get(where)
+    except OSError as error:
+        problem = f"nobody answers at {where} ({type(error).__name__})"
+        raise HarnessError(f"{problem}: see 'make status'") from None
     echo(harmless(answer.text.rstrip("\n")) or f"{answer.status_code} {answer.reason}")
-    context.exit(0 if answer.ok else 1)
+    sys.exit(0 if answer.ok else 1)
 
 
 @cli.command(epilog=examples("logs recommendation-v2"))
 @with_mesh
 @click.argument("workload", default="recommendation-v2")
-def logs(mesh_name: str, workload: str) -> None:
+def logs(mesh: Mesh, workload: str) -> None:
     """Print what a workload and its sidecar logged."""
-    for container, line in make_mesh(mesh_name).logs(workload):
+    for container, line in mesh.logs(workload):
         echo(harmless(f"{container:<11} | {line}"))
 
 
 @cli.command(epilog=examples("stop recommendation-v2"))
 @with_mesh
 @click.argument("workload")
-def stop(mesh_name: str, workload: str) -> None:
+def stop(mesh: Mesh, workload: str) -> None:
     """Scale a workload to 0."""
-    make_mesh(mesh_name).scale(workload, 0)
+    mesh.scale(workload, 0)
     echo(f"{workload} is stopped")
 
 
 @cli.command(epilog=examples("start recommendation-v2"))
 @with_mesh
 @click.argument("workload")
-def start(mesh_name: str, workload: str) -> None:
+def start(mesh: Mesh, workload: str) -> None:
     """Scale a workload back to 1."""
-    make_mesh(mesh_name).scale(workload, 1)
+    mesh.scale(workload, 1)
     echo(f"{workload} runs")
 
 
@@ -287,17 +282,15 @@ for _command in (*COMMANDS, *LEARNING, *release.COMMANDS, live_command):
 @with_mesh
 @with_port
 @with_traffic(200)
-@click.pass_context
-def demo_command(context: click.Context, mesh_name: str, port: int | None, size: int) -> None:
+def demo_command(mesh: Mesh, size: int) -> None:
     """Tell a dark launch from its start to its end. Exit 0 only if each step ends as it must."""
-    with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
-        held = demo(mesh, size, echo, render, progress())
+    held = demo(mesh, size, echo, render, progress())
     echo(
         "\nEvery step ended as it must: v2 saw production, and no caller saw v2."
         if held
         else "\nA step did not end as it must: see above."
     )
-    context.exit(0 if held else 1)
+    sys.exit(0 if held else 1)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import math
 import re
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -27,7 +28,10 @@ from harness.proof.watch import PATIENCE, Watch, verify
 from harness.settings import TYPED, namespace
 from harness.terminal import echo, progress, render, seconds_of
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = Callable[..., Any]
+
+Option = Callable[[Command], Command]
+"""What adds an option to a command, or several."""
 
 
 def examples(*lines: str) -> str:
@@ -58,6 +62,10 @@ def _sample(value: str) -> int:
     if one == "1" and (not of or (of.isdecimal() and 1 <= int(of) <= 10_000_000)):
         return int(of or 1)
     raise click.BadParameter(f"'{value}' is not a part such as 1/100")
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
 
 
 def span(value: str) -> float:
@@ -103,7 +111,7 @@ def agree(mesh: ClusterMesh, yes: bool, question: str, where: str = "") -> None:
         echo(wrap(f"note: {doubt}", 6))
 
 
-def options(*many: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def options(*many: Option) -> Option:
     """Return what adds options to a command, in the order in which its help shows them."""
 
     def add(command: Command) -> Command:
@@ -114,10 +122,43 @@ def options(*many: Callable[[Command], Command]) -> Callable[[Command], Command]
     return add
 
 
-with_mesh = click.option(
+def gathered(kind: Callable[..., Any], name: str, *many: Option) -> Option:
+    """Return what adds options; those that are called as fields of a ``kind`` reach the command as one."""
+    fields = inspect.signature(kind).parameters
+
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            said = {field: given.pop(field) for field in fields if field in given}
+            return command(**given, **{name: kind(**said)})
+
+        return options(*many)(run)
+
+    return add
+
+
+def _on_mesh(command: Command) -> Command:
+    """Have a command get the mesh that is named, for its target if it has one; it is closed at the end."""
+
+    @functools.wraps(command)
+    def run(mesh_name: str, port: int | None = None, **given: Any) -> Any:
+        namespace = given["target"].namespace if "target" in given else None
+        with contextlib.closing(make_mesh(mesh_name, port, namespace)) as mesh:
+            return command(mesh=mesh, **given)
+
+    return run
+
+
+_mesh = click.option(
     "--mesh", "mesh_name", envvar=f"{TYPED}MESH", type=click.Choice(MESHES), default=default_mesh,
     show_default=default_mesh(), help="Where to run.",
 )  # fmt: skip
+
+
+def with_mesh(command: Command) -> Command:
+    """Add the option that names the mesh; the command gets a Mesh."""
+    return _mesh(_on_mesh(command))
+
 
 with_port = click.option(
     "--port", type=click.IntRange(1, 65535), envvar=f"{TYPED}PORT", show_default="8080",
@@ -125,7 +166,7 @@ with_port = click.option(
 )  # fmt: skip
 
 
-def with_traffic(default: int) -> Callable[[Command], Command]:
+def with_traffic(default: int) -> Option:
     """Return the option that says how much traffic is sent."""
     return click.option(
         "-n", "--requests", "size", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000), default=default,
@@ -150,8 +191,7 @@ with_differences = options(
         help="How many answers may have another status: 0.001, or 0.1%.",
     ),
     click.option(
-        "--ignore", envvar=f"{TYPED}IGNORE", default="", metavar="FIELDS",
-        type=lambda value: tuple(value.replace(",", " ").split()),
+        "--ignore", "ignored", envvar=f"{TYPED}IGNORE", type=_words, default="", metavar="FIELDS",
         help="Fields of answers that may differ, with commas between: version,items[].price.",
     ),
 )  # fmt: skip
@@ -163,25 +203,19 @@ with_html = click.option(
 
 
 def with_target(command: Command) -> Command:
-    """Add the options that name the target; the command gets a mesh and a Target."""
-
-    @with_mesh
-    @click.option(
+    """Add the options that name the target; the command gets a Mesh and a Target."""
+    service = click.option(
         "--service", envvar=f"{TYPED}SERVICE", default=TARGET, show_default=True, help="The Service to judge."
     )
-    @click.option("--namespace", default=namespace, show_default="tutorial", help="Where the Service is.")
-    @click.option(
-        "--callers", envvar=f"{TYPED}CALLERS", default="", metavar="NAMES",
+    space = click.option(
+        "--namespace", default=namespace, show_default="tutorial", help="Where the Service is."
+    )
+    callers = click.option(
+        "--callers", envvar=f"{TYPED}CALLERS", type=_words, default="", metavar="NAMES",
         help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
         "Default: everybody in the namespace, and the ingress gateways.",
     )  # fmt: skip
-    @functools.wraps(command)
-    def run(mesh_name: str, service: str, namespace: str, callers: str, **others: Any) -> Any:
-        target = Target(service, namespace, tuple(c.strip() for c in callers.split(",") if c.strip()))
-        with contextlib.closing(make_mesh(mesh_name, namespace=namespace)) as mesh:
-            return command(mesh, target, **others)
-
-    return run  # type: ignore[return-value]
+    return gathered(Target, "target", _mesh, service, space, callers)(_on_mesh(command))
 
 
 def keep(html: Path | None, verdict: Verdict, mesh: Mesh) -> None:
@@ -193,30 +227,20 @@ def keep(html: Path | None, verdict: Verdict, mesh: Mesh) -> None:
         report.write(html, verdict, mesh.name)
 
 
-def with_bounds(command: Command) -> Command:
-    """Add the options that say what is asked of v2, and how the verdict is told; the command gets Bounds."""
-
-    @with_html
-    @with_differences
-    @click.option("--same-size", is_flag=True, help="Ask for answers of the same size.")
-    @click.option(
+with_bounds = gathered(
+    Bounds, "bounds", with_html, with_differences,
+    click.option("--same-size", is_flag=True, help="Ask for answers of the same size."),
+    click.option(
         "--max-p99-ratio", type=Number(0), help="How much slower v2 may be (1.5: half as slow again)."
-    )
-    @click.option(
+    ),
+    click.option(
         "--patience", type=Number(0, 3600), default=PATIENCE, show_default=True,
         help="Seconds that a request's last copy is waited for.",
-    )  # fmt: skip
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @click.option("--junit", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML, too.")
-    @functools.wraps(command)
-    def run(
-        *given: Any, max_differences: float, same_size: bool, max_p99_ratio: float | None,
-        ignore: tuple[str, ...], **more: Any,
-    ) -> Any:  # fmt: skip
-        bounds = Bounds(max_differences, same_size, max_p99_ratio, ignore)
-        return command(*given, bounds=bounds, **more)
-
-    return run  # type: ignore[return-value]
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    click.option("--junit", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML, too."),
+)  # fmt: skip
+"""What is asked of v2, and how the verdict is told."""
 
 
 # --- commands ---------------------------------------------------------------------------------------------

@@ -202,7 +202,9 @@ class Release:
                 self._progress(f"{step}: {watch.evidence.stories:,} requests; {self._enough().detail}")
             if watch.evidence.stories > seen:
                 grown, seen = now, watch.evidence.stories
-            is_time = callers.sightings.sent >= plan.requests if callers else now > begun + plan.seconds
+            is_time = (
+                callers.sightings.sent >= (plan.requests or 0) if callers else now > begun + plan.seconds
+            )
             if now > begun + GIVE_UP * plan.seconds or (callers and is_time and now > grown + BLIND):
                 return True
             return bool(self._broken) or (is_time and not self._lacks())
