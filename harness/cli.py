@@ -9,26 +9,15 @@ from pathlib import Path
 
 import click
 
-from harness import HarnessError
+from harness import HarnessError, judging, learning, options
 from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
-from harness.judging import (
-    COMMANDS,
-    YES,
-    agree,
-    examples,
-    span,
-    with_mesh,
-    with_port,
-    with_target,
-    with_traffic,
-)
-from harness.learning import COMMANDS as LEARNING
 from harness.live.command import live_command
 from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
+from harness.options import examples
 from harness.proof import doctor
 from harness.proof.report import harmless, wrap
 from harness.proof.status import status_of
@@ -47,8 +36,8 @@ def cli() -> None:
 
 
 @cli.command(epilog=examples("up", "up --port 9090"))
-@with_mesh
-@with_port
+@options.mesh
+@options.port
 def up(mesh: Mesh) -> None:
     """Start the mesh, or what of it has died; harmless if it runs."""
     _start(mesh)
@@ -56,13 +45,13 @@ def up(mesh: Mesh) -> None:
 
 def _start(mesh: Mesh, yes: bool = False) -> None:
     if isinstance(mesh, ClusterMesh):
-        agree(mesh, yes or bool(mesh.room), "deploy")
+        options.agree(mesh, yes or bool(mesh.room), "deploy")
     mesh.up()
     echo(started(mesh))
 
 
 @cli.command()
-@with_mesh
+@options.mesh
 def down(mesh: Mesh) -> None:
     """Stop the mesh and leave nothing behind."""
     if isinstance(mesh, ClusterMesh):
@@ -76,14 +65,14 @@ def down(mesh: Mesh) -> None:
 
 
 def _remove(mesh: ClusterMesh, yes: bool = False) -> None:
-    agree(mesh, yes or bool(mesh.room), "undeploy")
+    options.agree(mesh, yes or bool(mesh.room), "undeploy")
     mesh.down()
     (mesh.home / "live.json").unlink(missing_ok=True)
     echo("the workshop is gone from the cluster")
 
 
 @cli.command(epilog=examples("deploy"))
-@YES
+@options.yes
 def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
     must_be_clone("'deploy'")
@@ -92,7 +81,7 @@ def deploy(yes: bool) -> None:
 
 
 @cli.command(epilog=examples("undeploy"))
-@YES
+@options.yes
 def undeploy(yes: bool) -> None:
     """Remove exactly what deploy made."""
     must_be_clone("'undeploy'")
@@ -113,14 +102,14 @@ with_prefix = click.option(
 
 
 @cli.command("rooms", epilog=examples("rooms --seats 40 --for 8h"))
-@YES
+@options.yes
 @with_prefix
 @click.option(
     "--seats", envvar=f"{TYPED}N", type=click.IntRange(1, 200), required=True, help="How many rooms."
 )
 @click.option(
-    "--for", "duration", envvar=f"{TYPED}FOR", type=span, default="24h", show_default=True, metavar="TIME",
-    help="How long the kubeconfigs are good.",
+    "--for", "duration", envvar=f"{TYPED}FOR", type=options.span, default="24h", show_default=True,
+    metavar="TIME", help="How long the kubeconfigs are good.",
 )  # fmt: skip
 def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
     """Make a room for each seat: a namespace, and a kubeconfig in .rooms/; harmless if it is there."""
@@ -128,18 +117,18 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
     first, *_, last = [*rooms.seats(prefix, seats)] * 2
     with contextlib.closing(ClusterMesh(progress(), first)) as mesh:
         mesh.has_own_gateway = True
-        agree(mesh, yes, "rooms", f"namespaces {first} to {last}")
+        options.agree(mesh, yes, "rooms", f"namespaces {first} to {last}")
         paths = rooms.make(mesh, prefix, seats, int(duration))
     echo(wrap(f"{len(paths)} rooms: give each seat one file of {rooms.FOLDER}, and docs/room.md"))
 
 
 @cli.command("rooms-down", epilog=examples("rooms-down"))
-@YES
+@options.yes
 @with_prefix
 def rooms_down(yes: bool, prefix: str) -> None:
     """Remove the rooms with all that is in them."""
     with contextlib.closing(ClusterMesh(progress(), f"{prefix}-01")) as mesh:
-        agree(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
+        options.agree(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
         names = rooms.remove(mesh, prefix)
     echo(f"{len(names)} rooms are gone from the cluster")
 
@@ -180,7 +169,7 @@ def dashboard(name: str) -> None:
 
 
 @cli.command(epilog=examples("status", "status --service pricing --namespace shop"))
-@with_target
+@options.target
 def status(mesh: Mesh, target: Target) -> None:
     """Show pods, ports and applied routes."""
     for line in status_of(mesh, target):
@@ -218,7 +207,7 @@ def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> 
 
 
 @cli.command(epilog=examples("apply istio/mirror.yaml", "apply a.yaml b.yaml", "apply - < a.yaml"))
-@with_mesh
+@options.mesh
 @with_files
 def apply(mesh: Mesh, files: list[Path]) -> None:
     """Apply manifests, as kubectl apply would: files, folders, or - for standard input."""
@@ -226,7 +215,7 @@ def apply(mesh: Mesh, files: list[Path]) -> None:
 
 
 @cli.command(epilog=examples("delete istio/mirror.yaml"))
-@with_mesh
+@options.mesh
 @with_files
 def delete(mesh: Mesh, files: list[Path]) -> None:
     """Delete the objects of manifests, as kubectl delete would."""
@@ -234,7 +223,7 @@ def delete(mesh: Mesh, files: list[Path]) -> None:
 
 
 @cli.command()
-@with_mesh
+@options.mesh
 def curl(mesh: Mesh) -> None:
     """Make one call and print the reply. Exit 1 if it is a failure."""
     where = mesh.url()
@@ -248,7 +237,7 @@ def curl(mesh: Mesh) -> None:
 
 
 @cli.command(epilog=examples("logs recommendation-v2"))
-@with_mesh
+@options.mesh
 @click.argument("workload", default="recommendation-v2")
 def logs(mesh: Mesh, workload: str) -> None:
     """Print what a workload and its sidecar logged."""
@@ -257,7 +246,7 @@ def logs(mesh: Mesh, workload: str) -> None:
 
 
 @cli.command(epilog=examples("stop recommendation-v2"))
-@with_mesh
+@options.mesh
 @click.argument("workload")
 def stop(mesh: Mesh, workload: str) -> None:
     """Scale a workload to 0."""
@@ -266,7 +255,7 @@ def stop(mesh: Mesh, workload: str) -> None:
 
 
 @cli.command(epilog=examples("start recommendation-v2"))
-@with_mesh
+@options.mesh
 @click.argument("workload")
 def start(mesh: Mesh, workload: str) -> None:
     """Scale a workload back to 1."""
@@ -274,14 +263,14 @@ def start(mesh: Mesh, workload: str) -> None:
     echo(f"{workload} runs")
 
 
-for _command in (*COMMANDS, *LEARNING, *release.COMMANDS, live_command):
+for _command in (*judging.COMMANDS, *learning.COMMANDS, *release.COMMANDS, live_command):
     cli.add_command(_command)
 
 
 @cli.command("demo", epilog=examples("demo", "demo --requests 1000"))
-@with_mesh
-@with_port
-@with_traffic(200)
+@options.mesh
+@options.port
+@options.traffic(200)
 def demo_command(mesh: Mesh, size: int) -> None:
     """Tell a dark launch from its start to its end. Exit 0 only if each step ends as it must."""
     held = demo(mesh, size, echo, render, progress())

@@ -4,9 +4,9 @@ import secrets
 
 import click
 
-from harness import exercise
-from harness.judging import examples, with_mesh, with_port
+from harness import exercise, options
 from harness.meshes.mesh import Mesh
+from harness.options import examples
 from harness.proof.report import harmless, wrap
 from harness.settings import TYPED
 from harness.steps import PROVEN, STEPS, announce, make, step_of
@@ -21,7 +21,7 @@ def _tell(code: int, lines: list[str]) -> None:
 
 
 @click.command(epilog=examples("check", "check --step 3", "check --answer bytes"))
-@with_mesh
+@options.mesh
 @click.option("--step", "number", envvar=f"{TYPED}STEP", type=click.IntRange(1, len(STEPS)),
               help="Which step. Default: the exercise, else the one where you are.")  # fmt: skip
 @click.option("--answer", envvar=f"{TYPED}ANSWER", help="In the first exercise: what v2 does wrong.")
@@ -34,8 +34,8 @@ def check(mesh: Mesh, number: int | None, answer: str | None) -> None:
 
 
 @click.command(epilog=examples("step 5", "step 0"))
-@with_mesh
-@with_port
+@options.mesh
+@options.port
 @click.argument("number", type=click.IntRange(0, PROVEN[-1].number), envvar=f"{TYPED}N")
 def step(mesh: Mesh, number: int) -> None:
     """Catch up: bring the mesh to the state after a step, and prove it; 0 starts afresh."""
@@ -47,7 +47,7 @@ def step(mesh: Mesh, number: int) -> None:
 
 
 @click.command("next", epilog=examples("next"))
-@with_mesh
+@options.mesh
 def next_step(mesh: Mesh) -> None:
     """Print what to do in the next step."""
     for line in announce(STEPS[standing(mesh)], mesh.name):
@@ -55,8 +55,8 @@ def next_step(mesh: Mesh) -> None:
 
 
 @click.command("exercise", epilog=examples("exercise 1", "exercise 2"))
-@with_mesh
-@with_port
+@options.mesh
+@options.port
 @click.argument("number", type=click.IntRange(1, 2), envvar=f"{TYPED}N")
 def exercise_command(mesh: Mesh, number: int) -> None:
     """Begin an exercise: 1, v2 has a defect: find it. 2, somebody broke the mirror: mend it."""

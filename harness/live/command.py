@@ -6,21 +6,22 @@ import webbrowser
 
 import click
 
-from harness import settings
+from harness import options, settings
 from harness.cluster.mesh import ClusterMesh
-from harness.judging import YES, agree, examples, with_target
 from harness.meshes.mesh import Mesh
+from harness.options import examples
 from harness.proof.report import wrap
 from harness.proof.target import Target
 from harness.terminal import echo
 
 
 @click.command(
-    "live", epilog=examples("live", "live --read-only", "live --service pricing --namespace shop --read-only")
+    "live",
+    epilog=examples("live", "live --read-only", "live --service pricing --namespace shop --read-only"),
 )
-@with_target
+@options.target
 @click.option("--read-only", is_flag=True, help="Show everything, and change nothing.")
-@YES
+@options.yes
 def live_command(mesh: Mesh, target: Target, read_only: bool, yes: bool) -> None:
     """Serve a page for the room: what flows, what is proven of it, and the workshop's states as buttons.
 
@@ -32,7 +33,7 @@ def live_command(mesh: Mesh, target: Target, read_only: bool, yes: bool) -> None
     from harness.live.state import Live
 
     if isinstance(mesh, ClusterMesh) and not read_only:
-        agree(mesh, yes, "live")
+        options.agree(mesh, yes, "live")
     mesh.home.mkdir(parents=True, exist_ok=True)
     with (
         contextlib.closing(Live(mesh, target, read_only=read_only)) as live,

@@ -5,19 +5,10 @@ from pathlib import Path
 
 import click
 
-from harness.judging import (
-    Number,
-    examples,
-    gathered,
-    keep,
-    part,
-    span,
-    with_callers,
-    with_differences,
-    with_html,
-    with_target,
-)
+from harness import options
+from harness.judging import keep
 from harness.meshes.mesh import Mesh
+from harness.options import examples
 from harness.proof import trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import wrap
@@ -43,7 +34,7 @@ def _group(value: str) -> Group:
     return Group(header.strip().lower(), wanted.strip())
 
 
-with_versions = gathered(
+with_versions = options.gathered(
     Versions,
     "versions",
     click.option(
@@ -55,20 +46,20 @@ with_versions = gathered(
 )
 
 
-with_bounds = gathered(
+with_bounds = options.gathered(
     Bounds, "bounds",
     click.option(
-        "--max-failures", type=part, default="0", show_default=True, metavar="PART",
+        "--max-failures", type=options.part, default="0", show_default=True, metavar="PART",
         help="How many more callers than by the stable version may get a failure.",
     ),
-    with_differences,
+    options.differences,
     click.option(
-        "--max-p99-ratio", envvar=f"{TYPED}MAX_P99_RATIO", type=Number(0), default=10, show_default=True,
-        help="How many times as slow the slowest answers may be.",
+        "--max-p99-ratio", envvar=f"{TYPED}MAX_P99_RATIO", type=options.Number(0), default=10,
+        show_default=True, help="How many times as slow the slowest answers may be.",
     ),
 )  # fmt: skip
 
-with_plan = gathered(
+with_plan = options.gathered(
     Plan, "plan",
     click.option(
         "--steps", envvar=f"{TYPED}STEPS", type=_steps, metavar="STEPS",
@@ -76,20 +67,21 @@ with_plan = gathered(
         help="Whom the candidate answers, step by step.",
     ),
     click.option(
-        "--step-time", "seconds", envvar=f"{TYPED}STEP_TIME", type=span, default="60s", show_default=True,
-        metavar="TIME", help="How long to judge each step, at least, on the traffic that flows.",
+        "--step-time", "seconds", envvar=f"{TYPED}STEP_TIME", type=options.span, default="60s",
+        show_default=True, metavar="TIME",
+        help="How long to judge each step, at least, on the traffic that flows.",
     ),
     click.option(
         "-n", "--requests", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000),
         help="Send requests: so many at each step, or more where more are needed.",
     ),
-    with_callers,
+    options.callers,
     click.option(
         "--testers", envvar=f"{TYPED}TESTERS", type=_group, default=":".join(Group()), show_default=True,
         metavar="HEADER:VALUE", help="Whose requests the candidate answers first.",
     ),
     click.option(
-        "--defect", "part", type=part, default="2%", show_default=True, metavar="PART",
+        "--defect", "part", type=options.part, default="2%", show_default=True, metavar="PART",
         help="How rare a defect may be that a step must have shown: it says how many answers are enough.",
     ),
 )  # fmt: skip
@@ -99,8 +91,8 @@ with_plan = gathered(
     "release",
     epilog=examples("release", "release -n 500 --steps 'dark testers 10% 100%'", "release --step-time 5m"),
 )
-@with_target
-@with_html
+@options.target
+@options.html
 @with_versions
 @with_bounds
 @with_plan
@@ -124,7 +116,7 @@ def release_command(mesh: Mesh, target: Target, plan: Plan, html: Path | None) -
 
 
 @click.command("bail-out", epilog=examples("bail-out", "bail-out --service pricing --namespace shop"))
-@with_target
+@options.target
 @with_versions
 def bail_out_command(mesh: Mesh, target: Target, versions: Versions) -> None:
     """Lead every caller to the stable version, whatever is applied and whatever release is under way."""
