@@ -103,15 +103,15 @@ def release_command(mesh: Mesh, target: Target, plan: Plan, html: Path | None) -
 
     Exit 0: it answers everybody. 1: a claim failed. 2: something is unproven, or it could not run.
     """
-    running = Release(mesh, target, plan, lambda line: echo(wrap(line, 8)), progress())
-    verdict = running.climb()
+    verdict = Release(mesh, target, plan, lambda line: echo(wrap(line, 8)), progress()).climb()
     keep(html, verdict, mesh)
     if verdict.passed:
         echo(f"{plan.versions.candidate} answers every caller")
         return
     echo("\n" + render(verdict))
-    if running.story:
-        echo("\n" + "\n".join(trace.tell(*running.story, plan.bounds)))
+    if verdict.failed() and verdict.evidence and verdict.evidence.broken:
+        evidence = verdict.evidence
+        echo("\n" + "\n".join(trace.tell(evidence.routing, evidence.broken[0], plan.bounds)))
     sys.exit(verdict.exit_code)
 
 
