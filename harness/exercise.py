@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from harness import HarnessError, Json
 from harness.meshes.mesh import ROOT, SHADOW, Mesh, Progress
 from harness.proof.evidence import Bounds
+from harness.proof.ledger import Ledger
 from harness.proof.story import hops_in
 from harness.proof.target import Routing, Target
 from harness.proof.watch import verify
@@ -82,18 +84,15 @@ def begin(mesh: Mesh, number: int, planted: str) -> None:
     mark(mesh).write_text(json.dumps({"number": number, "planted": planted, "since": since}))
 
 
-def _calls(mesh: Mesh) -> list[tuple[Hop, bool]]:
-    """Return the calls of recommendation in callers' logs, each with whether it harmed its caller."""
+def _calls(mesh: Mesh) -> Iterator[tuple[Hop, bool]]:
+    """Yield the calls of recommendation in callers' logs, each with whether it harmed its caller."""
     routing = Routing(mesh.scene(Target().namespace), Target())
-    calls = []
-    for pod in routing.scene.pods:
-        if not pod.proxy or pod.gateway or pod.name in routing.version_of_pod:
-            continue
+    ledger = Ledger(routing, 0, 0)
+    for pod in filter(lambda pod: pod.proxy, routing.scene.pods):
         for hop in hops_in(mesh.request_log(pod)):
-            if hop.cluster.startswith("outbound|") and routing.is_for_target(pod, hop):
-                by_another = routing.version_of_call(hop) not in (None, "v1")
-                calls.append((hop, by_another or hop.status >= 500 or hop.status == 0))
-    return calls
+            call = ledger.call_of(pod.name, hop) if hop.cluster.startswith("outbound|") else None
+            if call:
+                yield hop, call.failed or call.version not in (None, "v1")
 
 
 def judge(mesh: Mesh, answer: str | None, progress: Progress) -> tuple[int, list[str]]:
