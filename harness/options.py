@@ -16,7 +16,7 @@ from harness import HarnessError, settings
 from harness.choice import MESHES, default_mesh, make_mesh
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import doubts
-from harness.meshes.mesh import TARGET
+from harness.meshes.mesh import TARGET, Mesh
 from harness.proof.evidence import Bounds
 from harness.proof.report import wrap
 from harness.proof.target import Target
@@ -110,28 +110,20 @@ def gathered(kind: Callable[..., Any], name: str, *many: Option) -> Option:
     return add
 
 
-def _on_mesh(command: Command) -> Command:
-    """Have a command get the mesh that is named, for its target if it has one; it is closed at the end."""
-
-    @functools.wraps(command)
-    def run(mesh_name: str, port: int | None = None, **given: Any) -> Any:
-        namespace = given["target"].namespace if "target" in given else None
-        with contextlib.closing(make_mesh(mesh_name, port, namespace)) as mesh:
-            return command(mesh=mesh, **given)
-
-    return run
+def _opened(mesh_name: str, port: int | None = None) -> Mesh:
+    """Return the mesh that is named; it is closed when the command ends."""
+    context = click.get_current_context()
+    found = make_mesh(mesh_name, port, context.params.get("namespace"))
+    return context.with_resource(contextlib.closing(found))
 
 
-_mesh = click.option(
-    "--mesh", "mesh_name", envvar=f"{TYPED}MESH", type=click.Choice(MESHES), default=default_mesh,
-    show_default=default_mesh(), help="Where to run.",
+mesh = gathered(
+    _opened, "mesh",
+    click.option(
+        "--mesh", "mesh_name", envvar=f"{TYPED}MESH", type=click.Choice(MESHES), default=default_mesh,
+        show_default=default_mesh(), help="Where to run.",
+    ),
 )  # fmt: skip
-
-
-def mesh(command: Command) -> Command:
-    """Add the option that names the mesh; the command gets a Mesh."""
-    return _mesh(_on_mesh(command))
-
 
 port = click.option(
     "--port", type=click.IntRange(1, 65535), envvar=f"{TYPED}PORT", show_default="8080",
@@ -175,21 +167,26 @@ html = click.option(
 )  # fmt: skip
 
 
-def target(command: Command) -> Command:
-    """Add the options that name the target; the command gets a Mesh and a Target."""
-    service = click.option(
-        "--service", envvar=f"{TYPED}SERVICE", default=TARGET, show_default=True, help="The Service to judge."
-    )
-    space = click.option(
-        "--namespace", default=settings.namespace, show_default="tutorial", help="Where the Service is."
-    )
-    callers = click.option(
-        "--callers", envvar=f"{TYPED}CALLERS", type=_words, default="", metavar="NAMES",
-        help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
-        "Default: everybody in the namespace, and the ingress gateways.",
-    )  # fmt: skip
-    return gathered(Target, "target", _mesh, service, space, callers)(_on_mesh(command))
-
+target = together(
+    mesh,
+    gathered(
+        Target, "target",
+        click.option(
+            "--service", envvar=f"{TYPED}SERVICE", default=TARGET, show_default=True,
+            help="The Service to judge.",
+        ),
+        click.option(
+            "--namespace", default=settings.namespace, show_default="tutorial",
+            help="Where the Service is.",
+        ),
+        click.option(
+            "--callers", envvar=f"{TYPED}CALLERS", type=_words, default="", metavar="NAMES",
+            help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
+            "Default: everybody in the namespace, and the ingress gateways.",
+        ),
+    ),
+)  # fmt: skip
+"""The command gets a Mesh, for the namespace of its Target."""
 
 bounds = gathered(
     Bounds, "bounds", html, differences,
