@@ -8,8 +8,8 @@ from harness.meshes.mesh import ROOT, SHADOW, Mesh, MeshError, Progress, get, qu
 from harness.proof.report import wrap
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
+from harness.release.router import bail_out
 from harness.release.routes import Versions
-from harness.release.standing import bail_out
 from harness.steps import TOLD, make, parse
 from harness.workshop import as_told, catch_up, prove
 
@@ -41,11 +41,9 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
             show(started(mesh))
         elif verb == "curl":
             show(wrap(get(mesh.url()).text.strip()))
-        elif verb == "apply":
-            for line in mesh.apply(ROOT / variables["F"]):
-                show(line)
-        elif verb == "bail-out":
-            for line in bail_out(mesh, Target(), Versions()):
+        elif verb in ("apply", "bail-out"):
+            given = [ROOT / file for file in variables.values()]
+            for line in mesh.apply(*given) if given else bail_out(mesh, Target(), Versions()):
                 show(line)
         else:
             mesh.scale(SHADOW, int(verb == "start"))

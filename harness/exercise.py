@@ -16,8 +16,8 @@ from harness.proof.story import hops_in
 from harness.proof.target import Routing, Target
 from harness.proof.watch import verify
 from harness.rendering.accesslog import Hop
-from harness.steps import step_of
-from harness.workshop import EXERCISE, catch_up, examine
+from harness.steps import STEPS
+from harness.workshop import catch_up, examine, mark
 
 DEFECTS = {"status": "same-status", "feedback": "same-content", "bytes": "same-writes"}
 """What a planted defect of v2 touches, and the claim that fails by it."""
@@ -58,11 +58,6 @@ def _changed(how: str) -> Json:
         pool = {"tcp": {"maxConnections": 1}, "http": {"http1MaxPendingRequests": 1}}
         v2["trafficPolicy"] = {"connectionPool": pool}
     return subsets if how in ("label", "fuse") else route
-
-
-def mark(mesh: Mesh) -> Path:
-    """Return where it is written which exercise is under way."""
-    return mesh.home / EXERCISE
 
 
 def begin(mesh: Mesh, number: int, planted: str) -> None:
@@ -115,7 +110,7 @@ def judge(mesh: Mesh, answer: str | None, progress: Progress) -> tuple[int, list
             return 1, [f"the proof does not show that on what is applied: {DEFECTS[answer]} does not fail"]
         solved = f"found, and no caller noticed: {planted}"
     else:
-        code, lines = examine(mesh, step_of(3), progress)
+        code, lines = examine(mesh, STEPS[2], progress)
         if code:
             return code, ["the mirror is not mended", *lines[1:]]
         solved = f"mended, and no caller noticed: {BREAKS[planted]}"

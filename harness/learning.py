@@ -9,9 +9,9 @@ from harness.meshes.mesh import Mesh
 from harness.options import examples
 from harness.proof.report import harmless, wrap
 from harness.settings import TYPED
-from harness.steps import PROVEN, STEPS, announce, make, step_of
+from harness.steps import PROVEN, STEPS, announce, make
 from harness.terminal import echo, progress
-from harness.workshop import catch_up, examine, standing
+from harness.workshop import catch_up, examine, mark, standing
 
 
 def _tell(code: int, lines: list[str]) -> None:
@@ -27,10 +27,10 @@ def _tell(code: int, lines: list[str]) -> None:
 @click.option("--answer", envvar=f"{TYPED}ANSWER", help="In the first exercise: what v2 does wrong.")
 def check(mesh: Mesh, number: int | None, answer: str | None) -> None:
     """Say whether a step is done, or an exercise. Exit 0: it is. 1: it is not. 2: that cannot be told."""
-    if number is None and exercise.mark(mesh).exists():
+    if number is None and mark(mesh).exists():
         _tell(*exercise.judge(mesh, answer, progress()))
     else:
-        _tell(*examine(mesh, step_of(number or standing(mesh) or 1), progress()))
+        _tell(*examine(mesh, STEPS[(number or standing(mesh) or 1) - 1], progress()))
 
 
 @click.command(epilog=examples("step 5", "step 0"))
@@ -41,7 +41,7 @@ def step(mesh: Mesh, number: int) -> None:
     """Catch up: bring the mesh to the state after a step, and prove it; 0 starts afresh."""
     catch_up(mesh, number)
     if number:
-        _tell(*examine(mesh, step_of(number), progress()))
+        _tell(*examine(mesh, STEPS[number - 1], progress()))
     else:
         _tell(0, [f"step 1 is next: {make('next', mesh.name)}"])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import HarnessError, Json, settings
+from harness import Json, settings
 from harness.manifests.read import read, to_document
 from harness.meshes.mesh import ROOT, SHADOW, TARGET
 from harness.proof.expectation import full_name
@@ -128,16 +128,6 @@ HINTS = {
     "same-writes": "v2 writes something else: run 'make apply F=recommendation/kubernetes.yaml'",
 }
 """What to do where a claim is not as a step wants it, by its id."""
-
-
-def step_of(number: int) -> Step:
-    """Return a step by its number.
-
-    :raises HarnessError: there is none.
-    """
-    if 1 <= number <= len(STEPS):
-        return STEPS[number - 1]
-    raise HarnessError(f"there is no step {number}: they are 1 to {len(STEPS)}")
 
 
 def parse(command: str) -> tuple[str, dict[str, str]]:

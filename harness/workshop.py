@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from harness import HarnessError, Json
 from harness.meshes.envoymesh import EnvoyMesh
@@ -15,11 +16,13 @@ from harness.proof.verdict import Verdict
 from harness.proof.watch import verify
 from harness.steps import COMPARE, HINTS, PROVEN, ROUTE, SECRETS, State, Step, make, state_after
 
-EXERCISE = "exercise.json"
-"""The file of a mesh that says which exercise is under way."""
-
 SIZE = 100
 """How many requests prove a step that does not say how many."""
+
+
+def mark(mesh: Mesh) -> Path:
+    """Return where it is written which exercise is under way."""
+    return mesh.home / "exercise.json"
 
 
 def _words(routing: Routing) -> str:
@@ -143,7 +146,7 @@ def catch_up(mesh: Mesh, number: int) -> None:
 
     :raises HarnessError: it cannot be started; on a cluster: nothing is deployed there.
     """
-    (mesh.home / EXERCISE).unlink(missing_ok=True)
+    mark(mesh).unlink(missing_ok=True)
     state, files = state_after(number), [file for file in ISTIO if file.name != "v1-only.yaml"]
     if isinstance(mesh, EnvoyMesh):
         if number == 0:

@@ -27,7 +27,7 @@ from harness.proof.report import table
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import Watch
-from harness.release.router import CalledOff
+from harness.release.router import CalledOff, bail_out, ruling
 from harness.release.routes import (
     DARK,
     LADDER,
@@ -40,7 +40,6 @@ from harness.release.routes import (
     routes_at,
 )
 from harness.release.run import Release
-from harness.release.standing import bail_out, ruling
 
 HOST = "recommendation.tutorial.svc.cluster.local"
 

@@ -8,12 +8,12 @@ import requests
 from helpers import here_only
 from test_readme import commands
 
-from harness import HarnessError, exercise
+from harness import HarnessError
 from harness.exercise import BREAKS, begin, judge
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT, Mesh, quietly
 from harness.steps import HINTS, PROVEN, SHADOW, STEPS, announce, state_after
-from harness.workshop import catch_up, examine, standing
+from harness.workshop import catch_up, examine, mark, standing
 
 CLAIMS = set(re.findall(r"`([a-z-]+)`", (ROOT / "docs" / "claims.md").read_text()))
 
@@ -115,7 +115,7 @@ def test_each_broken_mirror_is_told_until_it_is_mended(mesh: EnvoyMesh, broken: 
         assert any(HINTS["exactly-once"] in line for line in lines)
         mesh.apply(ROOT / "istio" / "destination-rule.yaml")
         assert judge(mesh, None, quietly) == (0, [f"mended, and no caller noticed: {BREAKS[broken]}"])
-        assert not exercise.mark(mesh).exists()
+        assert not mark(mesh).exists()
 
 
 @pytest.mark.not_on_cluster

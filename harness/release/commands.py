@@ -13,9 +13,9 @@ from harness.proof import trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import wrap
 from harness.proof.target import Target
+from harness.release.router import bail_out
 from harness.release.routes import LADDER, Group, Plan, Step, Versions, parse_steps
 from harness.release.run import Release
-from harness.release.standing import bail_out
 from harness.settings import TYPED
 from harness.terminal import echo, progress, render
 

@@ -9,12 +9,11 @@ import yaml
 from harness import HarnessError, Json
 from harness.meshes.lock import undisturbed
 from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress
-from harness.proof.mark import mark_of, marked
+from harness.proof.mark import in_words, mark_of, marked
 from harness.proof.stores import writers
-from harness.proof.target import Routing
+from harness.proof.target import Routing, Target
 from harness.proof.traffic import new_run
-from harness.release.routes import Plan, Step, routes_at
-from harness.release.standing import must_not_stand, ruling
+from harness.release.routes import Group, Plan, Step, Versions, routes_at
 from harness.steps import LIVE
 
 INSIST = 120.0
@@ -23,6 +22,15 @@ INSIST = 120.0
 
 class CalledOff(HarnessError):
     """Somebody else changed the route: the release is theirs now."""
+
+
+def ruling(routing: Routing) -> Json | None:
+    """Return the VirtualService that rules the target for sidecars."""
+    target = routing.target
+    found = routing.applied.ruling(routing.host, target.namespace)
+    if found and found[0]["kind"] == "VirtualService":
+        return found[0]
+    return None
 
 
 class Router:
@@ -34,7 +42,12 @@ class Router:
         :raises HarnessError: a subset or a route is missing, or a release stands at a step.
         """
         self._mesh, self._plan, self._progress = mesh, plan, progress
-        self._original, self._host = must_not_stand(routing), routing.host
+        found = ruling(routing)
+        if not found:
+            raise HarnessError(f"no VirtualService routes {routing.target.service}: a release changes one")
+        if mark := mark_of(found):
+            raise HarnessError(f"{in_words(mark)}: end it with 'make bail-out' first")
+        self._original, self._host = found, routing.host
         self._id, self._is_back = new_run(), False
         self._secret: Json | None = None
         """What gives the candidate its own store, while it has the live one."""
@@ -105,3 +118,25 @@ class Router:
         """Let the candidate write where it wrote before the release."""
         if self._secret:
             self._mesh.put(self._secret)
+
+
+def bail_out(mesh: Mesh, target: Target, versions: Versions) -> list[str]:
+    """Lead every caller to the stable version, whatever is applied; return what was done, line by line.
+
+    :raises HarnessError: the mesh does not run, or does not answer.
+    """
+    with undisturbed():
+        routing = Routing(mesh.scene(target.namespace), target)
+        if found := ruling(routing):
+            try:
+                return mesh.put(routes_at(found, routing.host, versions, None, Group()))
+            except HarnessError:  # it leads elsewhere
+                if target != Target():
+                    raise
+        if target != Target():
+            raise HarnessError(
+                f"no VirtualService routes {target.service}, so there is nothing to change back"
+            )
+        ruled = routing.applied.ruling(routing.host, target.namespace)
+        folder = ROOT / "istio" / ("gateway-api" if ruled and ruled[0]["kind"] == "HTTPRoute" else "")
+        return mesh.apply(folder / "v1-only.yaml")

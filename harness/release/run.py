@@ -1,11 +1,11 @@
 """One release: each step is applied, judged, and left only when the proof lets go of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 
-from harness.meshes.lock import undisturbed
+from harness.meshes.lock import lock, undisturbed
 from harness.meshes.mesh import Mesh, Progress, quietly
 from harness.proof.report import WORDS
 from harness.proof.target import Target
@@ -15,13 +15,23 @@ from harness.proof.watch import Prepared
 from harness.release.analysis import Analysis, Broken
 from harness.release.router import CalledOff, Router
 from harness.release.routes import DARK, Plan, Step
-from harness.release.standing import alone
 
 MOST = 10_000_000
 """How many requests a step sends at most."""
 
 SILENCE = 50
 """How many requests must not reach the candidate before it is said that it hears nothing."""
+
+
+@contextmanager
+def alone(mesh: Mesh) -> Iterator[None]:
+    """Let no second release begin on this machine."""
+    busy = "a release is under way: wait for it, or end it with 'make bail-out'"
+    with lock(mesh.home / "release", busy) as held:
+        try:
+            yield
+        finally:
+            held.unlink(missing_ok=True)
 
 
 class Release:
