@@ -14,7 +14,6 @@ from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
-from harness.live.command import live_command
 from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
 from harness.options import examples
@@ -263,7 +262,7 @@ def start(mesh: Mesh, workload: str) -> None:
     echo(f"{workload} runs")
 
 
-for _command in (*judging.COMMANDS, *learning.COMMANDS, *release.COMMANDS, live_command):
+for _command in (*judging.COMMANDS, *learning.COMMANDS, *release.COMMANDS):
     cli.add_command(_command)
 
 

@@ -3,13 +3,16 @@
 import contextlib
 import json
 import sys
+import threading
 import time
+import webbrowser
 from pathlib import Path
 from typing import Any
 
 import click
 
-from harness import HarnessError, options
+from harness import HarnessError, options, settings
+from harness.cluster.mesh import ClusterMesh
 from harness.meshes.mesh import Mesh
 from harness.options import examples
 from harness.proof import doctor, trace
@@ -158,4 +161,35 @@ def trace_command(mesh: Mesh, target: Target, ticket: str) -> None:
     sys.exit(0 if lines else 1)
 
 
-COMMANDS = (verify_command, watch_command, doctor_command, trace_command)
+@click.command(
+    "live",
+    epilog=examples("live", "live --read-only", "live --service pricing --namespace shop --read-only"),
+)
+@options.target
+@click.option("--read-only", is_flag=True, help="Show everything, and change nothing.")
+@options.yes
+def live_command(mesh: Mesh, target: Target, read_only: bool, yes: bool) -> None:
+    """Serve a page for the room: what flows, what is proven of it, and the workshop's states as buttons.
+
+    It judges the traffic that flows, as watch does, until Ctrl-C. Only browsers on this machine that know
+    its address reach it.
+    """
+    # Here, since only this command needs Flask, which takes a while to import.
+    from harness.live.server import Server
+    from harness.live.state import Live
+
+    if isinstance(mesh, ClusterMesh) and not read_only:
+        options.agree(mesh, yes, "live")
+    mesh.home.mkdir(parents=True, exist_ok=True)
+    with (
+        contextlib.closing(Live(mesh, target, read_only=read_only)) as live,
+        contextlib.closing(Server(live, mesh.home / "live.json")) as server,
+    ):
+        echo(wrap(f"{server.url}  (Ctrl-C ends it)"))
+        if settings.has_screen():
+            webbrowser.open(server.url)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+COMMANDS = (verify_command, watch_command, doctor_command, trace_command, live_command)

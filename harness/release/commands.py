@@ -35,16 +35,14 @@ def _group(value: str) -> Group:
 
 
 with_versions = options.gathered(
-    Versions,
-    "versions",
+    Versions, "versions",
     click.option(
         "--stable", default=Versions().stable, show_default=True, help="The subset that answers callers now."
     ),
     click.option(
         "--candidate", default=Versions().candidate, show_default=True, help="The subset that is released."
     ),
-)
-
+)  # fmt: skip
 
 with_bounds = options.gathered(
     Bounds, "bounds",
