@@ -281,6 +281,6 @@ def demo_command(mesh: Mesh, size: int) -> None:
     sys.exit(0 if held else 1)
 
 
-def main() -> None:
-    """Run the command ``dark-launch``."""
-    sys.exit(run(cli, "dark-launch"))
+def main(name: str = "dark-launch") -> None:
+    """Run the command line, by the name that its help shows."""
+    sys.exit(run(cli, name))

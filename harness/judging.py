@@ -102,11 +102,7 @@ def watch_command(
                 break
             if time.monotonic() > told + 1:
                 told = time.monotonic()
-                figures = watch.figures()
-                if as_json:
-                    echo(json.dumps(figures))
-                elif sys.stdout.isatty():
-                    echo(wrap(figures_in_words(figures), 10))
+                _tell_figures(watch.figures(), as_json)
             time.sleep(0.02)
         else:
             watch.settle(show)
@@ -116,6 +112,13 @@ def watch_command(
     if until_failure and watch.broken and not as_json:
         echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
     tell(mesh, target, verdict, as_json, **reports, indent=None)
+
+
+def _tell_figures(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        echo(json.dumps(figures))
+    elif sys.stdout.isatty():
+        echo(wrap(figures_in_words(figures), 10))
 
 
 def figures_in_words(figures: dict[str, Any]) -> str:
