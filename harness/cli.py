@@ -27,7 +27,7 @@ from harness.terminal import echo, progress, render, run
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=examples("watch --for 60s", "verify --help"),
 )
 def cli() -> None:
@@ -95,8 +95,7 @@ def _prefix(context: click.Context, parameter: click.Parameter, value: str) -> s
 
 
 with_prefix = click.option(
-    "--prefix", envvar=f"{TYPED}PREFIX", default="seat", show_default=True, callback=_prefix,
-    help="How the rooms' names begin.",
+    "--prefix", envvar=f"{TYPED}PREFIX", default="seat", callback=_prefix, help="How the rooms' names begin.",
 )  # fmt: skip
 
 
@@ -107,7 +106,7 @@ with_prefix = click.option(
     "--seats", envvar=f"{TYPED}N", type=click.IntRange(1, 200), required=True, help="How many rooms."
 )
 @click.option(
-    "--for", "duration", envvar=f"{TYPED}FOR", type=options.span, default="24h", show_default=True,
+    "--for", "duration", envvar=f"{TYPED}FOR", type=options.span, default="24h",
     metavar="TIME", help="How long the kubeconfigs are good.",
 )  # fmt: skip
 def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
@@ -135,7 +134,7 @@ def rooms_down(yes: bool, prefix: str) -> None:
 @cli.command("bundle", epilog=examples("bundle", "bundle --output /media/usb/room.tar.gz"))
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{TYPED}BUNDLE",
-    default="dark-launch-bundle.tar.gz", show_default=True, help="Where to write it.",
+    default="dark-launch-bundle.tar.gz", help="Where to write it.",
 )  # fmt: skip
 def bundle_command(output: Path) -> None:
     """Make one archive from which a room without network installs: wheels, lock files and images."""

@@ -78,8 +78,9 @@ def verify_command(
 )  # fmt: skip
 @click.option("--until-failure", is_flag=True, help="End at the first request that breaks a claim.")
 @click.option(
-    "--sample", type=options.sample, default="1", metavar="1/N", help="Judge a part of all requests."
-)
+    "--sample", type=options.sample, default="1", show_default=False, metavar="1/N",
+    help="Judge a part of all requests.",
+)  # fmt: skip
 @options.bounds
 def watch_command(
     mesh: Mesh, target: Target, duration: float | None, until_failure: bool, sample: int, bounds: Bounds,

@@ -96,14 +96,18 @@ def together(*many: Option) -> Option:
 
 
 def gathered(kind: Callable[..., Any], name: str, *many: Option) -> Option:
-    """Return what adds options; those that are called as fields of a ``kind`` reach the command as one."""
+    """Return what adds options; those that are called as fields of a ``kind`` reach the command as one.
+
+    Where an option has no value, the field has the kind's own.
+    """
     fields = inspect.signature(kind).parameters
 
     def add(command: Command) -> Command:
         @functools.wraps(command)
         def run(**given: Any) -> Any:
             said = {field: given.pop(field) for field in fields if field in given}
-            return command(**given, **{name: kind(**said)})
+            made = kind(**{field: value for field, value in said.items() if value is not None})
+            return command(**given, **{name: made})
 
         return together(*many)(run)
 
@@ -135,14 +139,14 @@ def traffic(default: int) -> Option:
     """Return the option that says how much traffic is sent."""
     return click.option(
         "-n", "--requests", "size", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000), default=default,
-        show_default=True, help="How many requests to send.",
+        help="How many requests to send.",
     )  # fmt: skip
 
 
 callers = together(
     click.option(
         "-c", "--concurrency", envvar=f"{TYPED}C", type=click.IntRange(1, 1000), default=8,
-        show_default=True, help="How many callers.",
+        help="How many callers.",
     ),
     click.option(
         "--url", envvar=f"{TYPED}URL", type=_address, metavar="TEXT",
@@ -152,11 +156,11 @@ callers = together(
 
 differences = together(
     click.option(
-        "--max-differences", type=part, default="0", show_default=True, metavar="PART",
+        "--max-differences", type=part, default="0", metavar="PART",
         help="How many answers may have another status: 0.001, or 0.1%.",
     ),
     click.option(
-        "--ignore", "ignored", envvar=f"{TYPED}IGNORE", type=_words, default="", metavar="FIELDS",
+        "--ignore", "ignored", envvar=f"{TYPED}IGNORE", type=_words, metavar="FIELDS",
         help="Fields of answers that may differ, with commas between: version,items[].price.",
     ),
 )  # fmt: skip
@@ -172,15 +176,13 @@ target = together(
     gathered(
         Target, "target",
         click.option(
-            "--service", envvar=f"{TYPED}SERVICE", default=TARGET, show_default=True,
-            help="The Service to judge.",
+            "--service", envvar=f"{TYPED}SERVICE", default=TARGET, help="The Service to judge.",
         ),
         click.option(
-            "--namespace", default=settings.namespace, show_default="tutorial",
-            help="Where the Service is.",
+            "--namespace", default=settings.namespace, show_default="tutorial", help="Where the Service is.",
         ),
         click.option(
-            "--callers", envvar=f"{TYPED}CALLERS", type=_words, default="", metavar="NAMES",
+            "--callers", envvar=f"{TYPED}CALLERS", type=_words, metavar="NAMES",
             help="Whose requests count: workloads, or NAMESPACE/WORKLOAD, with commas between. "
             "Default: everybody in the namespace, and the ingress gateways.",
         ),
@@ -195,7 +197,7 @@ bounds = gathered(
         "--max-p99-ratio", type=Number(0), help="How much slower v2 may be (1.5: half as slow again)."
     ),
     click.option(
-        "--patience", type=Number(0, 3600), default=PATIENCE, show_default=True,
+        "--patience", type=Number(0, 3600), default=PATIENCE,
         help="Seconds that a request's last copy is waited for.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),

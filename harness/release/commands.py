@@ -37,23 +37,23 @@ def _group(value: str) -> Group:
 with_versions = options.gathered(
     Versions, "versions",
     click.option(
-        "--stable", default=Versions().stable, show_default=True, help="The subset that answers callers now."
+        "--stable", default=Versions().stable, help="The subset that answers callers now."
     ),
     click.option(
-        "--candidate", default=Versions().candidate, show_default=True, help="The subset that is released."
+        "--candidate", default=Versions().candidate, help="The subset that is released."
     ),
 )  # fmt: skip
 
 with_bounds = options.gathered(
     Bounds, "bounds",
     click.option(
-        "--max-failures", type=options.part, default="0", show_default=True, metavar="PART",
+        "--max-failures", type=options.part, default="0", metavar="PART",
         help="How many more callers than by the stable version may get a failure.",
     ),
     options.differences,
     click.option(
         "--max-p99-ratio", envvar=f"{TYPED}MAX_P99_RATIO", type=options.Number(0), default=10,
-        show_default=True, help="How many times as slow the slowest answers may be.",
+        help="How many times as slow the slowest answers may be.",
     ),
 )  # fmt: skip
 
@@ -61,13 +61,12 @@ with_plan = options.gathered(
     Plan, "plan",
     click.option(
         "--steps", envvar=f"{TYPED}STEPS", type=_steps, metavar="STEPS",
-        default=" ".join(str(step).replace(" ", "") for step in LADDER), show_default=True,
+        default=" ".join(str(step).replace(" ", "") for step in LADDER),
         help="Whom the candidate answers, step by step.",
     ),
     click.option(
         "--step-time", "seconds", envvar=f"{TYPED}STEP_TIME", type=options.span, default="60s",
-        show_default=True, metavar="TIME",
-        help="How long to judge each step, at least, on the traffic that flows.",
+        metavar="TIME", help="How long to judge each step, at least, on the traffic that flows.",
     ),
     click.option(
         "-n", "--requests", envvar=f"{TYPED}N", type=click.IntRange(1, 10_000_000),
@@ -75,11 +74,11 @@ with_plan = options.gathered(
     ),
     options.callers,
     click.option(
-        "--testers", envvar=f"{TYPED}TESTERS", type=_group, default=":".join(Group()), show_default=True,
+        "--testers", envvar=f"{TYPED}TESTERS", type=_group, default=":".join(Group()),
         metavar="HEADER:VALUE", help="Whose requests the candidate answers first.",
     ),
     click.option(
-        "--defect", "part", type=options.part, default="2%", show_default=True, metavar="PART",
+        "--defect", "part", type=options.part, default="2%", metavar="PART",
         help="How rare a defect may be that a step must have shown: it says how many answers are enough.",
     ),
 )  # fmt: skip

@@ -92,8 +92,8 @@ class Plan:
     testers: Group = field(default_factory=Group)
     seconds: float = 60.0
     """How long a step lasts at least where others send the requests."""
-    requests: int | None = None
-    """How many requests of its own each step sends at least; None: it sends none."""
+    requests: int = 0
+    """How many requests of its own each step sends at least; 0: it sends none."""
     concurrency: int = 8
     url: str | None = None
     """Where to send them, if not to the workshop's gateway."""
