@@ -122,8 +122,8 @@ class Analysis:
         if watch.evidence.stories > self._seen:
             self._grown, self._seen = now, watch.evidence.stories
         if now > self._judged + JUDGED:
-            self._judged = now
             self._judge_so_far()
+            self._judged = time.monotonic()
             progress(f"{watch.evidence.stories:,} requests; {self._enough().detail}")
         if now > self._begun + GIVE_UP * self._plan.seconds:
             return True

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 from harness.meshes.lock import lock, undisturbed
 from harness.meshes.mesh import Mesh, Progress, quietly
@@ -34,13 +35,15 @@ def alone(mesh: Mesh) -> Iterator[None]:
             held.unlink(missing_ok=True)
 
 
+@dataclass
 class Release:
     """A release of a target's candidate."""
 
-    def __init__(self, mesh: Mesh, target: Target, plan: Plan, show: Callable[[str], None],
-                 progress: Progress = quietly) -> None:  # fmt: skip
-        self._mesh, self._target, self._plan = mesh, target, plan
-        self._show, self._progress = show, progress
+    mesh: Mesh
+    target: Target
+    plan: Plan
+    show: Callable[[str], None]
+    progress: Progress = quietly
 
     def climb(self) -> Verdict:
         """Take every step; return the last verdict: of the last step, or of the one that broke off.
@@ -50,24 +53,24 @@ class Release:
         :raises HarnessError: another release is under way, a subset or a route is missing, the mesh does
             not answer, or somebody else changed the route meanwhile.
         """
-        with alone(self._mesh):
-            self._analysis = Analysis(self._mesh, self._target, self._plan)
+        with alone(self.mesh):
+            self._analysis = Analysis(self.mesh, self.target, self.plan)
             with closing(self._analysis.watch) as self._watch:
-                self._router = Router(self._mesh, self._watch.routing, self._plan, self._progress)
+                self._router = Router(self.mesh, self._watch.routing, self.plan, self.progress)
                 self._watch.follow()
                 return self._climb()
 
     def _climb(self) -> Verdict:
         try:
-            for step in self._plan.steps:
+            for step in self.plan.steps:
                 verdict = self._take(step)
                 if not verdict.passed:
                     self._bail_out()
                     return verdict
-            self._router.stay_at(self._plan.steps[-1])
+            self._router.stay_at(self.plan.steps[-1])
             return verdict
         except CalledOff:
-            if self._watch.routing.is_dark(self._plan.versions.candidate):
+            if self._watch.routing.is_dark(self.plan.versions.candidate):
                 self._router.give_its_own_store()
             raise
         except BaseException:
@@ -77,14 +80,12 @@ class Release:
     def _take(self, step: Step) -> Verdict:
         if not step.dark:
             self._router.give_the_live_store(self._watch.routing)
-        candidate, begun = self._plan.versions.candidate, time.monotonic()
+        candidate, begun = self.plan.versions.candidate, time.monotonic()
         try:
             self._analysis.begin(step, self._lead_to(step))
-            self._follow(
-                MOST, lambda: self._analysis.must_end(lambda line: self._progress(f"{step}: {line}"))
-            )
+            self._follow(MOST, lambda: self._analysis.must_end(lambda line: self.progress(f"{step}: {line}")))
             self._router.must_be_ours(self._watch.routing, self._watch.changes)
-            verdict = self._analysis.verdict(self._progress)
+            verdict = self._analysis.verdict(self.progress)
         except Broken as broken:
             self._router.lead_back()
             verdict = broken.verdict
@@ -92,7 +93,7 @@ class Release:
         words = f"{verdict.requests:,} requests, {seen.get(candidate, 0):,} at {candidate}"
         held = f"{sum(claim.holds for claim in verdict.claims)} of {len(verdict.claims)} claims hold"
         spent = time.monotonic() - begun
-        self._show(f"{WORDS[verdict.state]:<4}  {step!s:<7}  {words}; {held} ({spent:.0f} s)")
+        self.show(f"{WORDS[verdict.state]:<4}  {step!s:<7}  {words}; {held} ({spent:.0f} s)")
         return verdict
 
     def _lead_to(self, step: Step) -> Prepared:
@@ -113,7 +114,7 @@ class Release:
 
     def _follow(self, size: int, must_end: Callable[[], bool]) -> None:
         """Send ``size`` requests, if the plan says so, until ``must_end``, which reads what was logged."""
-        plan, watch, callers = self._plan, self._watch, self._analysis.callers
+        plan, watch, callers = self.plan, self._watch, self._analysis.callers
         if not plan.requests:
             while not must_end():
                 time.sleep(0.02)
@@ -121,16 +122,16 @@ class Release:
         while time.monotonic() < watch.blurred:
             watch.read()
             time.sleep(0.02)
-        url = plan.url or self._mesh.url()
-        traffic = Traffic(url, watch.run, size, plan.concurrency, self._target.service, callers.headers)
+        url = plan.url or self.mesh.url()
+        traffic = Traffic(url, watch.run, size, plan.concurrency, self.target.service, callers.headers)
         traffic.send(callers.saw, must_end, quietly)
 
     def _bail_out(self) -> None:
         """Lead every caller back, prove that the candidate hears nothing, and give it its store back."""
         with undisturbed():
             self._router.lead_back()
-            self._show(f"bailed out: {self._plan.versions.stable} answers every caller")
-            self._prove_silence(self._plan.versions.candidate)
+            self.show(f"bailed out: {self.plan.versions.stable} answers every caller")
+            self._prove_silence(self.plan.versions.candidate)
             self._router.give_its_own_store()
 
     def _prove_silence(self, candidate: str) -> None:
@@ -140,11 +141,11 @@ class Release:
 
         def must_end() -> bool:
             enough = watch.evidence.stories >= SILENCE or time.monotonic() > end
-            return watch.read() or (enough and not self._plan.requests)
+            return watch.read() or (enough and not self.plan.requests)
 
         self._follow(SILENCE, must_end)
-        watch.settle(self._progress)
+        watch.settle(self.progress)
         got, seen = watch.evidence.times[candidate].count, watch.evidence.stories
         said = f"{candidate} received {got:,} of {seen:,} requests since"
         unknown = f"whether {candidate} still receives requests is not known: none was seen"
-        self._show(f"            {said if seen else unknown}")
+        self.show(f"            {said if seen else unknown}")
