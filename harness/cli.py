@@ -53,21 +53,19 @@ def _start(mesh: Mesh, yes: bool = False) -> None:
 @options.mesh
 def down(mesh: Mesh) -> None:
     """Stop the mesh and leave nothing behind."""
+    _remove(mesh)
+
+
+def _remove(mesh: Mesh, yes: bool = False) -> None:
     if isinstance(mesh, ClusterMesh):
-        _remove(mesh)
-        return
+        options.agree(mesh, yes or bool(mesh.room), "undeploy")
     mesh.down()
-    (STATE / "error.log").unlink(missing_ok=True)
+    for left in (mesh.home / "live.json", STATE / "error.log"):
+        left.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         STATE.rmdir()
-    echo(f"the {mesh.name} mesh is down")
-
-
-def _remove(mesh: ClusterMesh, yes: bool = False) -> None:
-    options.agree(mesh, yes or bool(mesh.room), "undeploy")
-    mesh.down()
-    (mesh.home / "live.json").unlink(missing_ok=True)
-    echo("the workshop is gone from the cluster")
+    is_cluster = mesh.name == "cluster"
+    echo("the workshop is gone from the cluster" if is_cluster else f"the {mesh.name} mesh is down")
 
 
 @cli.command(epilog=examples("deploy"))
