@@ -1,7 +1,6 @@
 """The server of the live page: for browsers on this machine that have the page's address, and nobody else."""
 
 import json
-import os
 import secrets
 import threading
 from pathlib import Path
@@ -46,9 +45,8 @@ class Server:
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         self.port = self._server.port
         if not port:
-            descriptor = os.open(remembered, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump({"port": self.port, "token": self.token}, file)
+            remembered.touch(0o600)
+            remembered.write_text(json.dumps({"port": self.port, "token": self.token}))
         self.url = f"http://{LOOPBACK}:{self.port}/{self.token}/"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

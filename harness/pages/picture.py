@@ -139,7 +139,6 @@ class _Drawing:
         return Picture(x + VERSION[0] + MARGIN, height, tuple(boxes), tuple(lines), " ".join(self._told()))
 
     def _calls(self, callers: Mapping[str, Box], target: Box) -> Iterator[Line]:
-        """Yield a line for each call of the target, or of a caller."""
         for caller, host in self.edges:
             behind = [self.shared.get(name, name) for name in _behind(self.routing, host)]
             called = [callers[name] for name in behind if name in callers]
@@ -161,7 +160,6 @@ class _Drawing:
         return {kind: self.figures.get(("", name, kind), NOTHING) for kind, leads in leading.items() if leads}
 
     def _version(self, x: float, y: float, name: str) -> Box:
-        """Return the box of a version: its part in the launch, and its figures."""
         ways = self._ways(name)
         role, state = "hears nothing", " silent"
         if self.leaks.get(name):
@@ -178,7 +176,6 @@ class _Drawing:
         return Box(x, y, *VERSION, self._short(name, 16), lines, f"version{state}", full)
 
     def _to_version(self, target: Box, box: Box, name: str) -> Iterator[Line]:
-        """Yield what leads to a version: calls, copies, or a leak."""
         ways, leaks = self._ways(name), self.leaks.get(name)
         if leaks and "call" not in ways:
             line = _line(target, box, "call", self.figures.get(("", name, "call"), NOTHING))

@@ -1,9 +1,9 @@
 """One release: each step is applied, judged, and left only when the proof lets go of it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from harness.meshes.lock import lock, undisturbed
@@ -24,17 +24,6 @@ SILENCE = 50
 """How many requests must not reach the candidate before it is said that it hears nothing."""
 
 
-@contextmanager
-def alone(mesh: Mesh) -> Iterator[None]:
-    """Let no second release begin on this machine."""
-    busy = "a release is under way: wait for it, or end it with 'make bail-out'"
-    with lock(mesh.home / "release", busy) as held:
-        try:
-            yield
-        finally:
-            held.unlink(missing_ok=True)
-
-
 @dataclass
 class Release:
     """A release of a target's candidate."""
@@ -53,12 +42,14 @@ class Release:
         :raises HarnessError: another release is under way, a subset or a route is missing, the mesh does
             not answer, or somebody else changed the route meanwhile.
         """
-        with alone(self.mesh):
+        busy = "a release is under way: wait for it, or end it with 'make bail-out'"
+        with lock(self.mesh.home / "release", busy) as held, ExitStack() as at_end:
+            at_end.callback(held.unlink, missing_ok=True)
             self._analysis = Analysis(self.mesh, self.target, self.plan)
-            with closing(self._analysis.watch) as self._watch:
-                self._router = Router(self.mesh, self._watch.routing, self.plan, self.progress)
-                self._watch.follow()
-                return self._climb()
+            self._watch = at_end.enter_context(closing(self._analysis.watch))
+            self._router = Router(self.mesh, self._watch.routing, self.plan, self.progress)
+            self._watch.follow()
+            return self._climb()
 
     def _climb(self) -> Verdict:
         try:
