@@ -14,7 +14,7 @@ from harness.live.chart import chart
 from harness.live.hands import Hands, Sender, buttons, state_of
 from harness.live.meter import Meter, MeteredWatch
 from harness.meshes.mesh import Mesh
-from harness.pages.picture import draw, leaked
+from harness.pages.picture import Drawing, leaked
 from harness.pages.report import rules_in, templates
 from harness.proof import trace
 from harness.proof.target import Target
@@ -166,7 +166,7 @@ class Live:
         leaks, routing, now = leaked(watch.evidence), watch.routing, time.time()
         known: dict[str, Any] = {
             "live": self, "verdict": verdict, "leaks": leaks, "since": f"{self._since:%H:%M:%S}",
-            "picture": draw(verdict, self._meter.edges, self._meter.figures(routing)),
+            "picture": Drawing(verdict, self._meter.edges, self._meter.figures(routing)).picture(),
             "claims": sorted(verdict.claims, key=lambda claim: ORDER[claim.state]),
             "routes": [("the route", rules_in(routing))], "state": state_of(routing),
             "chart": chart(self._meter, routing.copied, [(now - at, words) for at, words in self._marks]),

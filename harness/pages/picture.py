@@ -84,11 +84,6 @@ class Picture:
     text: str
 
 
-def draw(verdict: Verdict, edges: Iterable[Edge], figures: Mapping[Way, Figures]) -> Picture:
-    """Return the picture of a target; ``edges`` say which workload was seen to call which host."""
-    return _Drawing(verdict, edges, figures).picture()
-
-
 def leaked(evidence: Evidence) -> Counter[str]:
     """Return how many callers got the answer of each version that may not answer them."""
     found: Counter[str] = Counter()
@@ -104,10 +99,11 @@ def leaked(evidence: Evidence) -> Counter[str]:
     return +found
 
 
-class _Drawing:
+class Drawing:
     """Columns from left to right: callers, those next to the target last; the target; its versions."""
 
     def __init__(self, verdict: Verdict, edges: Iterable[Edge], figures: Mapping[Way, Figures]) -> None:
+        """Draw a target; ``edges`` say which workload was seen to call which host."""
         assert verdict.evidence
         self.routing, self.figures, self.leaks = verdict.evidence.routing, figures, leaked(verdict.evidence)
         self.missing = {claim.version for claim in verdict.claims if claim.figures.get("missing")}
@@ -120,6 +116,7 @@ class _Drawing:
         self.columns = [dict.fromkeys(self.shared.get(name, name) for name in column) for column in columns]
 
     def picture(self) -> Picture:
+        """Lay the columns out, and draw the ways between them."""
         versions, nobody = self.routing.versions, {"callers": None}
         height = max(len(versions) * ROW, *(len(column) * PITCH for column in self.columns), 0) + 2 * MARGIN
         x, callers = float(MARGIN), dict[str, Box]()

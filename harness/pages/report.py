@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness import HarnessError, Json, settings
 from harness.meshes.mesh import in_clone
-from harness.pages.picture import NOTHING, Figures, Picture, draw
+from harness.pages.picture import NOTHING, Drawing, Figures, Picture
 from harness.proof import trace
 from harness.proof.evidence import Evidence
 from harness.proof.figures import Times
@@ -123,7 +123,7 @@ def picture_of(verdict: Verdict) -> Picture:
         ("", name, "copy" if routing.is_dark(name) else "call"): figures_of(evidence.times[name])
         for name in routing.versions
     }
-    return draw(verdict, evidence.edges, figures)
+    return Drawing(verdict, evidence.edges, figures).picture()
 
 
 def figures_of(times: Times) -> Figures:
