@@ -1,9 +1,6 @@
 """Run the command line: ``python -m harness COMMAND``."""
 
-import sys
-
-from harness.cli import cli
-from harness.terminal import run
+from harness.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(cli, "python -m harness"))
+    main("python -m harness")

@@ -9,27 +9,14 @@ from pathlib import Path
 
 import click
 
-from harness import HarnessError
-from harness.choice import make_mesh
+from harness import HarnessError, judging, learning, options
 from harness.cluster import rooms
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.wayin import DASHBOARDS, open_dashboard
 from harness.demo import demo, started
-from harness.judging import (
-    COMMANDS,
-    YES,
-    agree,
-    examples,
-    span,
-    with_mesh,
-    with_port,
-    with_target,
-    with_traffic,
-)
-from harness.learning import COMMANDS as LEARNING
-from harness.live.command import live_command
 from harness.manifests.check import services_named, warnings, warnings_here
 from harness.meshes.mesh import STATE, TARGET, Mesh, get, must_be_clone
+from harness.options import examples
 from harness.proof import doctor
 from harness.proof.report import harmless, wrap
 from harness.proof.status import status_of
@@ -40,7 +27,7 @@ from harness.terminal import echo, progress, render, run
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=examples("watch --for 60s", "verify --help"),
 )
 def cli() -> None:
@@ -48,57 +35,55 @@ def cli() -> None:
 
 
 @cli.command(epilog=examples("up", "up --port 9090"))
-@with_mesh
-@with_port
-def up(mesh_name: str, port: int | None) -> None:
+@options.mesh
+@options.port
+def up(mesh: Mesh) -> None:
     """Start the mesh, or what of it has died; harmless if it runs."""
-    _start(_found_cluster(False, "deploy") if mesh_name == "cluster" else make_mesh(mesh_name, port))
+    _start(mesh)
 
 
-def _start(mesh: Mesh) -> None:
-    with contextlib.closing(mesh):
-        mesh.up()
-        echo(started(mesh))
+def _start(mesh: Mesh, yes: bool = False) -> None:
+    if isinstance(mesh, ClusterMesh):
+        options.agree(mesh, yes or bool(mesh.room), "deploy")
+    mesh.up()
+    echo(started(mesh))
 
 
 @cli.command()
-@with_mesh
-@click.pass_context
-def down(context: click.Context, mesh_name: str) -> None:
+@options.mesh
+def down(mesh: Mesh) -> None:
     """Stop the mesh and leave nothing behind."""
-    if mesh_name == "cluster":
-        context.invoke(undeploy, yes=False)
-        return
-    make_mesh(mesh_name).down()
-    (STATE / "error.log").unlink(missing_ok=True)
+    _remove(mesh)
+
+
+def _remove(mesh: Mesh, yes: bool = False) -> None:
+    if isinstance(mesh, ClusterMesh):
+        options.agree(mesh, yes or bool(mesh.room), "undeploy")
+    mesh.down()
+    for left in (mesh.home / "live.json", STATE / "error.log"):
+        left.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         STATE.rmdir()
-    echo(f"the {mesh_name} mesh is down")
-
-
-def _found_cluster(yes: bool, question: str) -> ClusterMesh:
-    """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
-    must_be_clone(f"'{question}'")
-    mesh = ClusterMesh(progress())
-    agree(mesh, yes or bool(mesh.room), question)
-    return mesh
+    is_cluster = mesh.name == "cluster"
+    echo("the workshop is gone from the cluster" if is_cluster else f"the {mesh.name} mesh is down")
 
 
 @cli.command(epilog=examples("deploy"))
-@YES
+@options.yes
 def deploy(yes: bool) -> None:
     """Bring the workshop to the cluster of kubectl's current context; harmless if it is there."""
-    _start(_found_cluster(yes, "deploy"))
+    must_be_clone("'deploy'")
+    with contextlib.closing(ClusterMesh(progress())) as mesh:
+        _start(mesh, yes)
 
 
 @cli.command(epilog=examples("undeploy"))
-@YES
+@options.yes
 def undeploy(yes: bool) -> None:
     """Remove exactly what deploy made."""
-    with contextlib.closing(_found_cluster(yes, "undeploy")) as mesh:
-        mesh.down()
-        (mesh.home / "live.json").unlink(missing_ok=True)
-    echo("the workshop is gone from the cluster")
+    must_be_clone("'undeploy'")
+    with contextlib.closing(ClusterMesh(progress())) as mesh:
+        _remove(mesh, yes)
 
 
 def _prefix(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -108,20 +93,19 @@ def _prefix(context: click.Context, parameter: click.Parameter, value: str) -> s
 
 
 with_prefix = click.option(
-    "--prefix", envvar=f"{TYPED}PREFIX", default="seat", show_default=True, callback=_prefix,
-    help="How the rooms' names begin.",
+    "--prefix", envvar=f"{TYPED}PREFIX", default="seat", callback=_prefix, help="How the rooms' names begin.",
 )  # fmt: skip
 
 
 @cli.command("rooms", epilog=examples("rooms --seats 40 --for 8h"))
-@YES
+@options.yes
 @with_prefix
 @click.option(
     "--seats", envvar=f"{TYPED}N", type=click.IntRange(1, 200), required=True, help="How many rooms."
 )
 @click.option(
-    "--for", "duration", envvar=f"{TYPED}FOR", type=span, default="24h", show_default=True, metavar="TIME",
-    help="How long the kubeconfigs are good.",
+    "--for", "duration", envvar=f"{TYPED}FOR", type=options.span, default="24h",
+    metavar="TIME", help="How long the kubeconfigs are good.",
 )  # fmt: skip
 def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
     """Make a room for each seat: a namespace, and a kubeconfig in .rooms/; harmless if it is there."""
@@ -129,18 +113,18 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
     first, *_, last = [*rooms.seats(prefix, seats)] * 2
     with contextlib.closing(ClusterMesh(progress(), first)) as mesh:
         mesh.has_own_gateway = True
-        agree(mesh, yes, "rooms", f"namespaces {first} to {last}")
+        options.agree(mesh, yes, "rooms", f"namespaces {first} to {last}")
         paths = rooms.make(mesh, prefix, seats, int(duration))
     echo(wrap(f"{len(paths)} rooms: give each seat one file of {rooms.FOLDER}, and docs/room.md"))
 
 
 @cli.command("rooms-down", epilog=examples("rooms-down"))
-@YES
+@options.yes
 @with_prefix
 def rooms_down(yes: bool, prefix: str) -> None:
     """Remove the rooms with all that is in them."""
     with contextlib.closing(ClusterMesh(progress(), f"{prefix}-01")) as mesh:
-        agree(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
+        options.agree(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
         names = rooms.remove(mesh, prefix)
     echo(f"{len(names)} rooms are gone from the cluster")
 
@@ -148,7 +132,7 @@ def rooms_down(yes: bool, prefix: str) -> None:
 @cli.command("bundle", epilog=examples("bundle", "bundle --output /media/usb/room.tar.gz"))
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), envvar=f"{TYPED}BUNDLE",
-    default="dark-launch-bundle.tar.gz", show_default=True, help="Where to write it.",
+    default="dark-launch-bundle.tar.gz", help="Where to write it.",
 )  # fmt: skip
 def bundle_command(output: Path) -> None:
     """Make one archive from which a room without network installs: wheels, lock files and images."""
@@ -168,7 +152,7 @@ def url() -> None:
     mesh = ClusterMesh(progress())
     address = mesh.reachable_address()
     echo(f"http://{address}/customer" if address else mesh.way_in())
-    click.get_current_context().exit(0 if address else 1)
+    sys.exit(0 if address else 1)
 
 
 @cli.command(epilog=examples("dashboard kiali"))
@@ -181,7 +165,7 @@ def dashboard(name: str) -> None:
 
 
 @cli.command(epilog=examples("status", "status --service pricing --namespace shop"))
-@with_target
+@options.target
 def status(mesh: Mesh, target: Target) -> None:
     """Show pods, ports and applied routes."""
     for line in status_of(mesh, target):
@@ -219,87 +203,81 @@ def _change(mesh: Mesh, change: Callable[..., list[str]], files: list[Path]) -> 
 
 
 @cli.command(epilog=examples("apply istio/mirror.yaml", "apply a.yaml b.yaml", "apply - < a.yaml"))
-@with_mesh
+@options.mesh
 @with_files
-def apply(mesh_name: str, files: list[Path]) -> None:
+def apply(mesh: Mesh, files: list[Path]) -> None:
     """Apply manifests, as kubectl apply would: files, folders, or - for standard input."""
-    mesh = make_mesh(mesh_name)
     _change(mesh, mesh.apply, files)
 
 
 @cli.command(epilog=examples("delete istio/mirror.yaml"))
-@with_mesh
+@options.mesh
 @with_files
-def delete(mesh_name: str, files: list[Path]) -> None:
+def delete(mesh: Mesh, files: list[Path]) -> None:
     """Delete the objects of manifests, as kubectl delete would."""
-    mesh = make_mesh(mesh_name)
     _change(mesh, mesh.delete, files)
 
 
 @cli.command()
-@with_mesh
-@click.pass_context
-def curl(context: click.Context, mesh_name: str) -> None:
+@options.mesh
+def curl(mesh: Mesh) -> None:
     """Make one call and print the reply. Exit 1 if it is a failure."""
-    with contextlib.closing(make_mesh(mesh_name)) as mesh:
-        where = mesh.url()
-        try:
-            answer = get(where)
-        except OSError as error:
-            problem = f"nobody answers at {where} ({type(error).__name__})"
-            raise HarnessError(f"{problem}: see 'make status'") from None
+    where = mesh.url()
+    try:
+        answer = get(where)
+    except OSError as error:
+        problem = f"nobody answers at {where} ({type(error).__name__})"
+        raise HarnessError(f"{problem}: see 'make status'") from None
     echo(harmless(answer.text.rstrip("\n")) or f"{answer.status_code} {answer.reason}")
-    context.exit(0 if answer.ok else 1)
+    sys.exit(0 if answer.ok else 1)
 
 
 @cli.command(epilog=examples("logs recommendation-v2"))
-@with_mesh
+@options.mesh
 @click.argument("workload", default="recommendation-v2")
-def logs(mesh_name: str, workload: str) -> None:
+def logs(mesh: Mesh, workload: str) -> None:
     """Print what a workload and its sidecar logged."""
-    for container, line in make_mesh(mesh_name).logs(workload):
+    for container, line in mesh.logs(workload):
         echo(harmless(f"{container:<11} | {line}"))
 
 
 @cli.command(epilog=examples("stop recommendation-v2"))
-@with_mesh
+@options.mesh
 @click.argument("workload")
-def stop(mesh_name: str, workload: str) -> None:
+def stop(mesh: Mesh, workload: str) -> None:
     """Scale a workload to 0."""
-    make_mesh(mesh_name).scale(workload, 0)
+    mesh.scale(workload, 0)
     echo(f"{workload} is stopped")
 
 
 @cli.command(epilog=examples("start recommendation-v2"))
-@with_mesh
+@options.mesh
 @click.argument("workload")
-def start(mesh_name: str, workload: str) -> None:
+def start(mesh: Mesh, workload: str) -> None:
     """Scale a workload back to 1."""
-    make_mesh(mesh_name).scale(workload, 1)
+    mesh.scale(workload, 1)
     echo(f"{workload} runs")
 
 
-for _command in (*COMMANDS, *LEARNING, *release.COMMANDS, live_command):
+for _command in (*judging.COMMANDS, *learning.COMMANDS, *release.COMMANDS):
     cli.add_command(_command)
 
 
 @cli.command("demo", epilog=examples("demo", "demo --requests 1000"))
-@with_mesh
-@with_port
-@with_traffic(200)
-@click.pass_context
-def demo_command(context: click.Context, mesh_name: str, port: int | None, size: int) -> None:
+@options.mesh
+@options.port
+@options.traffic(200)
+def demo_command(mesh: Mesh, size: int) -> None:
     """Tell a dark launch from its start to its end. Exit 0 only if each step ends as it must."""
-    with contextlib.closing(make_mesh(mesh_name, port)) as mesh:
-        held = demo(mesh, size, echo, render, progress())
+    held = demo(mesh, size, echo, render, progress())
     echo(
         "\nEvery step ended as it must: v2 saw production, and no caller saw v2."
         if held
         else "\nA step did not end as it must: see above."
     )
-    context.exit(0 if held else 1)
+    sys.exit(0 if held else 1)
 
 
-def main() -> None:
-    """Run the command ``dark-launch``."""
-    sys.exit(run(cli, "dark-launch"))
+def main(name: str = "dark-launch") -> None:
+    """Run the command line, by the name that its help shows."""
+    sys.exit(run(cli, name))

@@ -2,21 +2,69 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from harness.meshes.lock import undisturbed
 from harness.meshes.mesh import ROOT, SHADOW, Mesh, MeshError, Progress, get, quietly
 from harness.proof.report import wrap
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
+from harness.release.router import bail_out
 from harness.release.routes import Versions
-from harness.release.standing import bail_out
-from harness.steps import TOLD, make, parse
+from harness.steps import TOLD, Step, make, parse
 from harness.workshop import as_told, catch_up, prove
 
 
 def started(mesh: Mesh) -> str:
     """Say of a mesh that runs how many pods it has, and how callers come in."""
     return wrap(f"{len(mesh.pods())} pods run; {mesh.way_in()}")
+
+
+@dataclass(frozen=True)
+class Narrator:
+    """Shows each command as it is typed, does it, and shows what it says."""
+
+    mesh: Mesh
+    size: int
+    """How many requests a ``verify`` sends."""
+    show: Callable[[str], None]
+    render: Callable[[Verdict], str]
+    progress: Progress
+
+    def tell(self, step: Step) -> bool:
+        """Tell a step; return whether it ended as it must."""
+        self.show(f"\n== {step.number}. {step.title}")
+        held = [self._run(step, command) for command in step.commands if command != "status"]
+        if step.fails:
+            failing = " and ".join(step.fails)
+            self.show(
+                f"As it must be: {failing} alone fails, and callers noticed nothing."
+                if held[-1]
+                else f"Not as it must be: {failing} should fail, and nothing else."
+            )
+        return all(held)
+
+    def _run(self, step: Step, command: str) -> bool:
+        mesh, (verb, variables) = self.mesh, parse(command)
+        typed = f"verify N={self.size}" if verb == "verify" else command
+        self.show(f"$ {make(typed, mesh.name)}")
+        if verb == "verify":
+            verdict = prove(mesh, step, self.progress, self.size)
+            self.show(self.render(verdict))
+            return as_told(step, verdict) if command == step.commands[-1] else verdict.passed
+        if verb == "up":
+            catch_up(mesh, 1)
+            self.show(started(mesh))
+        elif verb == "curl":
+            self.show(wrap(get(mesh.url()).text.strip()))
+        elif verb in ("stop", "start"):
+            mesh.scale(SHADOW, int(verb == "start"))
+            self.show(f"{SHADOW} {'runs' if verb == 'start' else 'is stopped'}")
+        else:
+            given = [ROOT / file for file in variables.values()]
+            for line in mesh.apply(*given) if given else bail_out(mesh, Target(), Versions()):
+                self.show(line)
+        return True
 
 
 def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[Verdict], str],
@@ -31,46 +79,9 @@ def demo(mesh: Mesh, size: int, show: Callable[[str], None], render: Callable[[V
         raise MeshError(
             f"the {mesh.name} mesh is running already; the demo brings its own: 'make down' first"
         )
-
-    def run(command: str) -> None:
-        """Show a command as it is typed, and do it."""
-        verb, variables = parse(command)
-        show(f"$ {make(command, mesh.name)}")
-        if verb == "up":
-            catch_up(mesh, 1)
-            show(started(mesh))
-        elif verb == "curl":
-            show(wrap(get(mesh.url()).text.strip()))
-        elif verb == "apply":
-            for line in mesh.apply(ROOT / variables["F"]):
-                show(line)
-        elif verb == "bail-out":
-            for line in bail_out(mesh, Target(), Versions()):
-                show(line)
-        else:
-            mesh.scale(SHADOW, int(verb == "start"))
-            show(f"{SHADOW} {'runs' if verb == 'start' else 'is stopped'}")
-
-    held = []
+    narrator = Narrator(mesh, size, show, render, progress)
     try:
-        for step in TOLD:
-            show(f"\n== {step.number}. {step.title}")
-            proofs = sum(command.startswith("verify") for command in step.commands)
-            for command in step.commands:
-                if command.startswith("verify"):
-                    show(f"$ {make(f'verify N={size}', mesh.name)}")
-                    verdict = prove(mesh, step, progress, size)
-                    show(render(verdict))
-                    proofs -= 1
-                    held.append(verdict.passed if proofs else as_told(step, verdict))
-                elif command != "status":
-                    run(command)
-            if step.fails:
-                show(
-                    f"As it must be: {' and '.join(step.fails)} alone fails, and callers noticed nothing."
-                    if held[-1]
-                    else f"Not as it must be: {' and '.join(step.fails)} should fail, and nothing else."
-                )
+        held = [narrator.tell(step) for step in TOLD]
     finally:
         if lasting:
             catch_up(mesh, 1)

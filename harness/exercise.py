@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import yaml
 from harness import HarnessError, Json
 from harness.meshes.mesh import ROOT, SHADOW, Mesh, Progress
 from harness.proof.evidence import Bounds
+from harness.proof.ledger import Ledger
 from harness.proof.story import hops_in
 from harness.proof.target import Routing, Target
 from harness.proof.watch import verify
 from harness.rendering.accesslog import Hop
-from harness.steps import step_of
-from harness.workshop import EXERCISE, catch_up, examine
+from harness.steps import STEPS
+from harness.workshop import catch_up, examine, mark
 
 DEFECTS = {"status": "same-status", "feedback": "same-content", "bytes": "same-writes"}
 """What a planted defect of v2 touches, and the claim that fails by it."""
@@ -58,11 +60,6 @@ def _changed(how: str) -> Json:
     return subsets if how in ("label", "fuse") else route
 
 
-def mark(mesh: Mesh) -> Path:
-    """Return where it is written which exercise is under way."""
-    return mesh.home / EXERCISE
-
-
 def begin(mesh: Mesh, number: int, planted: str) -> None:
     """Begin an exercise: 1 plants a defect in a v2 that hears nothing, 2 breaks a mirror.
 
@@ -82,18 +79,15 @@ def begin(mesh: Mesh, number: int, planted: str) -> None:
     mark(mesh).write_text(json.dumps({"number": number, "planted": planted, "since": since}))
 
 
-def _calls(mesh: Mesh) -> list[tuple[Hop, bool]]:
-    """Return the calls of recommendation in callers' logs, each with whether it harmed its caller."""
+def _calls(mesh: Mesh) -> Iterator[tuple[Hop, bool]]:
+    """Yield the calls of recommendation in callers' logs, each with whether it harmed its caller."""
     routing = Routing(mesh.scene(Target().namespace), Target())
-    calls = []
-    for pod in routing.scene.pods:
-        if not pod.proxy or pod.gateway or pod.name in routing.version_of_pod:
-            continue
+    ledger = Ledger(routing, 0, 0)
+    for pod in filter(lambda pod: pod.proxy, routing.scene.pods):
         for hop in hops_in(mesh.request_log(pod)):
-            if hop.cluster.startswith("outbound|") and routing.is_for_target(pod, hop):
-                by_another = routing.version_of_call(hop) not in (None, "v1")
-                calls.append((hop, by_another or hop.status >= 500 or hop.status == 0))
-    return calls
+            call = ledger.call_of(pod.name, hop) if hop.cluster.startswith("outbound|") else None
+            if call:
+                yield hop, call.failed or call.version not in (None, "v1")
 
 
 def judge(mesh: Mesh, answer: str | None, progress: Progress) -> tuple[int, list[str]]:
@@ -116,7 +110,7 @@ def judge(mesh: Mesh, answer: str | None, progress: Progress) -> tuple[int, list
             return 1, [f"the proof does not show that on what is applied: {DEFECTS[answer]} does not fail"]
         solved = f"found, and no caller noticed: {planted}"
     else:
-        code, lines = examine(mesh, step_of(3), progress)
+        code, lines = examine(mesh, STEPS[2], progress)
         if code:
             return code, ["the mirror is not mended", *lines[1:]]
         solved = f"mended, and no caller noticed: {BREAKS[planted]}"

@@ -5,11 +5,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from harness import HarnessError
-from harness.manifests.base import Object
-from harness.manifests.read import read
-from harness.meshes.mesh import ROOT, SHADOW
+from harness import Json, settings
+from harness.manifests.read import read, to_document
+from harness.meshes.mesh import ROOT, SHADOW, TARGET
+from harness.proof.expectation import full_name
+from harness.release import routes
 
 ROUTE, COMPARE = "virtualservice/recommendation", "trafficextension/compare"
 SECRETS = ("secret/recommendation-v1", "secret/recommendation-v2")
@@ -128,16 +130,6 @@ HINTS = {
 """What to do where a claim is not as a step wants it, by its id."""
 
 
-def step_of(number: int) -> Step:
-    """Return a step by its number.
-
-    :raises HarnessError: there is none.
-    """
-    if 1 <= number <= len(STEPS):
-        return STEPS[number - 1]
-    raise HarnessError(f"there is no step {number}: they are 1 to {len(STEPS)}")
-
-
 def parse(command: str) -> tuple[str, dict[str, str]]:
     """Return what a command does, and its variables: ``verify N=600`` is ``("verify", {"N": "600"})``."""
     verb, *words = shlex.split(command)
@@ -150,33 +142,45 @@ def make(command: str, mesh: str) -> str:
     return f"make {verb}" + ("" if mesh == "local" else f" MESH={mesh}")
 
 
+class Applied(NamedTuple):
+    """An object as a step leaves it."""
+
+    document: Json
+    file: str
+    """The manifest that has it; nothing where a bail-out or a release changed it."""
+    command: str
+    """What made it so."""
+
+
 @dataclass
 class State:
-    """What is applied and runs after a step."""
+    """What is applied and runs after a step, as far as the steps change it."""
 
-    objects: dict[str, Object] = field(default_factory=dict)
-    """Those that steps change, by key, as their manifests have them."""
-    files: dict[str, str] = field(default_factory=dict)
-    """Key → manifest."""
-    by: dict[str, str] = field(default_factory=dict)
-    """Key, or ``scale`` → the command that made it so."""
-    leads_to: str = ""
-    """The version to which a bail-out or a release led all callers, whatever the route's manifest says."""
-    stopped: bool = False
-    """Whether v2 is scaled to 0."""
+    applied: dict[str, Applied] = field(default_factory=dict)
+    """Objects by key."""
+    scaled: str = f"start W={SHADOW}"
+    """The command by which v2 runs, or does not."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.scaled.startswith("stop")
 
     def enter(self, command: str) -> None:
         """Change it as a command of a step does."""
         verb, variables = parse(command)
         if verb in ("stop", "start"):
-            self.stopped, self.by["scale"] = verb == "stop", command
+            self.scaled = command
         elif verb in ("bail-out", "release"):
-            self.leads_to, self.by[ROUTE] = "v1" if verb == "bail-out" else "v2", command
+            host = full_name(TARGET, settings.namespace())
+            rung = routes.Step(100) if verb == "release" else None
+            led = routes.routes_at(
+                self.applied[ROUTE].document, host, routes.Versions(), rung, routes.Group()
+            )
+            self.applied[ROUTE] = Applied(led, "", command)
         file = variables.get("F", LIVE if verb == "release" else "")
         for found in read(ROOT / file) if file else ():
             if found.key in (ROUTE, COMPARE, *SECRETS):
-                self.objects[found.key], self.files[found.key], self.by[found.key] = found, file, command
-                self.leads_to = "" if found.key == ROUTE else self.leads_to
+                self.applied[found.key] = Applied(to_document(found), file, command)
 
 
 def state_after(number: int) -> State:

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from harness import HarnessError, Json
-from harness.manifests.base import Object
-from harness.manifests.kubernetes import Secret
-from harness.manifests.read import to_document
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ISTIO, ROOT, SHADOW, Mesh, Progress, get, quietly
 from harness.meshes.scene import named
@@ -16,25 +14,15 @@ from harness.proof.report import WORDS
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import verify
-from harness.release.routes import Group, Versions, routes_at
-from harness.release.routes import Step as Rung
-from harness.steps import COMPARE, HINTS, PROVEN, ROUTE, SECRETS
-
-from harness.steps import State, Step, make, state_after  # isort: skip
-
-EXERCISE = "exercise.json"
-"""The file of a mesh that says which exercise is under way."""
+from harness.steps import COMPARE, HINTS, PROVEN, ROUTE, SECRETS, State, Step, make, state_after
 
 SIZE = 100
 """How many requests prove a step that does not say how many."""
 
 
-def _route(state: State, host: str) -> Json:
-    document = to_document(state.objects[ROUTE])
-    if not state.leads_to:
-        return document
-    rung = Rung(100) if state.leads_to == "v2" else None
-    return routes_at(document, host, Versions(), rung, Group())
+def mark(mesh: Mesh) -> Path:
+    """Return where it is written which exercise is under way."""
+    return mesh.home / "exercise.json"
 
 
 def _words(routing: Routing) -> str:
@@ -57,25 +45,24 @@ class Place:
         mine = [o for o in self.scene.objects if self.routing.applied.namespace_of(o) == self.scene.namespace]
         self.compares = any(named(found) == COMPARE for found in mine)
 
-    def differs(self, secret: Object) -> bool:
+    def differs(self, secret: Json) -> bool:
         """Say whether a Secret holds something else here."""
-        assert isinstance(secret, Secret)
-        return self.secrets.get(secret.metadata.name) != secret.values
+        return bool(self.secrets.get(secret["metadata"]["name"]) != secret["stringData"])
 
     def problems(self, state: State) -> Iterator[tuple[str, str]]:
         """Yield (what is not as in a state, the command that mends it)."""
         if self.stopped != state.stopped:
-            start = state.by.get("scale", f"start W={SHADOW}")
-            yield f"{SHADOW} {'is stopped' if self.stopped else 'runs'}", start
+            yield f"{SHADOW} {'is stopped' if self.stopped else 'runs'}", state.scaled
+        route = state.applied[ROUTE]
         others = [found for found in self.scene.objects if named(found) != ROUTE]
-        route = _route(state, self.routing.host)
-        wanted = Routing(replace(self.scene, objects=(*others, route)), Target())
+        wanted = Routing(replace(self.scene, objects=(*others, route.document)), Target())
         if (said := _words(self.routing)) != _words(wanted):
-            yield f"the routes say: {said}; and not: {_words(wanted)}", state.by[ROUTE]
+            yield f"the routes say: {said}; and not: {_words(wanted)}", route.command
         for key in SECRETS:
-            if self.differs(state.objects[key]):
-                yield f"{key} is not as in {state.files[key]}", state.by[key]
-        if self.compares != (COMPARE in state.objects):
+            document, file, command = state.applied[key]
+            if self.differs(document):
+                yield f"{key} is not as in {file}", command
+        if self.compares != (COMPARE in state.applied):
             verb = "delete" if self.compares else "apply"
             yield f"{COMPARE} is {'' if self.compares else 'not '}applied", f"{verb} F=istio/compare.yaml"
 
@@ -159,8 +146,8 @@ def catch_up(mesh: Mesh, number: int) -> None:
 
     :raises HarnessError: it cannot be started; on a cluster: nothing is deployed there.
     """
-    (mesh.home / EXERCISE).unlink(missing_ok=True)
-    state, routes = state_after(number), [file for file in ISTIO if file.name != "v1-only.yaml"]
+    mark(mesh).unlink(missing_ok=True)
+    state, files = state_after(number), [file for file in ISTIO if file.name != "v1-only.yaml"]
     if isinstance(mesh, EnvoyMesh):
         if number == 0:
             mesh.down()
@@ -170,13 +157,14 @@ def catch_up(mesh: Mesh, number: int) -> None:
     mesh.workload(SHADOW)  # on a cluster nothing may be deployed
     place = Place(mesh)
     # No Deployment is applied: a terminal may lack what names the images that were deployed.
-    for secret in filter(place.differs, (state.objects[key] for key in SECRETS)):
-        mesh.put(to_document(secret))
-    mesh.apply(*routes, *(ROOT / state.files[key] for key in (ROUTE, COMPARE) if key in state.files))
-    if place.compares and COMPARE not in state.files:
+    for secret in filter(place.differs, (state.applied[key].document for key in SECRETS)):
+        mesh.put(secret)
+    files += [ROOT / a.file for key, a in state.applied.items() if key in (ROUTE, COMPARE) and a.file]
+    mesh.apply(*files)
+    if place.compares and COMPARE not in state.applied:
         mesh.delete(ROOT / "istio" / "compare.yaml")
-    if state.leads_to:
-        mesh.put(_route(state, place.routing.host))
+    if not state.applied[ROUTE].file:
+        mesh.put(state.applied[ROUTE].document)
     for found in place.scene.of_kind("Deployment"):
         name, stopped = found["metadata"]["name"], found["spec"].get("replicas") == 0
         if stopped != (name == SHADOW and state.stopped):

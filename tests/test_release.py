@@ -27,6 +27,7 @@ from harness.proof.report import table
 from harness.proof.target import Routing, Target
 from harness.proof.verdict import Verdict
 from harness.proof.watch import Watch
+from harness.release.router import CalledOff, bail_out, ruling
 from harness.release.routes import (
     DARK,
     LADDER,
@@ -38,8 +39,7 @@ from harness.release.routes import (
     parse_steps,
     routes_at,
 )
-from harness.release.run import CalledOff, Release
-from harness.release.standing import bail_out, ruling
+from harness.release.run import Release
 
 HOST = "recommendation.tutorial.svc.cluster.local"
 
@@ -320,7 +320,7 @@ def test_a_release_whose_logs_do_not_come_gives_up_and_says_what_is_not_known(
         return follower
 
     monkeypatch.setattr(mesh, "follow", silent)
-    monkeypatch.setattr("harness.release.run.BLIND", 1.0)
+    monkeypatch.setattr("harness.release.analysis.BLIND", 1.0)
     monkeypatch.setitem(Watch.__init__.__kwdefaults__, "patience", 1.0)
     verdict, told = release()
     assert {"logged", "enough"} <= {*verdict.unproven()}, table(verdict)

@@ -8,12 +8,12 @@ import requests
 from helpers import here_only
 from test_readme import commands
 
-from harness import HarnessError, exercise
+from harness import HarnessError
 from harness.exercise import BREAKS, begin, judge
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.mesh import ROOT, Mesh, quietly
 from harness.steps import HINTS, PROVEN, SHADOW, STEPS, announce, state_after
-from harness.workshop import catch_up, examine, standing
+from harness.workshop import catch_up, examine, mark, standing
 
 CLAIMS = set(re.findall(r"`([a-z-]+)`", (ROOT / "docs" / "claims.md").read_text()))
 
@@ -46,10 +46,11 @@ def test_a_page_has_its_steps_title_and_commands_and_ends_with_its_check(step: A
 def test_a_state_is_what_the_commands_until_then_leave() -> None:
     stopped, release = state_after(4), state_after(9)
     assert (stopped.stopped, state_after(5).stopped) == (True, False)
-    assert state_after(6).leads_to == "v1"
-    assert release.leads_to == "v2"
-    assert release.files["trafficextension/compare"] == "istio/compare.yaml"
-    assert release.files["secret/recommendation-v2"].endswith("wrong-while-mirrored.yaml")
+    for led, subset in ((state_after(6), "v1"), (release, "v2")):
+        for rule in led.applied["virtualservice/recommendation"].document["spec"]["http"]:
+            assert [route["destination"]["subset"] for route in rule["route"]] == [subset]
+    assert release.applied["trafficextension/compare"].file == "istio/compare.yaml"
+    assert release.applied["secret/recommendation-v2"].file.endswith("wrong-while-mirrored.yaml")
 
 
 def test_the_agendas_of_the_trainers_guide_add_up() -> None:
@@ -114,7 +115,7 @@ def test_each_broken_mirror_is_told_until_it_is_mended(mesh: EnvoyMesh, broken: 
         assert any(HINTS["exactly-once"] in line for line in lines)
         mesh.apply(ROOT / "istio" / "destination-rule.yaml")
         assert judge(mesh, None, quietly) == (0, [f"mended, and no caller noticed: {BREAKS[broken]}"])
-        assert not exercise.mark(mesh).exists()
+        assert not mark(mesh).exists()
 
 
 @pytest.mark.not_on_cluster

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -14,8 +15,6 @@ import yaml
 
 from harness import HarnessError
 from harness.meshes.mesh import ROOT, SHADOW, Mesh, in_clone
-from harness.meshes.scene import Scene
-from harness.proof.expectation import MESH, Applied, RouteRule
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Ticket, call, new_run
 from harness.steps import make
@@ -58,16 +57,15 @@ def buttons(mesh: Mesh, target: Target) -> Iterator[Button]:
 
 def state_of(routing: Routing) -> str:
     """Return the state of the workshop that is applied, by the name of its manifest; nothing if none is."""
-    rules = tuple(rule.written for rule in routing.rules if rule.written.scope == MESH)
-    return _state_of(routing.target.namespace, rules) if in_clone() else ""
+    applied = [found["spec"] for found in routing.applied.ruling(routing.host, routing.target.namespace)[:1]]
+    return _state_of(json.dumps(applied)) if in_clone() else ""
 
 
 @functools.lru_cache(maxsize=1)
-def _state_of(namespace: str, rules: tuple[RouteRule, ...]) -> str:
+def _state_of(applied: str) -> str:
     for name in STATES.values():
         [document] = yaml.safe_load_all((ROOT / "istio" / f"{name}.yaml").read_text())
-        alone = Applied(Scene(namespace, (document,), ()))
-        if tuple(alone.rules_of(document, MESH)) == rules:
+        if [document["spec"]] == json.loads(applied):
             return name
     return ""
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from harness.meshes.mesh import Mesh
@@ -16,9 +16,6 @@ from harness.rendering.accesslog import Hop
 
 SECONDS = 180
 """How much is shown."""
-
-Row = tuple[int, float, float | None, float | None]
-"""How many seconds ago, the requests of that second, and p50 and p99 in milliseconds."""
 
 EDGES = 100
 """How many pairs of a workload and a host are drawn at most."""
@@ -65,16 +62,11 @@ class Meter:
         rate = count / self._recent
         return figures_of(times)._replace(amount=f"{rate:,.0f}/s", status=f"status {status}", rate=rate)
 
-    def series(self, way: Way) -> Iterator[Row]:
-        """Yield a row for each second of the last minutes."""
+    def series(self, way: Way) -> list[Times]:
+        """Return what passed in each second of the last minutes, the latest last."""
         now, known = int(self._clock()), dict(self.seconds)
-        for second in range(now - SECONDS, now):
-            times = known[second].get(way, NONE) if second in known else NONE
-            yield now - second, times.count, times.quantile(0.5), times.quantile(0.99)
-
-
-NONE = Times()
-"""What passed where nothing did."""
+        passed = map(known.get, range(now - SECONDS, now))
+        return [ways[way] if ways and way in ways else Times() for ways in passed]
 
 
 class MeteredWatch(Watch):

@@ -1,20 +1,20 @@
 """What all browsers see: a watch that goes on, and twice a second a picture of how it stands."""
 
 import contextlib
-import itertools
 import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from harness import HarnessError
+from harness.live.chart import chart
 from harness.live.hands import Hands, Sender, buttons, state_of
-from harness.live.meter import SECONDS, Meter, MeteredWatch, Row
+from harness.live.meter import Meter, MeteredWatch
 from harness.meshes.mesh import Mesh
-from harness.pages.picture import draw, leaked
+from harness.pages.picture import Drawing, leaked
 from harness.pages.report import rules_in, templates
 from harness.proof import trace
 from harness.proof.target import Target
@@ -52,7 +52,6 @@ class Live:
         self._marks = deque[tuple[float, str]](maxlen=20)
         self._look, self._anew = threading.Event(), threading.Event()
         self._since = datetime.now()
-        self._problem = ""
         self._failing = 0.0
         """Since when a claim fails, by the monotonic clock; 0: none does."""
         self._watch: MeteredWatch | None = self._new_watch()
@@ -96,10 +95,8 @@ class Live:
 
         :raises HarnessError: the mesh does not answer.
         """
-        watch = self._watch
-        for story in list(watch.broken) if watch else ():
-            if story.key[0] == id:
-                assert watch
+        if watch := self._watch:
+            for story in [story for story in watch.broken if story.key[0] == id]:
                 return trace.tell(watch.routing, story)
         return trace.find(self.mesh, self.target, id) or ["no proxy's log has it any more"]
 
@@ -107,19 +104,18 @@ class Live:
 
     def _follow(self) -> None:
         while not self.closed.is_set():
+            problem = ""
             try:
                 self._watch = self._watch or self._new_watch()
                 with contextlib.closing(self._watch) as watch:
                     watch.follow()
-                    self._problem = ""
                     self._begin(watch)
                     self._go_on(watch)
-            except HarnessError as error:
-                self._problem = str(error)
             except Exception as error:
-                self._problem = f"{type(error).__name__}: {error}"
-            self._publish(None)
+                unexpected = "" if isinstance(error, HarnessError) else f"{type(error).__name__}: "
+                problem = f"{unexpected}{error}"
             self._watch = None
+            self._publish({"head": templates.get_template("away.html").render(problem=problem)}, problem)
             self.closed.wait(1)
 
     def _begin(self, watch: MeteredWatch) -> None:
@@ -146,76 +142,36 @@ class Live:
                 self._begin(watch)
             if now >= shown + EVERY:
                 shown = now
-                if not self._may_be_a_change(watch, now):
-                    self._publish(watch)
+                verdict = judge(watch.evidence, watch.run)
+                if not self._may_be_a_change(verdict, now):
+                    self._publish(*self._shown(watch, verdict))
             time.sleep(0.02)
 
-    def _may_be_a_change(self, watch: MeteredWatch, now: float) -> bool:
+    def _may_be_a_change(self, verdict: Verdict, now: float) -> bool:
         """Say whether what fails may be a route that proxies know a moment before anybody is told."""
-        if not judge(watch.evidence).failed():
+        if not verdict.failed():
             self._failing = 0.0
             return False
         self._failing = self._failing or now
         return now < self._failing + (SETTLED if not self.hands.doing else 10 * SETTLED)
 
-    def _publish(self, watch: MeteredWatch | None) -> None:
-        snapshot = json.dumps({"run": self.run, **self._shown(watch)})
+    def _publish(self, parts: Mapping[str, str], said: str) -> None:
+        """Show the parts of the page, as HTML; what is said is read out when it changes."""
+        snapshot = json.dumps({"run": self.run, "parts": parts, "say": said})
         with self.changed:
             self.snapshot = snapshot
             self.changed.notify_all()
 
-    def _shown(self, watch: MeteredWatch | None) -> dict[str, Any]:
-        """Return what the page shows: its parts as HTML, and what is read out when it changes."""
-        if not watch:
-            parts = {"head": templates.get_template("away.html").render(problem=self._problem)}
-            return {"parts": parts, "say": self._problem}
-        verdict = judge(watch.evidence, watch.run)
-        leaks = leaked(watch.evidence)
-        routing = watch.routing
-        picture = draw(verdict, self._meter.edges, self._meter.figures(routing))
+    def _shown(self, watch: MeteredWatch, verdict: Verdict) -> tuple[Mapping[str, str], str]:
+        leaks, routing, now = leaked(watch.evidence), watch.routing, time.time()
         known: dict[str, Any] = {
-            "verdict": verdict, "leaks": leaks, "since": f"{self._since:%H:%M:%S}", "picture": picture,
-            "claims": sorted(verdict.claims, key=lambda claim: ORDER[claim.state]), "live": self,
-            "routes": [("the route", rules_in(routing))], "chart": self._chart(verdict),
-            "state": state_of(routing), "hands": self.hands, "sender": self.sender,
-            "read_only": self.read_only,
+            "live": self, "verdict": verdict, "leaks": leaks, "since": f"{self._since:%H:%M:%S}",
+            "picture": Drawing(verdict, self._meter.edges, self._meter.figures(routing)).picture(),
+            "claims": sorted(verdict.claims, key=lambda claim: ORDER[claim.state]),
+            "routes": [("the route", rules_in(routing))], "state": state_of(routing),
+            "chart": chart(self._meter, routing.copied, [(now - at, words) for at, words in self._marks]),
         }  # fmt: skip
         names = ("head.html", "picture.svg", "claims.html", "routes.html", "chart.svg", "hands.html")
         parts = {n.partition(".")[0]: templates.get_template(n).render(known) for n in names}
         leak = "".join(f"Leak: callers saw {name}. " for name in leaks)
-        return {"parts": parts, "say": f"{leak}{verdict.word}. {verdict.routes}"}
-
-    def _chart(self, verdict: Verdict) -> dict[str, Any]:
-        """Return the time line: of callers and of each version that gets copies, its points in percent."""
-        assert verdict.evidence
-        routing = verdict.evidence.routing
-        sides = {"callers": ("", "", "callers"), **{name: ("", name, "in") for name in routing.copied}}
-        series = {name: list(self._meter.series(way)) for name, way in sides.items()}
-        marks = [(100 - 100 * (time.time() - at) / SECONDS, words) for at, words in self._marks]
-        charts = []
-        for title, unit, columns in (("requests a second", "/s", (1,)), ("p50 and p99", " ms", (2, 3))):
-            values = [row[c] or 0 for rows in series.values() for row in rows for c in columns]
-            top = _round_up(max(values, default=0))
-            lines = [
-                (name, "p99" if column == 3 else "", list(_points(rows, column, top)))
-                for name, rows in series.items()
-                for column in columns
-            ]
-            charts.append({"title": title, "top": f"{top:,}{unit}", "lines": lines})
-        return {"charts": charts, "marks": [mark for mark in marks if mark[0] >= 0]}
-
-
-def _points(rows: list[Row], column: int, top: float) -> Iterator[str]:
-    """Yield the lines of one figure, in percent; where there was none, a line is interrupted."""
-    for is_there, part in itertools.groupby(rows, key=lambda row: row[column] is not None):
-        if is_there:
-            yield " ".join(
-                f"{100 - 100 * row[0] / SECONDS:.1f},{100 - 100 * (row[column] or 0) / top:.1f}"
-                for row in part
-            )
-
-
-def _round_up(value: float) -> int:
-    """Return a round number that is not below a value."""
-    step = next(s for p in range(1, 9) for s in (10**p, 2 * 10**p, 5 * 10**p) if s >= min(value, 10**8))
-    return int(step)
+        return parts, f"{leak}{verdict.word}. {verdict.routes}"

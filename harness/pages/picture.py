@@ -1,7 +1,7 @@
 """The picture: who calls the target, which version answers, and where copies end. Pure; SVG is made of it."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,11 +14,17 @@ from harness.proof.verdict import Verdict
 CALLER, JUNCTION, VERSION = (184, 64), (44, 44), (320, 124)
 """Widths and heights of the boxes, in the picture's own units."""
 
-GAP, LAST, ROW, MARGIN = 112, 150, 156, 14
-"""Between columns; before the versions; from one version to the next; and around it all."""
+GAP, LAST, MARGIN = 112, 150, 14
+"""Between columns; before the versions; and around it all."""
+
+PITCH, ROW = 88, 156
+"""From one caller to the next, and from one version to the next."""
 
 MOST = 5
 """How many callers are drawn in one column."""
+
+Edge = tuple[str, str]
+"""A workload, and the host that it was seen to call."""
 
 Way = tuple[str, str, str]
 """From a workload to a host; or, at the target (``""``), from there to a version, as ``call`` or ``copy``."""
@@ -78,53 +84,6 @@ class Picture:
     text: str
 
 
-def draw(verdict: Verdict, edges: Collection[tuple[str, str]], figures: Mapping[Way, Figures]) -> Picture:
-    """Return the picture of a target; ``edges`` say which workload was seen to call which host."""
-    assert verdict.evidence
-    routing, leaks = verdict.evidence.routing, leaked(verdict.evidence)
-    missing = {claim.version for claim in verdict.claims if claim.figures.get("missing")}
-    columns = list(reversed(list(_columns(routing, edges)))) or [[]]
-    others: dict[str, str] = {}
-    """The callers that share a box, and what that is called."""
-    for column in columns:
-        if len(column) > MOST:
-            more = f"and {len(column) - MOST + 1} more"
-            edges = [*edges, (more, next(host for caller, host in edges if caller == column[-1]))]
-            others |= dict.fromkeys(column[MOST - 1 :], more)
-            column[MOST - 1 :] = [more]
-    versions = list(routing.versions)
-    height = max(len(versions) * ROW, *(len(c) * (CALLER[1] + 24) for c in columns)) + 2 * MARGIN
-    middle, x = height / 2, float(MARGIN)
-    boxes: list[Box] = []
-    lines: list[Line] = []
-    places: dict[str, Box] = {}
-    for column in columns:
-        for i, name in enumerate(column or ["callers"]):
-            y = middle + (i - (max(len(column), 1) - 1) / 2) * (CALLER[1] + 24) - CALLER[1] / 2
-            box = Box(x, y, *CALLER, _short(name, routing), full=name)
-            if not column:
-                box = box._replace(lines=("none seen yet",), kind="caller nobody")
-            boxes.append(box)
-            places[name] = box
-        x += CALLER[0] + GAP
-    places |= {caller: places[more] for caller, more in others.items()}
-    junction = Box(x, middle - JUNCTION[1] / 2, *JUNCTION, routing.target.service, kind="junction")
-    for caller, host in edges:
-        callee = junction if host in routing.hosts else _place_of(routing, host, places)
-        if caller in places and caller not in others and callee:
-            lines.append(_line(places[caller], callee, "call", figures.get((caller, host, ""), NOTHING)))
-    if not edges:
-        lines.append(_line(places["callers"], junction, "call", NOTHING))
-    boxes.append(junction)
-    x += JUNCTION[0] + LAST
-    for i, name in enumerate(versions):
-        y = middle + (i - (len(versions) - 1) / 2) * ROW - VERSION[1] / 2
-        boxes.append(_version(x, y, name, routing, figures, name in leaks))
-        lines += _to_version(junction, boxes[-1], name, routing, figures, leaks, name in missing)
-    width = x + VERSION[0] + MARGIN
-    return Picture(width, height, tuple(boxes), tuple(lines), " ".join(_told(routing, edges, figures, leaks)))
-
-
 def leaked(evidence: Evidence) -> Counter[str]:
     """Return how many callers got the answer of each version that may not answer them."""
     found: Counter[str] = Counter()
@@ -140,66 +99,129 @@ def leaked(evidence: Evidence) -> Counter[str]:
     return +found
 
 
-def _columns(routing: Routing, edges: Collection[tuple[str, str]]) -> Iterator[list[str]]:
+class Drawing:
+    """Columns from left to right: callers, those next to the target last; the target; its versions."""
+
+    def __init__(self, verdict: Verdict, edges: Iterable[Edge], figures: Mapping[Way, Figures]) -> None:
+        """Draw a target; ``edges`` say which workload was seen to call which host."""
+        assert verdict.evidence
+        self.routing, self.figures, self.leaks = verdict.evidence.routing, figures, leaked(verdict.evidence)
+        self.missing = {claim.version for claim in verdict.claims if claim.figures.get("missing")}
+        edges = list(edges)
+        columns = [*_columns(self.routing, edges)][::-1]
+        self.shared = {name: f"and {len(column) - MOST + 1} more" for column in columns
+                       if len(column) > MOST for name in column[MOST - 1 :]}  # fmt: skip
+        """The callers of a column that are too many, and what the box is called that they share."""
+        self.edges = dict.fromkeys((self.shared.get(caller, caller), host) for caller, host in edges)
+        self.columns = [dict.fromkeys(self.shared.get(name, name) for name in column) for column in columns]
+
+    def picture(self) -> Picture:
+        """Lay the columns out, and draw the ways between them."""
+        versions, nobody = self.routing.versions, {"callers": None}
+        height = max(len(versions) * ROW, *(len(column) * PITCH for column in self.columns), 0) + 2 * MARGIN
+        x, callers = float(MARGIN), dict[str, Box]()
+        for column in self.columns or [nobody]:
+            for name, y in _spread(column, height, CALLER, PITCH):
+                callers[name] = Box(x, y, *CALLER, self._short(name), full=name)
+            x += CALLER[0] + GAP
+        if not self.columns:
+            callers["callers"] = callers["callers"]._replace(lines=("none seen yet",), kind="caller nobody")
+        [(title, y)] = _spread([self.routing.target.service], height, JUNCTION, 0)
+        target = Box(x, y, *JUNCTION, title, kind="junction")
+        x += JUNCTION[0] + LAST
+        boxes, lines = [*callers.values(), target], list(self._calls(callers, target))
+        for name, y in _spread(versions, height, VERSION, ROW):
+            boxes.append(self._version(x, y, name))
+            lines += self._to_version(target, boxes[-1], name)
+        return Picture(x + VERSION[0] + MARGIN, height, tuple(boxes), tuple(lines), " ".join(self._told()))
+
+    def _calls(self, callers: Mapping[str, Box], target: Box) -> Iterator[Line]:
+        for caller, host in self.edges:
+            behind = [self.shared.get(name, name) for name in _behind(self.routing, host)]
+            called = [callers[name] for name in behind if name in callers]
+            called = [target] if host in self.routing.hosts else called
+            if caller in callers and called:
+                counted = self.figures.get((caller, host, ""), NOTHING)
+                yield _line(callers[caller], called[0], "call", counted)
+        if not self.edges:
+            yield _line(callers["callers"], target, "call", NOTHING)
+
+    def _short(self, name: str, most: int = 11) -> str:
+        if any(pod.gateway and pod.workload == name for pod in self.routing.scene.pods):
+            return "gateway"
+        return name if len(name) <= most else f"{name[: most - 6]}…{name[-5:]}"
+
+    def _ways(self, name: str) -> dict[str, Figures]:
+        """Return what leads to a version by the routes: ``call``, ``copy``, or both."""
+        leading = {"call": not self.routing.is_dark(name), "copy": name in self.routing.copied}
+        return {kind: self.figures.get(("", name, kind), NOTHING) for kind, leads in leading.items() if leads}
+
+    def _version(self, x: float, y: float, name: str) -> Box:
+        ways = self._ways(name)
+        role, state = "hears nothing", " silent"
+        if self.leaks.get(name):
+            role, state = "LEAK: a caller saw it", " leak"
+        elif name in self.routing.gone:
+            role, state = "DOWN: no pod is ready", " down"
+        elif "call" in ways:
+            role, state = "answers callers", ""
+        elif "copy" in ways:
+            role, state = "in the dark", " dark"
+        counted = self.figures.get(("", name, "call" if "call" in ways else "copy"), NOTHING)
+        lines = tuple(filter(None, (role, ", ".join(counted.times), counted.status)))
+        full = self.routing.versions[name].workload or name
+        return Box(x, y, *VERSION, self._short(name, 16), lines, f"version{state}", full)
+
+    def _to_version(self, target: Box, box: Box, name: str) -> Iterator[Line]:
+        ways, leaks = self._ways(name), self.leaks.get(name)
+        if leaks and "call" not in ways:
+            line = _line(target, box, "call", self.figures.get(("", name, "call"), NOTHING))
+            yield line._replace(kind="call leak", above=f"LEAK x {leaks:,}")
+            return
+        for kind, counted in ways.items():
+            drop = (len(ways) - 1) * (26 if kind == "copy" else -26)
+            line = _line(target, box, kind, counted, drop)
+            lacks = kind == "copy" and name in self.missing
+            yield line._replace(kind="copy missing", above="✗ missing") if lacks else line
+
+    def _told(self) -> Iterator[str]:
+        """Yield the picture in words."""
+        callers = sorted({caller for caller, host in self.edges if host in self.routing.hosts})
+        yield f"{' and '.join(callers) or 'Nobody yet'} calls {self.routing.target.service}."
+        for name in self.routing.versions:
+            if self.leaks.get(name):
+                yield f"Leak: callers saw {name} {self.leaks[name]:,} times."
+            if name in self.routing.gone:
+                yield f"{name} is down."
+            for kind, counted in self._ways(name).items():
+                does = "answers callers" if kind == "call" else "gets copies, and its replies end there"
+                words = ", ".join(filter(None, (counted.amount, *counted.times, counted.status)))
+                yield f"{name} {does}: {words or 'no request yet'}."
+            if self.routing.must_be_silent(name):
+                yield f"No route leads to {name}."
+
+
+def _columns(routing: Routing, edges: Collection[Edge]) -> Iterator[list[str]]:
     """Yield who calls the target, then who calls these, and so on."""
     front = {caller for caller, host in edges if host in routing.hosts}
     seen: set[str] = set()
     while front:
         yield sorted(front)
         seen |= front
-        front = {
-            caller
-            for caller, host in edges
-            if caller not in seen and not front.isdisjoint(routing.workloads_behind(Destination(host)))
-        }
+        behind = {host for _, host in edges if not front.isdisjoint(_behind(routing, host))}
+        front = {caller for caller, host in edges if host in behind} - seen
 
 
-def _place_of(routing: Routing, host: str, places: Mapping[str, Box]) -> Box | None:
-    return next((places[w] for w in routing.workloads_behind(Destination(host)) if w in places), None)
+def _behind(routing: Routing, host: str) -> list[str]:
+    return routing.workloads_behind(Destination(host))
 
 
-def _short(name: str, routing: Routing, most: int = 11) -> str:
-    if any(pod.gateway and pod.workload == name for pod in routing.scene.pods):
-        return "gateway"
-    return name if len(name) <= most else f"{name[: most - 6]}…{name[-5:]}"
-
-
-def _version(
-    x: float, y: float, name: str, routing: Routing, figures: Mapping[Way, Figures], leaks: bool
-) -> Box:
-    """Return the box of a version: its part in the launch, and its figures."""
-    answers = not routing.is_dark(name)
-    role, state = "hears nothing", " silent"
-    if leaks:
-        role, state = "LEAK: a caller saw it", " leak"
-    elif name in routing.gone:
-        role, state = "DOWN: no pod is ready", " down"
-    elif answers:
-        role, state = "answers callers", ""
-    elif name in routing.copied:
-        role, state = "in the dark", " dark"
-    counted = figures.get(("", name, "call" if answers else "copy"), NOTHING)
-    lines = tuple(filter(None, (role, ", ".join(counted.times), counted.status)))
-    full = routing.versions[name].workload or name
-    return Box(x, y, *VERSION, _short(name, routing, 16), lines, f"version{state}", full)
-
-
-def _to_version(
-    junction: Box, box: Box, name: str, routing: Routing, figures: Mapping[Way, Figures],
-    leaks: Mapping[str, int], missing: bool,
-) -> Iterator[Line]:  # fmt: skip
-    """Yield what leads to a version: calls, copies, and what leaks."""
-    answers, copied = not routing.is_dark(name), name in routing.copied
-    drop = 26 if answers and copied else 0
-    if answers or leaks.get(name):
-        counted = figures.get(("", name, "call"), NOTHING)
-        line = _line(junction, box, "call", counted, -drop)
-        if leaks.get(name) and not answers:
-            line = line._replace(kind="call leak", above=f"LEAK x {leaks[name]:,}")
-        yield line
-    if copied and not (leaks.get(name) and not answers):
-        line = _line(junction, box, "copy", figures.get(("", name, "copy"), NOTHING), drop)
-        yield line._replace(kind="copy missing", above="✗ missing") if missing else line
+def _spread(
+    names: Collection[str], height: float, size: tuple[float, float], pitch: float
+) -> Iterator[tuple[str, float]]:
+    """Yield each box of a column with its upper edge: all of them around the middle of the height."""
+    for place, name in enumerate(names):
+        yield name, (height - size[1]) / 2 + (place - (len(names) - 1) / 2) * pitch
 
 
 def _line(start: Box, end: Box, kind: str, figures: Figures, drop: float = 0) -> Line:
@@ -211,25 +233,3 @@ def _line(start: Box, end: Box, kind: str, figures: Figures, drop: float = 0) ->
     at = half if y1 == y2 else half - 12
     return Line(path, kind, figures.rate, at, y2 + (26 if y2 > y1 else 0), figures.amount,
                 figures.times[0] if figures.times and end.kind in ("caller", "junction") else "")  # fmt: skip
-
-
-def _told(
-    routing: Routing, edges: Collection[tuple[str, str]], figures: Mapping[Way, Figures],
-    leaks: Mapping[str, int],
-) -> Iterator[str]:  # fmt: skip
-    """Yield the picture in words."""
-    callers = sorted({caller for caller, host in edges if host in routing.hosts})
-    yield f"{' and '.join(callers[:MOST]) or 'Nobody yet'} calls {routing.target.service}."
-    for name in routing.versions:
-        if leaks.get(name):
-            yield f"Leak: callers saw {name} {leaks[name]:,} times."
-        if name in routing.gone:
-            yield f"{name} is down."
-        for kind, does in (("call", "answers callers"), ("copy", "gets copies, and its replies end there")):
-            there = name in routing.copied if kind == "copy" else not routing.is_dark(name)
-            counted = figures.get(("", name, kind), NOTHING)
-            words = ", ".join(filter(None, (counted.amount, *counted.times, counted.status)))
-            if there:
-                yield f"{name} {does}: {words or 'no request yet'}."
-        if routing.must_be_silent(name):
-            yield f"No route leads to {name}."

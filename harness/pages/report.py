@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness import HarnessError, Json, settings
 from harness.meshes.mesh import in_clone
-from harness.pages.picture import NOTHING, Figures, Picture, draw
+from harness.pages.picture import NOTHING, Drawing, Figures, Picture
 from harness.proof import trace
 from harness.proof.evidence import Evidence
 from harness.proof.figures import Times
@@ -34,9 +34,12 @@ def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f} ms"
 
 
+STATIC = Path(__file__).parent / "static"
+"""Style sheets and scripts: the live page asks for them, a report holds them."""
+
 templates = Environment(
-    loader=PackageLoader("harness.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-    lstrip_blocks=True,
+    loader=FileSystemLoader([STATIC.parent / "templates", STATIC]), autoescape=True,
+    undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
 templates.filters["ms"] = milliseconds
 templates.globals |= {"symbols": SYMBOLS, "bounds": BOUNDS}
@@ -120,7 +123,7 @@ def picture_of(verdict: Verdict) -> Picture:
         ("", name, "copy" if routing.is_dark(name) else "call"): figures_of(evidence.times[name])
         for name in routing.versions
     }
-    return draw(verdict, evidence.edges, figures)
+    return Drawing(verdict, evidence.edges, figures).picture()
 
 
 def figures_of(times: Times) -> Figures:
