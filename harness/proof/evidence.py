@@ -124,27 +124,34 @@ class Stream(NamedTuple):
 
 
 class Sum:
-    """Figures summed over stories, and the stories that break a claim."""
+    """Figures summed over stories, some of which must be 0; and the stories that break a claim."""
 
-    def __init__(self, **figures: int) -> None:
-        self.figures = Counter(figures)
+    def __init__(self, *wrong: str, **figures: int) -> None:
+        """Begin with ``figures``, and with those in ``wrong``, which must be 0."""
+        self.figures = Counter(dict.fromkeys(wrong, 0) | figures)
+        self._wrong = wrong
         self._broken: list[Tally] = []
 
     def __getitem__(self, name: str) -> int:
         return self.figures[name]
 
-    def add(self, tally: Tally, *, breaks: bool = False, **figures: int) -> None:
-        """Add the figures of one story for each of a tally's."""
+    @property
+    def is_wrong(self) -> bool:
+        return any(self.figures[name] for name in self._wrong)
+
+    def add(self, tally: Tally, breaks: bool = False, /, **figures: int) -> None:
+        """Add the figures of one story for each of a tally's; ``breaks``: it breaks the claim anyway."""
         for name, figure in figures.items():
             self.figures[name] += figure * tally.count
-        if breaks:
+        if breaks or any(figures.get(name) for name in self._wrong):
             self._broken.append(tally)
 
     def claim(
-        self, id: str, statement: str, detail: str, *, fails: bool = False, unproven: bool = False,
+        self, id: str, statement: str, detail: str, *, fails: bool | None = None, unproven: bool = False,
         version: str = "",
     ) -> Claim:  # fmt: skip
-        """Return the claim that these figures make."""
+        """Return the claim that these figures make; unless ``fails`` says so, it fails where one is wrong."""
+        fails = self.is_wrong if fails is None else fails
         state: State = "fails" if fails else "unproven" if unproven else "holds"
         examples = tuple([key[0] for tally in self._broken for key in tally.examples][:3])
         return Claim(id, statement, state, detail, dict(self.figures), examples, version)

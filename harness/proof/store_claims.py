@@ -41,28 +41,24 @@ def stored(evidence: Evidence) -> Iterator[Claim]:
     dark = [version for version in evidence.routing.versions if evidence.routing.is_dark(version)]
     for database, versions in _groups(evidence, found).items():
         rows = found.rows[database]
-        total = Sum(writes=0, once=0, lost=0, doubled=0, foreign=0)
+        total = Sum("lost", "doubled", "foreign", writes=0, once=0)
         for request_id, shape in evidence.writes.items():
             there = rows.get(request_id, [])
             tried = sum(call.version in versions for call in shape.own)
             told = _told(shape, versions)
             once = told if len(there) == tried and all(row.version in versions for row in there) else 0
             lost, doubled = max(told - len(there), 0), max(len(there) - tried, 0) if tried else 0
-            total.add(_tally(request_id), breaks=bool(lost or doubled), writes=told, once=once, lost=lost,
-                      doubled=doubled)  # fmt: skip
+            total.add(_tally(request_id), writes=told, once=once, lost=lost, doubled=doubled)
         for request_id, there in rows.items():
-            foreign = sum(row.version not in versions for row in there)
-            total.add(_tally(request_id), breaks=foreign > 0, foreign=foreign)
+            total.add(_tally(request_id), foreign=sum(row.version not in versions for row in there))
         wrong = {"lost": "lost", "doubled": "doubled"}
         wrong |= {"foreign": f"by {' or '.join(dark)}"} if dark or total["foreign"] else {}
         words = ", ".join(f"{total[name]:,} {word}" for name, word in wrong.items())
         store = f"{versions[0]}'s store" if len(versions) == 1 else f"the store of {' and '.join(versions)}"
         statement = f"{store} holds every write once" + f", and none by {' or '.join(dark)}" * bool(dark)
         if evidence.writes or total["foreign"]:
-            yield total.claim(
-                "stored", statement, f"{total['once']:,} of {total['writes']:,}: {words}",
-                fails=any(total[name] for name in wrong), unproven=not total["writes"],
-            )  # fmt: skip
+            detail = f"{total['once']:,} of {total['writes']:,}: {words}"
+            yield total.claim("stored", statement, detail, unproven=not total["writes"])
 
 
 def same_writes(evidence: Evidence) -> Iterator[Claim]:
@@ -81,7 +77,7 @@ def _compared(
     evidence: Evidence, found: Stored, version: str, database: Database, versions: list[str]
 ) -> Iterator[Claim]:
     ours, theirs = found.rows[found.writers[version]], found.rows[database]
-    total, fields, example = Sum(rows=0, same=0, missing=0, different=0), Counter[str](), ""
+    total, fields, example = Sum("missing", "different", rows=0, same=0), Counter[str](), ""
     for request_id, shape in evidence.writes.items():
         # What v2 did not answer, or not with 2xx, other claims tell.
         due = sum(not a.trouble and 200 <= a.status < 300 for a in shape.at(version))
@@ -94,18 +90,16 @@ def _compared(
         for name in differing:
             fields[name] += 1
             example = example or f"{name}: {_values(one, name)}, {version} {_values(other, name)}"
-        total.add(_tally(request_id), breaks=missing or bool(differing), rows=1, missing=missing,
-                  same=not missing and not differing, different=bool(differing))  # fmt: skip
+        total.add(_tally(request_id), rows=1, missing=missing, different=bool(differing),
+                  same=not missing and not differing)  # fmt: skip
     if not total["rows"]:
         return
     detail = f"{total['same']:,} of {total['rows']:,} the same, {total['missing']:,} missing, "
     detail += f"{total['different']:,} different"
     if fields:
         detail += f" ({', '.join(f'{name} {count:,} x' for name, count in fields.items())}; {example})"
-    yield total.claim(
-        "same-writes", f"{version} wrote what {' and '.join(versions)} wrote", detail,
-        fails=total["same"] < total["rows"], version=version,
-    )  # fmt: skip
+    statement = f"{version} wrote what {' and '.join(versions)} wrote"
+    yield total.claim("same-writes", statement, detail, version=version)
 
 
 def _values(rows: list[Row], name: str) -> str:
