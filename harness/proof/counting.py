@@ -89,9 +89,7 @@ class Counts:
         """Count stories anew that got hops after they had been counted."""
         for story in late:
             assert story.shape
-            tally = self.evidence.shapes.get(story.shape)
-            if tally is None:
-                continue  # it was counted no longer
+            tally = self._kinds[story.shape].tally
             tally.remove(story.key)
             if not tally.count:
                 del self.evidence.shapes[story.shape]
@@ -111,6 +109,6 @@ class Counts:
             kept = [copy(story)]
             kept[0].shape = kind.shape
             for before in broken[place : place + 1]:
-                kept[0].calls = [*before.calls, *story.calls]
-                kept[0].arrivals = [*before.arrivals, *story.arrivals]
+                kept[0].calls = before.calls + story.calls
+                kept[0].arrivals = before.arrivals + story.arrivals
         broken[place : place + 1] = kept

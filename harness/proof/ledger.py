@@ -83,17 +83,16 @@ class Ledger:
         story.hops += 1
         if story.shape and story.hops <= CROWD + 1 and story.key not in self.late:
             self.late[story.key] = story
-            story.calls, story.arrivals = [], []
         if story.hops > CROWD:
             self.unjoined += 1
             return
         if call:
-            story.calls.append((call, hop))
+            story.calls += ((call, hop),)
             story.urgent |= self._is_urgent(call)
             if self._alarming and not self.alarm and self._alarming(call):
                 self.alarm = story
         elif version:
-            story.arrivals.append((version, hop))
+            story.arrivals += ((version, hop),)
         if story.urgent:
             self._due.appendleft((now, story))
         if not story.start or hop.start < story.start:
@@ -141,9 +140,10 @@ class Ledger:
 
     def resolved(self, story: Story) -> Story:
         """Return a story whose calls name the pods that are known now."""
-        for i, (call, hop) in enumerate(story.calls):
-            if call.routed and call.version is None:
-                story.calls[i] = call._replace(version=self.routing.version_of_call(hop)), hop
+        story.calls = tuple(
+            (call._replace(version=call.version or self.routing.version_of_call(hop)), hop)
+            for call, hop in story.calls
+        )
         return story
 
     def sweep(self, now: float) -> Iterator[Story]:

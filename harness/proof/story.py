@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness.rendering.accesslog import VIA_UPSTREAM, Hop, Unreadable, parse_line
 
@@ -12,9 +12,6 @@ Key = tuple[str, str, str]
 UNKNOWN, DIRECT, BESIDE, UNCOUNTED = -1, -2, -3, -4
 """The rule of a call of which no rule can be told; of one that asked a dark version itself; of one that asked
 a version that answers callers anyway, but not for the target; of a caller that does not count."""
-
-_NONE: list[Any] = []
-"""The hops of all stories that are counted: nothing is added to it."""
 
 
 def hops_in(lines: Iterable[str]) -> Iterator[Hop]:
@@ -89,8 +86,8 @@ class Story:
         """When the first of its hops began."""
         self.hops = 0
         """How many hops it has got."""
-        self.calls: list[tuple[Call, Hop]] = []
-        self.arrivals: list[tuple[str, Hop]] = []
+        self.calls: tuple[tuple[Call, Hop], ...] = ()
+        self.arrivals: tuple[tuple[str, Hop], ...] = ()
         self.urgent = False
         """Whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
         self.shape: Shape | None = None
@@ -104,7 +101,7 @@ class Story:
         mine = {call.version for call in shape.calls}
         sizes = ((hop.received, hop.sent) for v, hop in self.arrivals if v in mine and hop.answered)
         self.sizes = self.sizes or next(sizes, None)
-        self.calls = self.arrivals = _NONE
+        self.calls = self.arrivals = ()
         self.start = ""
 
 
