@@ -9,6 +9,7 @@ import yaml
 
 from harness import HarnessError, Json
 from harness.meshes.mesh import ROOT, SHADOW, Mesh, Progress
+from harness.proof.attribution import Attribution
 from harness.proof.evidence import Bounds
 from harness.proof.story import hops_in
 from harness.proof.target import Routing, Target
@@ -85,13 +86,14 @@ def begin(mesh: Mesh, number: int, planted: str) -> None:
 def _calls(mesh: Mesh) -> list[tuple[Hop, bool]]:
     """Return the calls of recommendation in callers' logs, each with whether it harmed its caller."""
     routing = Routing(mesh.scene(Target().namespace), Target())
+    attribution = Attribution(routing)
     calls = []
     for pod in routing.scene.pods:
         if not pod.proxy or pod.gateway or pod.name in routing.version_of_pod:
             continue
         for hop in hops_in(mesh.request_log(pod)):
-            if hop.cluster.startswith("outbound|") and routing.is_for_target(pod, hop):
-                by_another = routing.version_of_call(hop) not in (None, "v1")
+            if hop.cluster.startswith("outbound|") and attribution.is_for_target(pod, hop):
+                by_another = attribution.version_of_call(hop) not in (None, "v1")
                 calls.append((hop, by_another or hop.status >= 500 or hop.status == 0))
     return calls
 

@@ -1,7 +1,7 @@
 """What claims are made from, and what a claim is."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -9,7 +9,7 @@ from harness.proof.answers import Answers
 from harness.proof.figures import Sightings, Sizes, Tally, Times
 from harness.proof.stores import Stored
 from harness.proof.story import Shape, Story
-from harness.proof.target import Routing, Rule
+from harness.proof.target import Routing, Rule, ways_back
 
 State = Literal["holds", "fails", "unproven"]
 
@@ -92,7 +92,7 @@ class Evidence:
     bounds: Bounds = NO_BOUNDS
     broken: list[Story] = field(default_factory=list)
     """The first stories that break a claim, whole."""
-    edges: Collection[tuple[str, str]] = ()
+    edges: dict[tuple[str, str], None] = field(default_factory=dict)
     """Which workload was seen to call which host."""
     writes: dict[str, Shape] = field(default_factory=dict)
     """The stories of what callers wrote, by request id, where the versions have a store."""
@@ -102,7 +102,7 @@ class Evidence:
     @property
     def loops(self) -> tuple[str, ...]:
         """The ways on which copies were seen to lead back to the target."""
-        return self.routing.loops(self.edges)
+        return ways_back(self.routing, self.edges)
 
     @property
     def stories(self) -> int:

@@ -30,7 +30,7 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
         if wanted in (hop.request_id, hop.agent, hop.agent.rpartition("dark-launch/")[2])
     }
     found = [(pod, hop) for pod, hop in hops if hop.request_id in ids - {"-"}]
-    ledger = Ledger(routing, 0, 0)
+    ledger = Ledger(Evidence(routing), 0, 0)
     for pod, hop in found:
         ledger.add(pod, hop, 0)
     return _told(routing, found, ledger.give_up())

@@ -94,11 +94,9 @@ class Watch:
         self._since, self._until = self._latest, ""
         self.blurred = time.monotonic() + self._mesh.quiet
         """Until when, by the monotonic clock, what begins is not judged."""
-        self.ledger = Ledger(routing, self._mesh.still, self._patience, self._alarming)
-        self.evidence = Evidence(
-            routing, sightings=self._sightings, bounds=self._bounds,
-            answers=Answers(self._bounds.ignored, asked_for=routing.logs_answers), edges=self.ledger.edges,
-        )  # fmt: skip
+        answers = Answers(self._bounds.ignored, asked_for=routing.logs_answers)
+        self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds, answers=answers)
+        self.ledger = Ledger(self.evidence, self._mesh.still, self._patience, self._alarming)
         self.counts = Counts(self.evidence, self.run, writes=bool(stores))
         self.broken = self.evidence.broken
         """The first stories that break a claim."""
@@ -121,7 +119,7 @@ class Watch:
                 last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
             self._since = self._latest
-            self.ledger.unjoined = self.evidence.unreadable = 0
+            self.evidence.unjoined = self.evidence.unreadable = 0
 
     def read(self) -> bool:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: a loop, or an alarm."""
@@ -207,7 +205,7 @@ class Watch:
         before, after = self._applied, _fingerprint(routing)
         changed = [k for k in before | after if before.get(k) != after.get(k)]
         if not changed and routing.rules == self.routing.rules:
-            self.evidence.routing = self.routing = routing
+            self.routing = routing
             self.ledger.reroute(routing)
             return False
         objects = ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
@@ -320,7 +318,6 @@ class Watch:
 
     def survey(self) -> None:
         """Enter beside the stories what the proxies cannot show."""
-        self.evidence.unjoined = self.ledger.unjoined
         self.evidence.blind = dict(self._blind())
 
     def _in_flight(self, versions: Iterable[str]) -> int | None:
