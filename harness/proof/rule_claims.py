@@ -17,8 +17,7 @@ def answered_by(stream: Stream) -> Iterator[Claim]:
     allowed = stream.rule.expectation.allowed
     found, seen = Sum("leaks"), Counter[str]()
     for shape, tally in stream.shapes.items():
-        leaks = sum(call.version is not None and call.version not in allowed for call in shape.own)
-        found.add(tally, leaks=leaks)
+        found.add(tally, leaks=sum(map(stream.evidence.routing.is_leak, shape.own)))
         seen.update({c.version: tally.count for c in shape.own if c.version and c.answered})
     words = [", ".join(f"{v} x {n:,}" for v, n in sorted(seen.items())) or "no answer seen"]
     words.append(f"{found['leaks']:,} leaked")
