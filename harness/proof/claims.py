@@ -165,12 +165,9 @@ def failures(evidence: Evidence) -> Iterator[Claim]:
     for version in evidence.routing.versions:
         if version == baseline.version or evidence.routing.is_dark(version):
             continue
-        stable, bad = outcomes(evidence, baseline.version)
-        stable, bad = stable + baseline.answers, bad + baseline.failures
-        found = Sum("failures", answers=0, stable=stable, stable_failures=bad)
-        for shape, tally in evidence.shapes.items():
-            calls = [call for call in shape.own if call.version == version]
-            found.add(tally, answers=len(calls), failures=sum(call.failed for call in calls))
+        found, others = outcomes(evidence, version), outcomes(evidence, baseline.version)
+        stable, bad = others["answers"] + baseline.answers, others["failures"] + baseline.failures
+        found.figures.update(stable=stable, stable_failures=bad)
         part = min((bad / stable if stable else 0.0) + evidence.bounds.max_failures, 1.0)
         detail = f"{found['failures']:,} of {found['answers']:,}; {baseline.version} {bad:,} of {stable:,}"
         statement = f"callers get failures from {version} no more often than from {baseline.version}"
@@ -178,11 +175,13 @@ def failures(evidence: Evidence) -> Iterator[Claim]:
         yield found.claim("failures", statement, detail, fails=fails, version=version)
 
 
-def outcomes(evidence: Evidence, version: str) -> tuple[int, int]:
-    """Return how many calls a version got, and how many of them failed."""
-    counted = [(call, tally.count) for shape, tally in evidence.shapes.items() for call in shape.own]
-    mine = [(call, count) for call, count in counted if call.version == version]
-    return sum(count for _, count in mine), sum(count for call, count in mine if call.failed)
+def outcomes(evidence: Evidence, version: str) -> Sum:
+    """Return how many callers a version answered, and how many of these got a failure."""
+    found = Sum("failures", answers=0)
+    for shape, tally in evidence.shapes.items():
+        calls = [call for call in shape.own if call.version == version]
+        found.add(tally, answers=len(calls), failures=sum(call.failed for call in calls))
+    return found
 
 
 def same_content(evidence: Evidence) -> Iterator[Claim]:

@@ -265,9 +265,10 @@ class Release:
         """Keep how the stable version does, for the steps at which it answers few callers or nobody."""
         before, evidence = self._baseline, self._watch.evidence
         self._answered += evidence.times[self._plan.versions.candidate].count
-        answers, failures = outcomes(evidence, before.version)
+        now = outcomes(evidence, before.version)
+        answers, failures = before.answers + now["answers"], before.failures + now["failures"]
         p99 = evidence.times[before.version].quantile(0.99) or before.p99
-        self._baseline = Baseline(before.version, before.answers + answers, before.failures + failures, p99)
+        self._baseline = Baseline(before.version, answers, failures, p99)
 
     def _must_be_ours(self) -> None:
         if not self._watch.changes:
