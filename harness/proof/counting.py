@@ -10,7 +10,7 @@ from harness.proof.ledger import CROWD
 from harness.proof.stores import MOST
 from harness.proof.story import BESIDE, Shape, Story, shape_of
 from harness.proof.traffic import parse_ticket
-from harness.proof.verdict import judge
+from harness.proof.verdict import broken_by
 
 
 class Kind(NamedTuple):
@@ -33,8 +33,7 @@ class Counts:
         self._kinds: dict[Shape, Kind] = {}
 
     def _new_kind(self, shape: Shape) -> Kind:
-        alone = Evidence(self.evidence.routing, {shape: Tally(1, [])}, bounds=self.evidence.bounds)
-        breaks = bool(judge(alone).failed())
+        breaks = bool(broken_by(shape, self.evidence.routing, self.evidence.bounds))
         suspect = breaks or any(call.routed and call.version is None for call in shape.calls)
         kind = self._kinds[shape] = Kind(shape, Tally(), breaks, suspect)
         return kind

@@ -4,12 +4,11 @@ from collections.abc import Iterable
 
 from harness.meshes.mesh import Mesh
 from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
-from harness.proof.figures import Tally
 from harness.proof.ledger import Ledger
 from harness.proof.report import harmless, wrap
 from harness.proof.story import Story, hops_in, shape_of
 from harness.proof.target import Routing, Target
-from harness.proof.verdict import judge
+from harness.proof.verdict import broken_by
 from harness.rendering.accesslog import Hop
 
 INDENT = 14
@@ -50,9 +49,7 @@ def _told(
     hops = sorted(hops, key=lambda each: (each[1].start, each[1].cluster.startswith("inbound|")))
     lines = [_line(who, hop) for who, hop in hops]
     for story in stories:
-        shapes = {story.shape or shape_of(story): Tally(1, [story.key])}
-        alone = judge(Evidence(routing, shapes, bounds=bounds))
-        wrong = [claim for claim in alone.claims if claim.state == "fails"]
+        wrong = broken_by(story.shape or shape_of(story), routing, bounds)
         told = [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]
         lines += told or ["as it must be"]
     return [harmless(line) for line in lines]
