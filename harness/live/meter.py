@@ -88,7 +88,7 @@ class MeteredWatch(Watch):
 
     def add(self, pod: str, hop: Hop, now: float) -> None:
         super().add(pod, hop, now)
-        if hop.start <= self._since:
+        if hop.start <= self.period.since:
             return
         if hop.cluster.startswith("inbound|"):
             if version := self.ledger.attribution.version_that_got(pod, hop):

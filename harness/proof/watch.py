@@ -16,9 +16,10 @@ from harness.proof.answers import Answers, parse_answer
 from harness.proof.counting import Counts
 from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
 from harness.proof.figures import Sightings
-from harness.proof.ledger import CROWD, Ledger
+from harness.proof.ledger import Ledger
+from harness.proof.period import Period
 from harness.proof.stores import Stores
-from harness.proof.story import Call, Story
+from harness.proof.story import Call
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
@@ -64,12 +65,9 @@ class Watch:
         self.unjudged = 0
         self._follower: LogFollower | None = None
         self._logged: set[str] = set()
-        self._latest = ""
-        """When the latest request began that was logged."""
         self._told = time.monotonic(), 0
         """When figures were told, and of how many stories."""
-        self._start(*self.prepare())
-        self.blurred = 0.0
+        self._start(*self.prepare(), "", 0.0)
 
     def prepare(self) -> Prepared:
         """Ask what is applied and runs now, and what the stores hold, for ``renew``; any thread may do so.
@@ -86,20 +84,20 @@ class Watch:
     def _stores_for(self, routing: Routing) -> Stores | None:
         return Stores(self._mesh, routing) if self.judges_stores else None
 
-    def _start(self, routing: Routing, stores: Stores | None) -> None:
-        """Judge by what is applied now, and nothing that began before."""
-        self.routing, self._stores, self._suspects = routing, stores, list[Story]()
-        self._applied = _fingerprint(routing)
-        # Proxies take what is new a moment later; what begins before is judged by neither.
-        self._since, self._until = self._latest, ""
-        self.blurred = time.monotonic() + self._mesh.quiet
-        """Until when, by the monotonic clock, what begins is not judged."""
+    def _start(self, routing: Routing, stores: Stores | None, since: str, blurred: float) -> None:
+        self.routing, self._stores, self._applied = routing, stores, _fingerprint(routing)
         answers = Answers(self._bounds.ignored, asked_for=routing.logs_answers)
         self.evidence = Evidence(routing, sightings=self._sightings, bounds=self._bounds, answers=answers)
         self.ledger = Ledger(self.evidence, self._mesh.still, self._patience, self._alarming)
         self.counts = Counts(self.evidence, self.run, writes=bool(stores))
+        self.period = Period(self.ledger, self.counts, since=since, blurred=blurred)
         self.broken = self.evidence.broken
         """The first stories that break a claim."""
+
+    def _start_anew(self, routing: Routing, stores: Stores | None) -> None:
+        """Judge by what is applied now, and nothing that began before."""
+        # Proxies take what is new a moment later; what begins before is judged by neither.
+        self._start(routing, stores, self.period.latest, time.monotonic() + self._mesh.quiet)
 
     # --- following ------------------------------------------------------------------------------------------
 
@@ -108,17 +106,17 @@ class Watch:
         known = self.routing.scene.pods
         self._follower = self._mesh.follow(self.target.namespace, self.target.callers, known)
         before = datetime.now(UTC) - timedelta(milliseconds=1)
-        self._since = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.period.since = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._follower.goes_back:
             # Streams begin with old lines, by another machine's clock: the latest of them says what is old.
-            self._since = _NEVER
+            self.period.since = _NEVER
             begun = last = time.monotonic()
             while (now := time.monotonic()) < min(last + self._mesh.still + 1, begun + 5):
                 hops = self.ledger.hops
                 self.read_lines()
                 last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
-            self._since = self._latest
+            self.period.since = self.period.latest
             self.evidence.unjoined = self.evidence.unreadable = 0
 
     def read(self) -> bool:
@@ -172,32 +170,18 @@ class Watch:
             if pod not in self.routing.pods:
                 self.look()
             self._logged.add(pod)
-        if hop.start > self._latest:
-            self._latest = hop.start
-            if now < self.blurred:
-                self._since = hop.start
-        self.ledger.add(pod, hop, now)
+        self.period.add(pod, hop, now)
 
     def sweep(self, now: float) -> None:
         """Judge what is finished; what breaks a claim, once it is known that what is applied is unchanged."""
-        for story in self.ledger.sweep(now):
-            self._finish(story)
-        late, self.ledger.late = self.ledger.late, {}
-        self.counts.amend(late.values())
-        if self._suspects and now > self._asked + self._mesh.still / 2:
+        self.period.sweep(now)
+        if self.period.suspects and now > self._asked + self._mesh.still / 2:
             self._judge_suspects()
 
     def _judge_suspects(self) -> None:
         """Look again at what is applied; judge what breaks a claim if it is the same."""
-        if self.look():
-            return
-        suspects, self._suspects = self._suspects, []
-        for story in suspects:
-            self.counts.add(self.ledger.resolved(story))
-
-    def _finish(self, story: Story) -> None:
-        if self._is_judged(story) and not self.counts.add(story, suspects=False):
-            self._suspects.append(story)
+        if not self.look():
+            self.period.count_suspects()
 
     def look(self) -> bool:
         """Look again at what is applied and what runs; return whether what is applied changed."""
@@ -211,8 +195,8 @@ class Watch:
         objects = ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
         behind = f"what stands behind {self.target.service}'s routes changed"
         self.changes.append(f"what is applied changed: {objects}" if changed else behind)
-        self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
-        self._start(routing, self._stores_for(routing))
+        self.unjudged += self.evidence.stories + self.period.lacking() + len(self.period.suspects)
+        self._start_anew(routing, self._stores_for(routing))
         return True
 
     def renew(
@@ -229,10 +213,7 @@ class Watch:
         self.run, self._sightings, self._bounds = new_run(), sightings, bounds or self._bounds
         self.changes.clear()
         self.unjudged = 0
-        self._start(*prepared)
-
-    def unjudged_stories(self) -> list[Story]:
-        return [*self.ledger.open.values(), *self._suspects]
+        self._start_anew(*prepared)
 
     def figures(self) -> dict[str, Any]:
         """Return how the run stands now, in the types of JSON; rates are since the last call."""
@@ -265,33 +246,22 @@ class Watch:
             if self.ledger.hops != hops:
                 hops, still_since = self.ledger.hops, now
             unlogged = self._sightings.unlogged if self._sightings else 0
-            if not self._until and not unlogged and now > begun + self._mesh.quiet:
-                self._until = self._latest  # what begins later is not judged
-            if looped and self._until:
+            if not self.period.until and not unlogged and now > begun + self._mesh.quiet:
+                self.period.until = self.period.latest
+            if looped and self.period.until:
                 break
-            lacking = self._lacking() or unlogged
+            lacking = self.period.lacking() or unlogged
             if now - still_since > self._mesh.quiet * (4 if lacking else 1):
                 under_way = self._in_flight(self.routing.versions)
                 if under_way == 0 or (under_way is None and not lacking):
                     break
-            elif not lacking and self._until and self._latest > self._until:
+            elif not lacking and "" < self.period.until < self.period.latest:
                 break  # others send on, and their requests are not judged
             if now > begun + 1 and not told:
                 progress("waiting for the proxies' logs")
                 told = True
             time.sleep(0.02)
-        self._until = self._until or self._latest
-        for story in self.ledger.give_up():
-            self._finish(story)
-
-    def _lacking(self) -> int:
-        """Return how many stories that are to be judged are not finished."""
-        return sum(map(self._is_judged, self.ledger.open.values()))
-
-    def _is_judged(self, story: Story) -> bool:
-        """Say whether a story began within the run, and is no crowd."""
-        within = self._since < story.start and (not self._until or story.start <= self._until)
-        return within and story.hops <= CROWD
+        self.period.end()
 
     def close(self) -> None:
         if self._follower:
@@ -310,11 +280,9 @@ class Watch:
         under_way = {version: self._in_flight([version]) for version in self.routing.versions if self.broken}
         self.evidence.under_way = {version: count for version, count in under_way.items() if count}
         # A log is late by that much at most: what has waited longer lacks a hop.
-        late = time.monotonic() - 2 * self._mesh.quiet
-        waiting = [story for story in self.ledger.open.values() if story.touched < late]
-        self.evidence.overdue = sum(self._is_judged(s) and not self.ledger.has_all(s) for s in waiting)
+        self.evidence.overdue = self.period.overdue(time.monotonic() - 2 * self._mesh.quiet)
         self.evidence.stored = self._stores.read(self.routing) if self._stores else None
-        return judge(self.evidence, self.run, self.unjudged + self._lacking())
+        return judge(self.evidence, self.run, self.unjudged + self.period.lacking())
 
     def survey(self) -> None:
         """Enter beside the stories what the proxies cannot show."""

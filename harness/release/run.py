@@ -166,7 +166,7 @@ class Release:
             while not must_end():
                 time.sleep(0.02)
             return
-        while time.monotonic() < watch.blurred:
+        while time.monotonic() < watch.period.blurred:
             watch.read()
             time.sleep(0.02)
         traffic = Traffic(
