@@ -10,7 +10,7 @@ from harness.meshes.stores import Database
 from harness.proof.evidence import Claim, Evidence, Sum
 from harness.proof.figures import Tally
 from harness.proof.stores import MOST, Row, Stored
-from harness.proof.story import Shape
+from harness.proof.story import NOTHING, Shape
 
 
 def readable(evidence: Evidence) -> Iterator[Claim]:
@@ -42,15 +42,13 @@ def stored(evidence: Evidence) -> Iterator[Claim]:
     for database, versions in _groups(evidence, found).items():
         rows = found.rows[database]
         total = Sum("lost", "doubled", "foreign", writes=0, once=0)
-        for request_id, shape in evidence.writes.items():
-            there = rows.get(request_id, [])
-            tried = sum(call.version in versions for call in shape.own)
-            told = _told(shape, versions)
-            once = told if len(there) == tried and all(row.version in versions for row in there) else 0
+        for request_id in dict.fromkeys([*evidence.writes, *rows]):
+            shape, there = evidence.writes.get(request_id, NOTHING), rows.get(request_id, [])
+            tried, told = sum(call.version in versions for call in shape.own), _told(shape, versions)
+            foreign = sum(row.version not in versions for row in there)
+            once = told if len(there) == tried and not foreign else 0
             lost, doubled = max(told - len(there), 0), max(len(there) - tried, 0) if tried else 0
-            total.add(_tally(request_id), writes=told, once=once, lost=lost, doubled=doubled)
-        for request_id, there in rows.items():
-            total.add(_tally(request_id), foreign=sum(row.version not in versions for row in there))
+            total.add(_tally(request_id), writes=told, once=once, lost=lost, doubled=doubled, foreign=foreign)
         wrong = {"lost": "lost", "doubled": "doubled"}
         wrong |= {"foreign": f"by {' or '.join(dark)}"} if dark or total["foreign"] else {}
         words = ", ".join(f"{total[name]:,} {word}" for name, word in wrong.items())

@@ -72,7 +72,7 @@ class Shape(NamedTuple):
         return tuple([call for call in self.calls if call.rule > BESIDE])
 
 
-_NOTHING = Shape((), ())
+NOTHING = Shape((), ())
 
 
 class Story:
@@ -118,7 +118,7 @@ def _arrival(version: str, hop: Hop) -> Arrival:
 
 def shape_of(story: Story) -> Shape:
     """Return what a story amounts to: as what it was counted, and the hops that it has got since."""
-    before = story.shape or _NOTHING
+    before = story.shape or NOTHING
     calls = [call for call, _ in story.calls] + [*before.calls]
     arrivals = [_arrival(version, hop) for version, hop in story.arrivals] + [*before.arrivals]
     resized, reply_resized = set(before.resized), set(before.reply_resized)
