@@ -74,9 +74,8 @@ class Counts:
         if len(answered) != 1:
             return
         [call] = answered
-        expected = self.evidence.routing.rules[call.rule].expectation
+        dark = self.evidence.routing.rules[call.rule].expectation.dark
         sizes = {version: hop.sent for version, hop in story.arrivals if hop.answered}
-        dark = [version for version in expected.copied if version not in expected.allowed]
         for version in dark:
             if version in sizes and call.version in sizes:
                 self.evidence.sizes[version].add(sizes[version], sizes[call.version])

@@ -117,11 +117,6 @@ class Stream(NamedTuple):
     rule: Rule
     shapes: dict[Shape, Tally]
 
-    def dark(self) -> list[str]:
-        """Return the versions that get copies and do not answer callers."""
-        expected = self.rule.expectation
-        return [version for version in expected.copied if version not in expected.allowed]
-
 
 class Sum:
     """Figures summed over stories, some of which must be 0; and the stories that break a claim."""

@@ -164,7 +164,7 @@ def unshared(stream: Stream) -> Iterator[Claim]:
 
 def delivered(stream: Stream) -> Iterator[Claim]:
     """Claim that the application of each dark version answered every copy that arrived at its proxy."""
-    for version in stream.dark():
+    for version in stream.rule.expectation.dark:
         found, troubles = Sum("refused", "unanswered", arrived=0, answered=0), Counter[str]()
         for shape, tally in stream.shapes.items():
             got = [arrival.trouble for arrival in shape.at(version)]
@@ -188,7 +188,7 @@ def status_pairs(shape: Shape, version: str) -> list[tuple[int, int]]:
 
 def same_status(stream: Stream) -> Iterator[Claim]:
     """Claim that each dark version answered with the status that the caller got."""
-    for version in stream.dark():
+    for version in stream.rule.expectation.dark:
         found, different = Sum("different", compared=0), Counter[tuple[int, int]]()
         for shape, tally in stream.shapes.items():
             pairs = status_pairs(shape, version)
@@ -212,7 +212,7 @@ def sizes(stream: Stream) -> Iterator[Claim]:
     faithful = "faithful", "each copy at {} is faithful (method, path, size)", lambda shape: shape.resized
     size = "same-size", "each answer of {} has the size of the caller's", lambda shape: shape.reply_resized
     asked = [faithful, size] if stream.evidence.bounds.same_size else [faithful]
-    for (id, statement, unlike), version in itertools.product(asked, stream.dark()):
+    for (id, statement, unlike), version in itertools.product(asked, stream.rule.expectation.dark):
         found = Sum(compared=0, equal=0)
         for shape, tally in stream.shapes.items():
             there = {a.version for a in shape.arrivals if not a.trouble}
@@ -241,7 +241,7 @@ def p99_ratio(stream: Stream) -> Iterator[Claim]:
     if not theirs:
         return
     others = [version for version in allowed if version not in primary]
-    for version in [*stream.dark(), *others]:
+    for version in [*stream.rule.expectation.dark, *others]:
         count, limit = times[version].count, bound * max(theirs, 1)
         slower = times[version].slower_than(limit)
         most = most_by_chance(count, 0.01, FALSE_ALARM)
