@@ -21,9 +21,10 @@ from harness.meshes.mesh import TARGET, Mesh
 from harness.proof import doctor, trace
 from harness.proof.evidence import Bounds
 from harness.proof.report import harmless, to_junit, wrap
+from harness.proof.run import PATIENCE
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict
-from harness.proof.watch import PATIENCE, Watch, verify
+from harness.proof.watch import Watch, verify
 from harness.settings import TYPED, namespace
 from harness.terminal import echo, progress, render, seconds_of
 
@@ -275,10 +276,10 @@ def watch_command(
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
-    watch = Watch(mesh, target, bounds=bounds, patience=patience, sample=sample)
+    watch = Watch(mesh, target, bounds=bounds, patience=patience)
     show = progress()
     show("opening the proxies' logs")
-    watch.follow()
+    watch.follow(sample)
     begun = told = time.monotonic()
     with contextlib.closing(watch), contextlib.suppress(KeyboardInterrupt):
         while duration is None or time.monotonic() < begun + duration:

@@ -16,12 +16,13 @@ from harness.proof.claims import outcomes
 from harness.proof.evidence import Baseline, Claim, Sum
 from harness.proof.mark import mark_of, marked
 from harness.proof.report import WORDS
+from harness.proof.run import Prepared
 from harness.proof.stores import writers
 from harness.proof.story import Call, Story
 from harness.proof.target import Routing, Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
-from harness.proof.watch import Prepared, Watch
+from harness.proof.watch import Watch
 from harness.release.callers import Callers
 from harness.release.routes import DARK, Plan, Step, needed, routes_at
 from harness.release.standing import alone, must_not_stand, ruling
