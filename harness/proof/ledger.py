@@ -93,7 +93,7 @@ class Ledger:
             return finished
         story = self.open.get(key)
         if story is None:
-            story = self.open[key] = Story(key, now)
+            story = self.open[key] = Story(key, begun=now, touched=now)
         story.touched = now
         self._due.append((now + self._quiet, story))
         return story

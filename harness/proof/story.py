@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.rendering.accesslog import VIA_UPSTREAM, Hop, Unreadable, parse_line
@@ -75,25 +76,26 @@ class Shape(NamedTuple):
 NOTHING = Shape((), ())
 
 
+@dataclass(eq=False, slots=True)
 class Story:
     """All hops of one request to the target; of one that is counted, those that came later."""
 
-    __slots__ = ("arrivals", "begun", "calls", "hops", "key", "shape", "sizes", "start", "touched", "urgent")
-
-    def __init__(self, key: Key, now: float) -> None:
-        self.key, self.begun, self.touched = key, now, now
-        self.start = ""
-        """When the first of its hops began."""
-        self.hops = 0
-        """How many hops it has got."""
-        self.calls: tuple[tuple[Call, Hop], ...] = ()
-        self.arrivals: tuple[tuple[str, Hop], ...] = ()
-        self.urgent = False
-        """Whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
-        self.shape: Shape | None = None
-        """As what it was counted; then its hops are gone."""
-        self.sizes: tuple[int, int] | None = None
-        """The sizes of the body and of the answer at the version that answered the caller, once counted."""
+    key: Key
+    begun: float
+    touched: float
+    """When the latest of its hops was read."""
+    start: str = ""
+    """When the first of its hops began."""
+    hops: int = 0
+    """How many hops it has got."""
+    calls: tuple[tuple[Call, Hop], ...] = ()
+    arrivals: tuple[tuple[str, Hop], ...] = ()
+    urgent: bool = False
+    """Whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
+    shape: Shape | None = None
+    """As what it was counted; then its hops are gone."""
+    sizes: tuple[int, int] | None = None
+    """The sizes of the body and of the answer at the version that answered the caller, once counted."""
 
     def count_as(self, shape: Shape) -> None:
         """Let go of the hops: the story is counted."""
