@@ -301,7 +301,7 @@ def watch_command(
     if watch.changes and not as_json:
         echo(wrap(harmless("\n".join(watch.changes)) + ": judged anew from then on\n"))
     if until_failure and watch.broken and not as_json:
-        echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
+        echo("\n".join(trace.tell(watch.evidence, watch.broken[0])) + "\n")
     tell(mesh, target, verdict, as_json, **reports, indent=None)
 
 

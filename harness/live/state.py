@@ -100,7 +100,7 @@ class Live:
         for story in list(watch.broken) if watch else ():
             if story.key[0] == id:
                 assert watch
-                return trace.tell(watch.routing, story)
+                return trace.tell(watch.evidence, story)
         return trace.find(self.mesh, self.target, id) or ["no proxy's log has it any more"]
 
     # --- following ------------------------------------------------------------------------------------------

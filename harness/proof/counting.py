@@ -33,7 +33,7 @@ class Counts:
         self._kinds: dict[Shape, Kind] = {}
 
     def _new_kind(self, shape: Shape) -> Kind:
-        breaks = bool(broken_by(shape, self.evidence.routing, self.evidence.bounds))
+        breaks = bool(broken_by(self.evidence, shape))
         suspect = breaks or any(call.routed and call.version is None for call in shape.calls)
         kind = self._kinds[shape] = Kind(shape, Tally(), breaks, suspect)
         return kind

@@ -1,7 +1,7 @@
-"""The run: what was seen of a target while nothing changed in what is applied for it, and the verdict."""
+"""The run: the stories of a target, judged by what is applied; it begins anew whenever that changes."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from harness import HarnessError
@@ -151,22 +151,20 @@ class Run:
         return judge(self.evidence, self.run, self.unjudged + self.period.lacking())
 
     def survey(self) -> None:
-        """Enter beside the stories what the proxies cannot show."""
-        self.evidence.blind = dict(self._blind())
+        """Enter beside the stories which versions have a proxy that cannot be read."""
+        blind: dict[str, str] = {}
+        for version in self.routing.versions:
+            for pod in self.routing.pods_of(version):
+                if not pod.proxy:
+                    blind[version] = f"pod {pod.name} has no sidecar, so nobody sees what arrives there"
+                elif pod.name not in self._logged and not (logs := self._mesh.logs_requests(pod)):
+                    what = "logs no requests" if logs is False else "does not say whether it logs requests"
+                    blind[version] = f"the sidecar of pod {pod.name} {what}"
+        self.evidence.blind = blind
 
     def _in_flight(self, versions: Iterable[str]) -> int | None:
         pods = [pod for version in versions for pod in self.routing.pods_of(version)]
         return self._mesh.in_flight([pod for pod in pods if pod.proxy])
-
-    def _blind(self) -> Iterator[tuple[str, str]]:
-        """Yield (version, reason) for each version of which a proxy cannot be read."""
-        for version in self.routing.versions:
-            for pod in self.routing.pods_of(version):
-                if not pod.proxy:
-                    yield version, f"pod {pod.name} has no sidecar, so nobody sees what arrives there"
-                elif pod.name not in self._logged and not (logs := self._mesh.logs_requests(pod)):
-                    what = "logs no requests" if logs is False else "does not say whether it logs requests"
-                    yield version, f"the sidecar of pod {pod.name} {what}"
 
 
 def _fingerprint(routing: Routing) -> dict[Key, Any]:

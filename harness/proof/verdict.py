@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from harness.proof import claims as run_claims
-from harness.proof.evidence import Bounds, Claim, Evidence, State, Stream
+from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Tally, Times
 from harness.proof.rule_claims import OF_RULE, status_pairs
 from harness.proof.store_claims import OF_STORES
 from harness.proof.story import Shape
-from harness.proof.target import Routing
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
@@ -147,9 +146,9 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
     )
 
 
-def broken_by(shape: Shape, routing: Routing, bounds: Bounds) -> list[Claim]:
+def broken_by(evidence: Evidence, shape: Shape) -> list[Claim]:
     """Return the claims that a story of a shape breaks by itself."""
-    alone = judge(Evidence(routing, {shape: Tally(1)}, bounds=bounds))
+    alone = judge(Evidence(evidence.routing, {shape: Tally(1)}, bounds=evidence.bounds))
     return [claim for claim in alone.claims if claim.state == "fails"]
 
 

@@ -1,4 +1,4 @@
-"""The one run: follow the proxies' logs, join hops to stories, and judge; verify, load and watch are this."""
+"""The watch: a run that follows the proxies' logs until all is known; verify, load and watch are this."""
 
 import itertools
 import time

@@ -114,7 +114,7 @@ def release_command(
         return
     echo("\n" + render(verdict))
     if running.story:
-        echo("\n" + "\n".join(trace.tell(*running.story, bounds)))
+        echo("\n" + "\n".join(trace.tell(*running.story)))
     sys.exit(verdict.exit_code)
 
 

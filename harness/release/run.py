@@ -13,13 +13,13 @@ from harness import HarnessError, Json
 from harness.meshes.lock import undisturbed
 from harness.meshes.mesh import ROOT, Mesh, MeshError, Progress, quietly
 from harness.proof.claims import outcomes
-from harness.proof.evidence import Baseline, Claim, Sum
+from harness.proof.evidence import Baseline, Claim, Evidence, Sum
 from harness.proof.mark import mark_of, marked
 from harness.proof.report import WORDS
 from harness.proof.run import Prepared
 from harness.proof.stores import writers
 from harness.proof.story import Call, Story
-from harness.proof.target import Routing, Target
+from harness.proof.target import Target
 from harness.proof.traffic import Traffic, new_run
 from harness.proof.verdict import Verdict, judge
 from harness.proof.watch import Watch
@@ -75,8 +75,8 @@ class Release:
         """How many requests the candidate answered at the steps so far."""
         self._broken: Verdict | None = None
         """The verdict at the moment when a claim was broken."""
-        self.story: tuple[Routing, Story] | None = None
-        """The first request that broke a claim, with what was applied."""
+        self.story: tuple[Evidence, Story] | None = None
+        """The first request that broke a claim, with what was seen."""
 
     def climb(self) -> Verdict:
         """Take every step; return the last verdict: of the last step, or of the one that broke off.
@@ -242,7 +242,7 @@ class Release:
 
     def _break_off(self, verdict: Verdict) -> None:
         self._lead_back()
-        self.story = (self._watch.routing, self._watch.broken[0]) if self._watch.broken else None
+        self.story = (self._watch.evidence, self._watch.broken[0]) if self._watch.broken else None
         self._broken = verdict
 
     def _lacks(self) -> bool:
