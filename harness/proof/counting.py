@@ -1,7 +1,7 @@
 """Counting: finished stories become counts by shape, and figures that do not grow with a run."""
 
 from collections.abc import Iterable
-from copy import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 from harness.proof.evidence import Evidence
@@ -100,13 +100,12 @@ class Counts:
     def _keep_broken(self, story: Story, kind: Kind) -> None:
         """Keep a story whole if it is among the first that break a claim; or no longer, if it breaks none."""
         broken = self.evidence.broken
-        keys = [other.key for other in broken]
-        place = keys.index(story.key) if story.key in keys else len(keys)
-        kept = []
-        if place < EXAMPLES and kind.breaks:
-            kept = [copy(story)]
-            kept[0].shape = kind.shape
-            for before in broken[place : place + 1]:
-                kept[0].calls = before.calls + story.calls
-                kept[0].arrivals = before.arrivals + story.arrivals
-        broken[place : place + 1] = kept
+        kept = next((other for other in broken if other.key == story.key), None)
+        if kept and kind.breaks:
+            kept.shape = kind.shape
+            kept.calls += story.calls
+            kept.arrivals += story.arrivals
+        elif kept:
+            broken.remove(kept)
+        elif kind.breaks and len(broken) < EXAMPLES:
+            broken.append(replace(story, shape=kind.shape))

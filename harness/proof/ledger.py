@@ -5,6 +5,7 @@ not, the same method and the same path. So these three join the hops of one requ
 """
 
 import itertools
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
@@ -48,7 +49,8 @@ class Ledger:
         """The latest of the finished stories: a hop that comes late still belongs to one."""
         self.late: dict[Key, Story] = {}
         """The stories that got hops after they had been counted."""
-        self.hops = 0
+        self.moved = time.monotonic()
+        """When the latest hop was entered, whatever it is about."""
 
     def reroute(self, routing: Routing) -> None:
         """Take over pods that are new; the rules are the same."""
@@ -57,7 +59,7 @@ class Ledger:
 
     def add(self, pod: str, hop: Hop, now: float) -> None:
         """Enter what a pod's proxy logged."""
-        self.hops += 1
+        self.moved = now
         call = version = None
         if hop.cluster.startswith("inbound|"):
             version = self.attribution.version_that_got(pod, hop)

@@ -46,11 +46,9 @@ class Watch(Run):
         if self._follower.goes_back:
             # Streams begin with old lines, by another machine's clock: the latest of them says what is old.
             self.period.since = _NEVER
-            begun = last = time.monotonic()
-            while (now := time.monotonic()) < min(last + self._mesh.still + 1, begun + 5):
-                hops = self.ledger.hops
+            begun = time.monotonic()
+            while time.monotonic() < min(max(begun, self.ledger.moved) + self._mesh.still + 1, begun + 5):
                 self.read_lines()
-                last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
             self.period.since = self.period.latest
             self.evidence.unjoined = self.evidence.unreadable = 0
@@ -123,19 +121,16 @@ class Watch(Run):
         Patience bounds it, whatever keeps logging. Where the proxies say that nothing is under way any more,
         nothing is waited for.
         """
-        begun = time.monotonic()
-        hops, still_since, told = self.ledger.hops, begun, False
+        begun, told = time.monotonic(), False
         while (now := time.monotonic()) < begun + self._patience + 2 * self._mesh.quiet:
             looped = self.read()
-            if self.ledger.hops != hops:
-                hops, still_since = self.ledger.hops, now
             unlogged = self._sightings.unlogged if self._sightings else 0
             if not self.period.until and not unlogged and now > begun + self._mesh.quiet:
                 self.period.until = self.period.latest
             if looped and self.period.until:
                 break
             lacking = self.period.lacking() or unlogged
-            if now - still_since > self._mesh.quiet * (4 if lacking else 1):
+            if now - max(begun, self.ledger.moved) > self._mesh.quiet * (4 if lacking else 1):
                 under_way = self._in_flight(self.routing.versions)
                 if under_way == 0 or (under_way is None and not lacking):
                     break
