@@ -140,9 +140,11 @@ def test_a_workload_of_the_same_name_elsewhere_is_another() -> None:
     assert [p.name for p in pods][-1] == "staging/pricing-canary-0"
     routing = Routing(scene(pods=pods), TARGET)
     assert list(routing.versions) == ["pricing-primary", "pricing-canary"]
-    attribution = Attribution(routing)
-    assert attribution.version_at(f"{CANARY}:9090") == "pricing-canary"
-    assert attribution.version_at("10.1.0.3:9090") is None
+    hop = parse_line(call("00.000", "id")[1])
+    assert hop
+    for address, version in ((CANARY, "pricing-canary"), ("10.1.0.3", None)):
+        to_pod = hop._replace(upstream=f"{address}:9090", cluster="PassthroughCluster")
+        assert Attribution(routing).version_of_call(to_pod) == version
 
 
 @pytest.mark.parametrize(

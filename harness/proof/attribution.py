@@ -25,6 +25,7 @@ class Attribution:
         ports = [port for host in hosts for port in routing.backends.ports_of(host)]
         inbound = [str(port.get("targetPort") or port["port"]) for port in ports]
         self._version_at: dict[str, str] = {}
+        """Address (``10.0.0.1``, or ``127.0.0.1:8080``) → the version whose pod has it."""
         self._inbound: dict[str, set[str]] = {}
         """Pod → its ports that are the target's; none: it is not known which it has."""
         for name, version in routing.version_of_pod.items():
@@ -108,7 +109,8 @@ class Attribution:
         """Return the version whose pod got a call: by its address, or by a cluster with one version."""
         if hop.upstream == "-":
             return None
-        known = self.version_at(hop.upstream)
+        # Some proxies name a pod by its address alone, others by address and port.
+        known = self._version_at.get(hop.upstream) or self._version_at.get(hop.upstream.rpartition(":")[0])
         if known or hop.cluster.count("|") != 3:
             return known
         _, port, subset, host = hop.cluster.split("|")
@@ -116,7 +118,3 @@ class Attribution:
         destinations = self._routing.destinations
         behind = destinations.get(exact) or destinations.get(Destination(host, subset)) or ()
         return behind[0] if len(behind) == 1 else None
-
-    def version_at(self, upstream: str) -> str | None:
-        """Return the version whose pod has an address (``10.0.0.1:8080``); None if it is not known."""
-        return self._version_at.get(upstream) or self._version_at.get(upstream.rpartition(":")[0])
