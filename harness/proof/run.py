@@ -121,7 +121,7 @@ class Run:
         self, sightings: Sightings | None = None, bounds: Bounds | None = None,
         prepared: Prepared | None = None,
     ) -> None:  # fmt: skip
-        """Begin anew, under another name; what begins before ``blurred`` is not judged.
+        """Begin anew, under another name; what begins before ``period.blurred`` is not judged.
 
         :param sightings: what callers see from now on, where the harness is the caller.
         :param prepared: what ``prepare`` returned; None: it is asked for now.
