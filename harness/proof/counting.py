@@ -78,7 +78,7 @@ class Counts:
         sizes = {version: hop.sent for version, hop in story.arrivals if hop.answered}
         for version in dark:
             if version in sizes and call.version in sizes:
-                self.evidence.sizes[version].add(sizes[version], sizes[call.version])
+                self.evidence.compared[version].add_sizes(sizes[version], sizes[call.version])
         id, method, path = story.key
         if dark and method == "GET" and call.version:
             self.evidence.answers.finished((id, path), call.version, dark)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from harness.proof.answers import Answers
-from harness.proof.figures import Sightings, Sizes, Tally, Times
+from harness.proof.figures import Comparison, Sightings, Tally, Times
 from harness.proof.stores import Stored
 from harness.proof.story import Shape, Story
 from harness.proof.target import Routing, Rule, ways_back
@@ -73,8 +73,8 @@ class Evidence:
     """What callers saw, where the harness was the caller."""
     times: defaultdict[str, Times] = field(default_factory=lambda: defaultdict(Times))
     """What each version's proxies measured."""
-    sizes: defaultdict[str, Sizes] = field(default_factory=lambda: defaultdict(Sizes))
-    """How large each dark version's answers are beside the callers'."""
+    compared: defaultdict[str, Comparison] = field(default_factory=lambda: defaultdict(Comparison))
+    """How large each dark version's answers are beside the callers'; all else is filled in at the end."""
     answers: Answers = field(default_factory=Answers)
     """What the versions answered, where their proxies log it."""
     callers: Times = field(default_factory=Times)

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.proof import claims as run_claims
 from harness.proof.evidence import Claim, Evidence, State, Stream
-from harness.proof.figures import Tally, Times
+from harness.proof.figures import Comparison, Tally, Times
 from harness.proof.rule_claims import OF_RULE, status_pairs
 from harness.proof.store_claims import OF_STORES
 from harness.proof.story import Shape
@@ -29,24 +29,6 @@ class Side:
     p99: float | None
     size: float | None
     """The mean size of an answer."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a dark version answers beside those that answer callers."""
-
-    version: str
-    against: str
-    status: Mapping[str, int]
-    """Their status and its own, as in ``200 x 503``, and how many requests had that."""
-    same_size: int
-    """How many of its answers had the size of the caller's."""
-    other_size: int
-    smaller: int
-    """By how many bytes at most it was smaller; of larger ones likewise."""
-    larger: int
-    times: Mapping[str, tuple[float | None, float | None]]
-    """Quantile, such as ``p99``, to milliseconds: theirs and its own."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +149,11 @@ def _comparisons(evidence: Evidence) -> Iterator[Comparison]:
         for shape, tally in evidence.shapes.items():
             for pair in status_pairs(shape, version):
                 pairs[pair] += tally.count
-        sizes = evidence.sizes[version]
         ours = evidence.times[version]
         theirs = evidence.times[allowed[0]] if len(allowed) == 1 else Times()
         if pairs:
-            yield Comparison(
-                version, " and ".join(allowed), {f"{a} x {b}": n for (a, b), n in pairs.most_common()},
-                sizes.same, sizes.other, sizes.smaller, sizes.larger,
-                {name: (theirs.quantile(q), ours.quantile(q)) for name, q in QUANTILES.items()},
+            yield replace(
+                evidence.compared[version], version=version, against=" and ".join(allowed),
+                status={f"{a} x {b}": n for (a, b), n in pairs.most_common()},
+                times={name: (theirs.quantile(q), ours.quantile(q)) for name, q in QUANTILES.items()},
             )  # fmt: skip
