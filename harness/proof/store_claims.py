@@ -12,6 +12,9 @@ from harness.proof.figures import Tally
 from harness.proof.stores import MOST, Row, Stored
 from harness.proof.story import NOTHING, Shape
 
+Live = dict[Database, list[str]]
+"""The databases of the versions that answer callers, with those versions."""
+
 
 def readable(evidence: Evidence) -> Iterator[Claim]:
     """Claim that the stores can be read; only made where they cannot."""
@@ -22,24 +25,20 @@ def readable(evidence: Evidence) -> Iterator[Claim]:
         yield Sum().claim("store-read", "all writes were compared", detail, unproven=True)
 
 
-def one_store(evidence: Evidence) -> Iterator[Claim]:
+def one_store(evidence: Evidence, found: Stored, live: Live) -> Iterator[Claim]:
     """Claim that all versions that answer callers write to one database; only made where they do not."""
-    if found := _seen(evidence):
-        groups = _groups(evidence, found)
-        if len(groups) > 1:
-            detail = "; ".join(f"{' and '.join(versions)}: {db.name}" for db, versions in groups.items())
-            yield Sum().claim("one-store", "what callers write is in one store", detail, fails=True)
+    if len(live) > 1:
+        detail = "; ".join(f"{' and '.join(versions)}: {db.name}" for db, versions in live.items())
+        yield Sum().claim("one-store", "what callers write is in one store", detail, fails=True)
 
 
-def stored(evidence: Evidence) -> Iterator[Claim]:
+def stored(evidence: Evidence, found: Stored, live: Live) -> Iterator[Claim]:
     """Claim that the callers' store holds each write that was answered once, and none of a dark version.
 
     What was not answered with 2xx may be stored or not, but not twice.
     """
-    if not (found := _seen(evidence)):
-        return
     dark = [version for version in evidence.routing.versions if evidence.routing.is_dark(version)]
-    for database, versions in _groups(evidence, found).items():
+    for database, versions in live.items():
         rows = found.rows[database]
         total = Sum("lost", "doubled", "foreign", writes=0, once=0)
         for request_id in dict.fromkeys([*evidence.writes, *rows]):
@@ -59,15 +58,12 @@ def stored(evidence: Evidence) -> Iterator[Claim]:
             yield total.claim("stored", statement, detail, unproven=not total["writes"])
 
 
-def same_writes(evidence: Evidence) -> Iterator[Claim]:
+def same_writes(evidence: Evidence, found: Stored, live: Live) -> Iterator[Claim]:
     """Claim, where a dark version has a store of its own, that it wrote there what callers' version wrote."""
-    if not (found := _seen(evidence)):
-        return
-    groups = _groups(evidence, found)
     for version, own in found.writers.items():
-        if own in groups or version not in evidence.routing.copied:
+        if own in live or version not in evidence.routing.copied:
             continue
-        for database, versions in groups.items():
+        for database, versions in live.items():
             yield from _compared(evidence, found, version, database, versions)
 
 
@@ -105,23 +101,6 @@ def _values(rows: list[Row], name: str) -> str:
     return str(len(rows)) if name == "rows" else ", ".join(sorted({getattr(row, name) for row in rows}))
 
 
-def _seen(evidence: Evidence) -> Stored | None:
-    """Return what is in the stores, if it could be read and a write was seen."""
-    found = evidence.stored
-    if not found or found.problem:
-        return None
-    return found if evidence.writes or any(found.rows.values()) else None
-
-
-def _groups(evidence: Evidence, found: Stored) -> dict[Database, list[str]]:
-    """Return the databases of the versions that answer callers, with those versions."""
-    groups: dict[Database, list[str]] = {}
-    for version, database in found.writers.items():
-        if not evidence.routing.is_dark(version):
-            groups.setdefault(database, []).append(version)
-    return groups
-
-
 def _told(shape: Shape, versions: list[str]) -> int:
     """Return how many writes of a story callers know to be stored: those that versions answered with 2xx."""
     return sum(c.version in versions and c.answered and 200 <= c.status < 300 for c in shape.own)
@@ -131,4 +110,14 @@ def _tally(request_id: str) -> Tally:
     return Tally(1, [(request_id, "POST", "")])
 
 
-OF_STORES = (readable, one_store, stored, same_writes)
+def of_stores(evidence: Evidence) -> Iterator[Claim]:
+    """Make all claims on the stores; but for the first, where they could be read, and a write was seen."""
+    yield from readable(evidence)
+    found = evidence.stored
+    if found and not found.problem and (evidence.writes or any(found.rows.values())):
+        live: Live = {}
+        for version, database in found.writers.items():
+            if not evidence.routing.is_dark(version):
+                live.setdefault(database, []).append(version)
+        for make in (one_store, stored, same_writes):
+            yield from make(evidence, found, live)

@@ -9,7 +9,7 @@ from harness.proof import claims as run_claims
 from harness.proof.evidence import Claim, Evidence, State, Stream
 from harness.proof.figures import Comparison, Tally, Times
 from harness.proof.rule_claims import OF_RULE, status_pairs
-from harness.proof.store_claims import OF_STORES
+from harness.proof.store_claims import of_stores
 from harness.proof.story import Shape
 
 SCHEMA = 1
@@ -108,7 +108,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
             if stream.rule.problems and make is not OF_RULE[0]:
                 continue  # it is not known what to expect
             claims += [replace(claim, statement=prefix + claim.statement) for claim in make(stream)]
-    claims += [claim for make in (*run_claims.LAST, *OF_STORES) for claim in make(evidence)]
+    claims += [claim for make in (*run_claims.LAST, of_stores) for claim in make(evidence)]
     for i, claim in enumerate(claims):
         if reason := evidence.blind.get(claim.version):  # nobody can read the logs on which it rests
             claims[i] = replace(claim, state="unproven", detail=f"{claim.detail}; {reason}")
