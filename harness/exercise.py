@@ -10,8 +10,8 @@ import yaml
 
 from harness import HarnessError, Json
 from harness.meshes.mesh import ROOT, SHADOW, Mesh, Progress
+from harness.proof.attribution import Attribution
 from harness.proof.evidence import Bounds
-from harness.proof.ledger import Ledger
 from harness.proof.story import hops_in
 from harness.proof.target import Routing, Target
 from harness.proof.watch import verify
@@ -82,10 +82,10 @@ def begin(mesh: Mesh, number: int, planted: str) -> None:
 def _calls(mesh: Mesh) -> Iterator[tuple[Hop, bool]]:
     """Yield the calls of recommendation in callers' logs, each with whether it harmed its caller."""
     routing = Routing(mesh.scene(Target().namespace), Target())
-    ledger = Ledger(routing, 0, 0)
+    attribution = Attribution(routing)
     for pod in filter(lambda pod: pod.proxy, routing.scene.pods):
         for hop in hops_in(mesh.request_log(pod)):
-            call = ledger.call_of(pod.name, hop) if hop.cluster.startswith("outbound|") else None
+            call = attribution.call_of(pod.name, hop) if hop.cluster.startswith("outbound|") else None
             if call:
                 yield hop, call.failed or call.version not in (None, "v1")
 

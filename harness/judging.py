@@ -90,10 +90,10 @@ def watch_command(
 
     Exit 0: every claim holds. 1: a claim failed. 2: something is unproven, or it could not run.
     """
-    watch = Watch(mesh, target, bounds=bounds, patience=patience, sample=sample)
+    watch = Watch(mesh, target, bounds=bounds, patience=patience)
     show = progress()
     show("opening the proxies' logs")
-    watch.follow()
+    watch.follow(sample)
     begun = told = time.monotonic()
     with contextlib.closing(watch), contextlib.suppress(KeyboardInterrupt):
         while duration is None or time.monotonic() < begun + duration:
@@ -111,7 +111,7 @@ def watch_command(
     if watch.changes and not as_json:
         echo(wrap(harmless("\n".join(watch.changes)) + ": judged anew from then on\n"))
     if until_failure and watch.broken and not as_json:
-        echo("\n".join(trace.tell(watch.routing, watch.broken[0])) + "\n")
+        echo("\n".join(trace.tell(watch.evidence, watch.broken[0])) + "\n")
     tell(mesh, target, verdict, as_json, **reports, indent=None)
 
 

@@ -19,8 +19,8 @@ from harness.cluster.preflight import doubts
 from harness.meshes.mesh import TARGET, Mesh
 from harness.proof.evidence import Bounds
 from harness.proof.report import wrap
+from harness.proof.run import PATIENCE
 from harness.proof.target import Target
-from harness.proof.watch import PATIENCE
 from harness.settings import TYPED
 from harness.terminal import echo, seconds_of
 

@@ -21,9 +21,9 @@ from harness.cluster import pods
 from harness.cluster.kubectl import ContainerLog, container_status
 from harness.cluster.mesh import ClusterMesh
 from harness.cluster.preflight import OURS, PROJECT
-from harness.judging import span
 from harness.manifests import read
 from harness.meshes.mesh import ROOT, TARGET, MeshError
+from harness.options import span
 from harness.proof.target import Target
 from harness.terminal import echo, progress, render
 from harness.terminal import run as run_command

@@ -20,7 +20,7 @@ COLUMNS = ("State", "Claim", "Figures")
 def standing(watch: Watch) -> Verdict:
     """Judge a run that goes on; copies that are on their way are missing."""
     shapes = {shape: Tally(tally.count) for shape, tally in watch.evidence.shapes.items()}
-    for story in watch.unjudged_stories():
+    for story in watch.period.stories():
         if story.calls:
             shapes.setdefault(shape_of(story), Tally()).count += 1
     return judge(replace(watch.evidence, shapes=shapes))

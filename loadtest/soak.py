@@ -11,9 +11,9 @@ from typing import NamedTuple
 import click
 import psutil
 
-from harness.judging import span
 from harness.meshes.local import LocalMesh
 from harness.meshes.mesh import ROOT, STATE
+from harness.options import span
 from harness.terminal import echo, progress, run
 
 MIB = 2**20

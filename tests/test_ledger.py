@@ -95,11 +95,11 @@ def test_a_story_that_breaks_a_claim_is_told_with_the_hops_that_came_late() -> N
     looking.add(*called(0, upstream="10.0.2.1:8080"), 0.0)
     looking.sweep(100.0)
     looking.verdict()
-    assert [story.arrivals for story in looking.broken] == [[]]
+    assert [story.arrivals for story in looking.broken] == [()]
     late = arrived("v2", 0)
     looking.add(*late, 100.0)
     looking.sweep(101.0)
-    assert [story.arrivals for story in looking.broken] == [[late]]
+    assert [story.arrivals for story in looking.broken] == [(late,)]
 
 
 def test_one_request_id_on_two_paths_is_two_stories() -> None:

@@ -41,10 +41,10 @@ def broken(verdict: Verdict) -> list[str]:
 
 
 @contextlib.contextmanager
-def following(mesh: EnvoyMesh, **options: Any) -> Iterator[Watch]:
+def following(mesh: EnvoyMesh, sample: int = 1, **options: Any) -> Iterator[Watch]:
     """Follow what flows."""
     watch = Watch(mesh, Target(), **options)
-    watch.follow()
+    watch.follow(sample)
     try:
         yield watch
     finally:

@@ -10,6 +10,7 @@ from harness import Json
 from harness.cluster.scene import tell_apart
 from harness.meshes.mesh import ROOT, LogFollower
 from harness.meshes.scene import Pod, Scene
+from harness.proof.attribution import Attribution
 from harness.proof.status import status_of
 from harness.proof.target import Routing, Target
 from harness.proof.watch import Watch
@@ -139,8 +140,11 @@ def test_a_workload_of_the_same_name_elsewhere_is_another() -> None:
     assert [p.name for p in pods][-1] == "staging/pricing-canary-0"
     routing = Routing(scene(pods=pods), TARGET)
     assert list(routing.versions) == ["pricing-primary", "pricing-canary"]
-    assert routing.version_at(f"{CANARY}:9090") == "pricing-canary"
-    assert routing.version_at("10.1.0.3:9090") is None
+    hop = parse_line(call("00.000", "id")[1])
+    assert hop
+    for address, version in ((CANARY, "pricing-canary"), ("10.1.0.3", None)):
+        to_pod = hop._replace(upstream=f"{address}:9090", cluster="PassthroughCluster")
+        assert Attribution(routing).version_of_call(to_pod) == version
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_a_workload_of_the_same_name_elsewhere_is_another() -> None:
 def test_every_name_of_the_service_asks_for_the_target(authority: str) -> None:
     hop = parse_line(call("00.000", "id", authority)[1])
     assert hop
-    assert Routing(scene(), TARGET).is_for_target(PODS[0], hop)
+    assert Attribution(Routing(scene(), TARGET)).is_for_target(PODS[0], hop)
 
 
 def test_a_call_to_another_service_of_a_version_is_beside_the_target() -> None:

@@ -8,6 +8,7 @@ from scenes import PODS, documents, hop, scene, virtual_service
 
 from harness import HarnessError
 from harness.meshes.scene import Pod, Scene
+from harness.proof.attribution import Attribution
 from harness.proof.expectation import GATEWAY, MESH
 from harness.proof.target import Routing, Target
 
@@ -49,7 +50,7 @@ def test_without_a_route_every_version_answers() -> None:
         replace(scene(), objects=tuple(o for o in scene().objects if o["kind"] != "VirtualService")), Target()
     )
     assert [rule.expectation.describe() for rule in found.rules] == ["to v1 and v2"]
-    assert found.rule_of(hop(route="default"), MESH) == 0
+    assert Attribution(found).rule_of(hop(route="default"), MESH) == 0
 
 
 def test_percentages_are_read_in_every_form() -> None:
@@ -187,7 +188,7 @@ def test_a_rule_is_told_by_the_routes_name_in_the_log() -> None:
         "route": [to()],
         "mirror": MIRROR_V2,
     }
-    found = routing(virtual_service(post, {"name": "rest", "route": [to()]}))
+    found = Attribution(routing(virtual_service(post, {"name": "rest", "route": [to()]})))
     assert [found.rule_of(hop(route=r), MESH) for r in ("post.form", "post", "rest", "-", "x")] == [
         0,
         0,
@@ -201,8 +202,8 @@ def test_a_rule_is_told_by_the_routes_name_in_the_log() -> None:
 def test_rules_that_differ_and_bear_one_name_are_not_told_apart() -> None:
     dark = {"name": "same", "match": [{"method": {"exact": "POST"}}], "route": [to()], "mirror": MIRROR_V2}
     rest = {"name": "same", "route": [to()]}
-    assert routing(virtual_service(dark, rest)).rule_of(hop(route="same"), MESH) is None
-    alike = routing(virtual_service(dark, {**rest, "mirror": MIRROR_V2}))
+    assert Attribution(routing(virtual_service(dark, rest))).rule_of(hop(route="same"), MESH) is None
+    alike = Attribution(routing(virtual_service(dark, {**rest, "mirror": MIRROR_V2})))
     assert alike.rule_of(hop(route="same"), MESH) == 0
 
 
@@ -244,16 +245,16 @@ def test_a_service_for_each_version_is_resolved_to_workloads() -> None:
         "all to podinfo-primary; mirrored 100 % to podinfo"
     }
     assert {rule.written.scope for rule in found.rules} == {MESH, GATEWAY}
-    web, gateway = pods["web"], pods["gateway"]
+    web, gateway, attribution = pods["web"], pods["gateway"], Attribution(found)
     host = "outbound|80||podinfo-primary.shop.svc.cluster.local"
-    assert found.is_for_target(web, hop(authority="podinfo", cluster=host))
-    assert found.is_for_target(web, hop(authority="podinfo.shop:80", cluster=host))
-    assert not found.is_for_target(web, hop(authority="podinfo-canary", cluster=host))
-    assert found.is_for_target(gateway, hop(authority="app.example.com", cluster=host))
-    assert found.version_of_call(hop(upstream="10.1.0.2:9898", cluster=host)) == "podinfo"
-    assert found.version_of_call(hop(upstream="10.9.9.9:9898", cluster=host)) == "podinfo-primary"
-    assert found.serves("c", "inbound|9898||")
-    assert not found.serves("c", "inbound|9999||")
+    assert attribution.is_for_target(web, hop(authority="podinfo", cluster=host))
+    assert attribution.is_for_target(web, hop(authority="podinfo.shop:80", cluster=host))
+    assert not attribution.is_for_target(web, hop(authority="podinfo-canary", cluster=host))
+    assert attribution.is_for_target(gateway, hop(authority="app.example.com", cluster=host))
+    assert attribution.version_of_call(hop(upstream="10.1.0.2:9898", cluster=host)) == "podinfo"
+    assert attribution.version_of_call(hop(upstream="10.9.9.9:9898", cluster=host)) == "podinfo-primary"
+    assert attribution.version_that_got("c", hop(cluster="inbound|9898||")) == "podinfo"
+    assert attribution.version_that_got("c", hop(cluster="inbound|9999||")) is None
 
 
 def test_only_the_callers_that_are_named_count() -> None:
@@ -266,7 +267,8 @@ def test_only_the_callers_that_are_named_count() -> None:
         (("shop/*",), True),
         (("podinfo",), False),
     ):
-        assert Routing(whole, Target("podinfo", "shop", callers)).is_for_target(pods["web"], call) is counts
+        attribution = Attribution(Routing(whole, Target("podinfo", "shop", callers)))
+        assert attribution.is_for_target(pods["web"], call) is counts
 
 
 def http_route(**rule: Any) -> dict[str, Any]:
@@ -283,7 +285,7 @@ def test_an_http_route_of_the_service_overrules_virtual_services() -> None:
     services = documents("gateway-api/versions")
     found = routing(*documents("v1-only"), *services, http_route(backendRefs=backends, filters=[copied]))
     assert [rule.expectation.describe() for rule in found.rules] == ["all to v1; mirrored 10 % to v2"]
-    assert found.rule_of(hop(route="tutorial.r.0"), MESH) == 0
+    assert Attribution(found).rule_of(hop(route="tutorial.r.0"), MESH) == 0
     strange = http_route(backendRefs=backends, filters=[{"type": "ExtensionRef"}])
     assert routing(*services, strange).rules[0].problems == (
         "httproute/r: spec.rules[0].filters[0] (ExtensionRef) is not understood",

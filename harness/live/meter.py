@@ -80,19 +80,18 @@ class MeteredWatch(Watch):
 
     def add(self, pod: str, hop: Hop, now: float) -> None:
         super().add(pod, hop, now)
-        if hop.start <= self._since:
+        if hop.start <= self.period.since:
             return
         if hop.cluster.startswith("inbound|"):
-            version = self.routing.version_of_pod.get(pod)
-            if version and self.routing.serves(pod, hop.cluster):
+            if version := self.ledger.attribution.version_that_got(pod, hop):
                 self.meter.add(("", version, "in"), hop)
             return
         caller, host = self.routing.pods.get(pod), hop.cluster.rpartition("|")[2]
-        if caller and "|" in hop.cluster and self.routing.counts(caller):
+        if caller and "|" in hop.cluster and self.target.counts(caller):
             if len(self.meter.edges) < EDGES:
                 self.meter.edges[caller.workload, host] = None
             self.meter.add((caller.workload, host, ""), hop)
-        call = self.ledger.call_of(pod, hop)
+        call = self.ledger.attribution.call_of(pod, hop)
         if call and call.rule > BESIDE:
             self.meter.add(("", "", "callers"), hop)
             if call.version:

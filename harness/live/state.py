@@ -97,7 +97,7 @@ class Live:
         """
         if watch := self._watch:
             for story in [story for story in watch.broken if story.key[0] == id]:
-                return trace.tell(watch.routing, story)
+                return trace.tell(watch.evidence, story)
         return trace.find(self.mesh, self.target, id) or ["no proxy's log has it any more"]
 
     # --- following ------------------------------------------------------------------------------------------

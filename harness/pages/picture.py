@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from harness.proof.evidence import Evidence
 from harness.proof.expectation import Destination
-from harness.proof.story import BESIDE, UNCOUNTED
+from harness.proof.story import UNKNOWN
 from harness.proof.target import Routing
 from harness.proof.verdict import Verdict
 
@@ -86,17 +86,14 @@ class Picture:
 
 def leaked(evidence: Evidence) -> Counter[str]:
     """Return how many callers got the answer of each version that may not answer them."""
-    found: Counter[str] = Counter()
+    found, routing = Counter[str](), evidence.routing
     for shape, tally in evidence.shapes.items():
         for call in shape.calls:
-            if not call.version or call.rule in (BESIDE, UNCOUNTED):
-                continue
-            if call.rule >= 0:
-                wrong = call.version not in evidence.routing.rules[call.rule].expectation.allowed
-            else:  # asked itself, or by a rule that nobody knows
-                wrong = evidence.routing.is_dark(call.version)
-            found[call.version] += wrong * tally.count
-    return +found
+            version = call.version or ""
+            by_unknown_rule = call.rule == UNKNOWN and version and routing.is_dark(version)
+            if routing.is_leak(call) or by_unknown_rule:
+                found[version] += tally.count
+    return found
 
 
 class Drawing:

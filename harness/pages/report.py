@@ -54,9 +54,7 @@ def write(path: Path, verdict: Verdict, mesh: str, command: str = "", beside: st
     """
     evidence = verdict.evidence
     assert evidence
-    stories = {
-        story.key[0]: trace.tell(evidence.routing, story, evidence.bounds) for story in evidence.broken
-    }
+    stories = {story.key[0]: trace.tell(evidence, story) for story in evidence.broken}
     page = templates.get_template("report.html").render(
         verdict=verdict, command=command or command_line(), mesh=mesh, beside=beside,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",

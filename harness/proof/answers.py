@@ -216,9 +216,5 @@ class Answers:
                 compared.add(key[0], self._unlike(mine[0], alike[0]), own[0] if own else None)
 
     def _unlike(self, one: Answer, other: Answer) -> dict[str, str]:
-        found = differences(one, other)
-        return {
-            name: words
-            for name, words in found.items()
-            if not any(ignored.match(name) for ignored in self._ignored)
-        }
+        found = differences(one, other).items()
+        return {name: words for name, words in found if not any(i.match(name) for i in self._ignored)}

@@ -26,13 +26,13 @@ def answered(evidence: Evidence) -> Iterator[Claim]:
 
 def passed_on(evidence: Evidence) -> Iterator[Claim]:
     """Claim, where others call, that their proxies passed every request on; only made where it fails."""
-    found = Sum(requests=0, refused=0)
+    found = Sum("refused", requests=0)
     for shape, tally in evidence.shapes.items():
         refused = sum(not call.routed and call.status > 0 for call in shape.own)
-        found.add(tally, breaks=refused > 0, requests=len(shape.own), refused=refused)
+        found.add(tally, requests=len(shape.own), refused=refused)
     if found["refused"] and evidence.sightings is None:
         detail = f"{found['refused']:,} of {found['requests']:,} were answered by the caller's own proxy"
-        yield found.claim("passed-on", "the callers' proxies passed every request on", detail, fails=True)
+        yield found.claim("passed-on", "the callers' proxies passed every request on", detail)
 
 
 def logged(evidence: Evidence) -> Iterator[Claim]:
@@ -47,8 +47,8 @@ def logged(evidence: Evidence) -> Iterator[Claim]:
         calls = [call.version for call in shape.own if call.answered]
         there = sum(version in got for version in calls)
         orphan = not shape.calls and not is_phantom(evidence, shape)
-        found.add(tally, breaks=there < len(calls) or orphan, calls=len(calls), logged=there,
-                  unknown=calls.count(None), orphans=orphan)  # fmt: skip
+        lost = there < len(calls) or orphan
+        found.add(tally, lost, calls=len(calls), logged=there, unknown=calls.count(None), orphans=orphan)
     problems = {
         "orphans": "arrived from callers whose proxies are not read",
         "unknown": "answered by a pod that is not known",
@@ -61,9 +61,9 @@ def logged(evidence: Evidence) -> Iterator[Claim]:
     nothing = not found["calls"] and evidence.sightings is None
     if nothing:
         words[0] = f"no proxy logged an answered request to {evidence.routing.target.service}"
-    lost = found["logged"] < found["calls"] + unlogged or len(words) > 1
+    incomplete = found["logged"] < found["calls"] + unlogged or len(words) > 1
     statement = "the proxies logged every answer"
-    yield found.claim("logged", statement, "; ".join(words), unproven=lost or nothing)
+    yield found.claim("logged", statement, "; ".join(words), unproven=incomplete or nothing)
 
 
 def is_phantom(evidence: Evidence, shape: Shape) -> bool:
@@ -80,29 +80,27 @@ def silent(evidence: Evidence) -> Iterator[Claim]:
 
 def silence_of(evidence: Evidence, version: str, shapes: Mapping[Shape, Tally]) -> Claim:
     """Return the claim that a version received nothing in stories."""
-    found, stories = Sum(received=0), 0
+    found, stories = Sum("received"), 0
     for shape, tally in shapes.items():
-        arrived = len(shape.at(version))
-        found.add(tally, breaks=arrived > 0, received=arrived)
+        found.add(tally, received=len(shape.at(version)))
         stories += tally.count * bool(shape.calls)
     detail = f"{found['received']:,} of {stories:,}"
     if version in evidence.routing.gone:
         detail += f"; {version} does not run: its silence proves little"
-    fails = found["received"] > 0
-    return found.claim("silent", f"{version} received nothing", detail, fails=fails, version=version)
+    return found.claim("silent", f"{version} received nothing", detail, version=version)
 
 
 def direct(evidence: Evidence) -> Iterator[Claim]:
     """Claim that nobody asked a dark version itself for an answer; only made where somebody did."""
-    found, versions = Sum(), set()
+    found, versions = Sum("leaks"), set()
     for shape, tally in evidence.shapes.items():
         asked = {call.version or "?" for call in shape.calls if call.rule == DIRECT}
         if asked:
             versions |= asked
-            found.add(tally, breaks=True, leaks=1)
+            found.add(tally, leaks=1)
     if versions:
         detail = f"{found['leaks']:,} leaked: callers asked {' and '.join(sorted(versions))} itself"
-        yield found.claim("answered-by", "callers saw no dark version", detail, fails=True)
+        yield found.claim("answered-by", "callers saw no dark version", detail)
 
 
 def exercised(evidence: Evidence) -> Iterator[Claim]:
@@ -124,19 +122,19 @@ def exercised(evidence: Evidence) -> Iterator[Claim]:
 
 def attributed(evidence: Evidence) -> Iterator[Claim]:
     """Claim that the rule of every request is known; only made where it is not."""
-    unnamed, several = Sum(unknown=0), Sum(unknown=0)
+    unnamed, several = Sum("unknown"), Sum("unknown")
     for shape, tally in evidence.shapes.items():
         places = {call.rule for call in shape.calls}
-        is_several = len([place for place in places if place >= 0]) > 1
-        unnamed.add(tally, breaks=UNKNOWN in places, unknown=UNKNOWN in places)
-        several.add(tally, breaks=is_several, unknown=is_several)
+        unnamed.add(tally, unknown=UNKNOWN in places)
+        several.add(tally, unknown=len([place for place in places if place >= 0]) > 1)
     for found, problem in (
         (unnamed, "took a rule that its proxy's log does not name: give every http route a name"),
         (several, "took several rules with one request id: they cannot be told apart"),
     ):
         if found["unknown"]:
             statement = "it is known which rule each request took"
-            yield found.claim("attributed", statement, f"{found['unknown']:,} {problem}", unproven=True)
+            detail = f"{found['unknown']:,} {problem}"
+            yield found.claim("attributed", statement, detail, fails=False, unproven=True)
 
 
 def understood(evidence: Evidence) -> Iterator[Claim]:
@@ -167,13 +165,9 @@ def failures(evidence: Evidence) -> Iterator[Claim]:
     for version in evidence.routing.versions:
         if version == baseline.version or evidence.routing.is_dark(version):
             continue
-        stable, bad = outcomes(evidence, baseline.version)
-        stable, bad = stable + baseline.answers, bad + baseline.failures
-        found = Sum(answers=0, failures=0, stable=stable, stable_failures=bad)
-        for shape, tally in evidence.shapes.items():
-            calls = [call for call in shape.own if call.version == version]
-            failed = sum(call.failed for call in calls)
-            found.add(tally, breaks=failed > 0, answers=len(calls), failures=failed)
+        found, others = outcomes(evidence, version), outcomes(evidence, baseline.version)
+        stable, bad = others["answers"] + baseline.answers, others["failures"] + baseline.failures
+        found.figures.update(stable=stable, stable_failures=bad)
         part = min((bad / stable if stable else 0.0) + evidence.bounds.max_failures, 1.0)
         detail = f"{found['failures']:,} of {found['answers']:,}; {baseline.version} {bad:,} of {stable:,}"
         statement = f"callers get failures from {version} no more often than from {baseline.version}"
@@ -181,11 +175,13 @@ def failures(evidence: Evidence) -> Iterator[Claim]:
         yield found.claim("failures", statement, detail, fails=fails, version=version)
 
 
-def outcomes(evidence: Evidence, version: str) -> tuple[int, int]:
-    """Return how many calls a version got, and how many of them failed."""
-    counted = [(call, tally.count) for shape, tally in evidence.shapes.items() for call in shape.own]
-    mine = [(call, count) for call, count in counted if call.version == version]
-    return sum(count for _, count in mine), sum(count for call, count in mine if call.failed)
+def outcomes(evidence: Evidence, version: str) -> Sum:
+    """Return how many callers a version answered, and how many of these got a failure."""
+    found = Sum("failures", answers=0)
+    for shape, tally in evidence.shapes.items():
+        calls = [call for call in shape.own if call.version == version]
+        found.add(tally, answers=len(calls), failures=sum(call.failed for call in calls))
+    return found
 
 
 def same_content(evidence: Evidence) -> Iterator[Claim]:

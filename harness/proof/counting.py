@@ -1,7 +1,7 @@
 """Counting: finished stories become counts by shape, and figures that do not grow with a run."""
 
 from collections.abc import Iterable
-from copy import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 from harness.proof.evidence import Evidence
@@ -10,7 +10,7 @@ from harness.proof.ledger import CROWD
 from harness.proof.stores import MOST
 from harness.proof.story import BESIDE, Shape, Story, shape_of
 from harness.proof.traffic import parse_ticket
-from harness.proof.verdict import judge
+from harness.proof.verdict import broken_by
 
 
 class Kind(NamedTuple):
@@ -33,8 +33,7 @@ class Counts:
         self._kinds: dict[Shape, Kind] = {}
 
     def _new_kind(self, shape: Shape) -> Kind:
-        alone = Evidence(self.evidence.routing, {shape: Tally(1, [])}, bounds=self.evidence.bounds)
-        breaks = bool(judge(alone).failed())
+        breaks = bool(broken_by(self.evidence, shape))
         suspect = breaks or any(call.routed and call.version is None for call in shape.calls)
         kind = self._kinds[shape] = Kind(shape, Tally(), breaks, suspect)
         return kind
@@ -75,12 +74,11 @@ class Counts:
         if len(answered) != 1:
             return
         [call] = answered
-        expected = self.evidence.routing.rules[call.rule].expectation
+        dark = self.evidence.routing.rules[call.rule].expectation.dark
         sizes = {version: hop.sent for version, hop in story.arrivals if hop.answered}
-        dark = [version for version in expected.copied if version not in expected.allowed]
         for version in dark:
             if version in sizes and call.version in sizes:
-                self.evidence.sizes[version].add(sizes[version], sizes[call.version])
+                self.evidence.compared[version].add_sizes(sizes[version], sizes[call.version])
         id, method, path = story.key
         if dark and method == "GET" and call.version:
             self.evidence.answers.finished((id, path), call.version, dark)
@@ -89,9 +87,7 @@ class Counts:
         """Count stories anew that got hops after they had been counted."""
         for story in late:
             assert story.shape
-            tally = self.evidence.shapes.get(story.shape)
-            if tally is None:
-                continue  # it was counted no longer
+            tally = self._kinds[story.shape].tally
             tally.remove(story.key)
             if not tally.count:
                 del self.evidence.shapes[story.shape]
@@ -104,13 +100,12 @@ class Counts:
     def _keep_broken(self, story: Story, kind: Kind) -> None:
         """Keep a story whole if it is among the first that break a claim; or no longer, if it breaks none."""
         broken = self.evidence.broken
-        keys = [other.key for other in broken]
-        place = keys.index(story.key) if story.key in keys else len(keys)
-        kept = []
-        if place < EXAMPLES and kind.breaks:
-            kept = [copy(story)]
-            kept[0].shape = kind.shape
-            for before in broken[place : place + 1]:
-                kept[0].calls = [*before.calls, *story.calls]
-                kept[0].arrivals = [*before.arrivals, *story.arrivals]
-        broken[place : place + 1] = kept
+        kept = next((other for other in broken if other.key == story.key), None)
+        if kept and kind.breaks:
+            kept.shape = kind.shape
+            kept.calls += story.calls
+            kept.arrivals += story.arrivals
+        elif kept:
+            broken.remove(kept)
+        elif kind.breaks and len(broken) < EXAMPLES:
+            broken.append(replace(story, shape=kind.shape))

@@ -1,15 +1,15 @@
 """What claims are made from, and what a claim is."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from harness.proof.answers import Answers
-from harness.proof.figures import Sightings, Sizes, Tally, Times
+from harness.proof.figures import Comparison, Sightings, Tally, Times
 from harness.proof.stores import Stored
 from harness.proof.story import Shape, Story
-from harness.proof.target import Routing, Rule
+from harness.proof.target import Routing, Rule, ways_back
 
 State = Literal["holds", "fails", "unproven"]
 
@@ -73,8 +73,8 @@ class Evidence:
     """What callers saw, where the harness was the caller."""
     times: defaultdict[str, Times] = field(default_factory=lambda: defaultdict(Times))
     """What each version's proxies measured."""
-    sizes: defaultdict[str, Sizes] = field(default_factory=lambda: defaultdict(Sizes))
-    """How large each dark version's answers are beside the callers'."""
+    compared: defaultdict[str, Comparison] = field(default_factory=lambda: defaultdict(Comparison))
+    """How large each dark version's answers are beside the callers'; all else is filled in at the end."""
     answers: Answers = field(default_factory=Answers)
     """What the versions answered, where their proxies log it."""
     callers: Times = field(default_factory=Times)
@@ -92,7 +92,7 @@ class Evidence:
     bounds: Bounds = NO_BOUNDS
     broken: list[Story] = field(default_factory=list)
     """The first stories that break a claim, whole."""
-    edges: Collection[tuple[str, str]] = ()
+    edges: dict[tuple[str, str], None] = field(default_factory=dict)
     """Which workload was seen to call which host."""
     writes: dict[str, Shape] = field(default_factory=dict)
     """The stories of what callers wrote, by request id, where the versions have a store."""
@@ -102,7 +102,7 @@ class Evidence:
     @property
     def loops(self) -> tuple[str, ...]:
         """The ways on which copies were seen to lead back to the target."""
-        return self.routing.loops(self.edges)
+        return ways_back(self.routing, self.edges)
 
     @property
     def stories(self) -> int:
@@ -117,34 +117,36 @@ class Stream(NamedTuple):
     rule: Rule
     shapes: dict[Shape, Tally]
 
-    def dark(self) -> list[str]:
-        """Return the versions that get copies and do not answer callers."""
-        expected = self.rule.expectation
-        return [version for version in expected.copied if version not in expected.allowed]
-
 
 class Sum:
-    """Figures summed over stories, and the stories that break a claim."""
+    """Figures summed over stories, some of which must be 0; and the stories that break a claim."""
 
-    def __init__(self, **figures: int) -> None:
-        self.figures = Counter(figures)
+    def __init__(self, *wrong: str, **figures: int) -> None:
+        """Begin with ``figures``, and with those in ``wrong``, which must be 0."""
+        self.figures = Counter(dict.fromkeys(wrong, 0) | figures)
+        self._wrong = wrong
         self._broken: list[Tally] = []
 
     def __getitem__(self, name: str) -> int:
         return self.figures[name]
 
-    def add(self, tally: Tally, *, breaks: bool = False, **figures: int) -> None:
-        """Add the figures of one story for each of a tally's."""
+    @property
+    def is_wrong(self) -> bool:
+        return any(self.figures[name] for name in self._wrong)
+
+    def add(self, tally: Tally, breaks: bool = False, /, **figures: int) -> None:
+        """Add the figures of one story for each of a tally's; ``breaks``: it breaks the claim anyway."""
         for name, figure in figures.items():
             self.figures[name] += figure * tally.count
-        if breaks:
+        if breaks or any(figures.get(name) for name in self._wrong):
             self._broken.append(tally)
 
     def claim(
-        self, id: str, statement: str, detail: str, *, fails: bool = False, unproven: bool = False,
+        self, id: str, statement: str, detail: str, *, fails: bool | None = None, unproven: bool = False,
         version: str = "",
     ) -> Claim:  # fmt: skip
-        """Return the claim that these figures make."""
+        """Return the claim that these figures make; unless ``fails`` says so, it fails where one is wrong."""
+        fails = self.is_wrong if fails is None else fails
         state: State = "fails" if fails else "unproven" if unproven else "holds"
         examples = tuple([key[0] for tally in self._broken for key in tally.examples][:3])
         return Claim(id, statement, state, detail, dict(self.figures), examples, version)

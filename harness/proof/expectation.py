@@ -109,6 +109,11 @@ class Expectation:
         return [version for version, _ in self.copies]
 
     @cached_property
+    def dark(self) -> list[str]:
+        """The versions that get copies, and do not answer callers."""
+        return [version for version in self.copied if version not in self.allowed]
+
+    @cached_property
     def always(self) -> list[str]:
         """The versions that get a copy of every request, each as often as it does."""
         return [version for version, percentages in self.copies for p in percentages if p == 100]

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.proof.story import Key
@@ -84,19 +84,26 @@ class Times:
         return sum(count for value, count in self._durations.items() if value > milliseconds)
 
 
-@dataclass(slots=True)
-class Sizes:
-    """How the sizes of a version's answers, in bytes, differ from those of the callers'."""
+@dataclass
+class Comparison:
+    """How a dark version answers beside those that answer callers."""
 
-    same: int = 0
-    other: int = 0
+    version: str = ""
+    against: str = ""
+    status: Mapping[str, int] = field(default_factory=dict)
+    """Their status and its own, as in ``200 x 503``, and how many requests had that."""
+    same_size: int = 0
+    """How many of its answers had the size of the caller's."""
+    other_size: int = 0
     smaller: int = 0
-    """By how much at most."""
+    """By how many bytes at most it was smaller; of larger ones likewise."""
     larger: int = 0
+    times: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """Quantile, such as ``p99``, to milliseconds: theirs and its own."""
 
-    def add(self, ours: int, theirs: int) -> None:
-        self.same += ours == theirs
-        self.other += ours != theirs
+    def add_sizes(self, ours: int, theirs: int) -> None:
+        self.same_size += ours == theirs
+        self.other_size += ours != theirs
         self.smaller = max(self.smaller, theirs - ours)
         self.larger = max(self.larger, ours - theirs)
 

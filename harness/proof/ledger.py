@@ -5,16 +5,15 @@ not, the same method and the same path. So these three join the hops of one requ
 """
 
 import itertools
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
-from harness.proof.expectation import GATEWAY, MESH
-from harness.proof.story import BESIDE, DIRECT, UNCOUNTED, UNKNOWN, Call, Key, Story
+from harness.proof.attribution import Attribution
+from harness.proof.evidence import Evidence
+from harness.proof.story import Call, Key, Story
 from harness.proof.target import Routing
 from harness.rendering.accesslog import Hop
-
-# A caller's proxy that answers so has handed the request to nobody, and sent no copy of it.
-_NOBODY = {"UH", "NR", "NC", "FI", "RL", "UAEX", "DC"}
 
 REMEMBERED = 100_000
 """How many finished stories are remembered, so that a hop that comes late is not taken for a phantom."""
@@ -22,24 +21,23 @@ REMEMBERED = 100_000
 CROWD = 300
 """How many hops may bear one request id, method and path: of more, nobody can tell which belong together."""
 
-KINDS = 10_000
-"""How many kinds of calls are remembered; callers choose the hosts in them, so there may be any number."""
-
 
 class Ledger:
     """The stories that are not finished yet."""
 
     def __init__(
-        self, routing: Routing, quiet: float, patience: float, alarming: Callable[[Call], bool] | None = None
-    ) -> None:
+        self, evidence: Evidence, quiet: float, patience: float,
+        alarming: Callable[[Call], bool] | None = None,
+    ) -> None:  # fmt: skip
         """Keep stories of a target.
 
+        :param evidence: gets what cannot be joined, and which workload was seen to call which host.
         :param quiet: for how many seconds a story that has all its hops may get more.
         :param patience: for how many seconds a story waits for a hop that must come.
         :param alarming: says of a call whether nothing may be waited for any more.
         """
-        self.routing = routing
-        self._alarming = alarming
+        self._evidence, self._alarming = evidence, alarming
+        self.reroute(evidence.routing)
         self.alarm: Story | None = None
         """The first story with an alarming call."""
         self._quiet, self._patience = quiet, patience
@@ -51,49 +49,41 @@ class Ledger:
         """The latest of the finished stories: a hop that comes late still belongs to one."""
         self.late: dict[Key, Story] = {}
         """The stories that got hops after they had been counted."""
-        self.hops = 0
-        self.unjoined = 0
-        """How many hops bear no request id of their own."""
-        self.edges: dict[tuple[str, str], None] = {}
-        """Which workload was seen to call which host."""
-        self._calls: dict[tuple[str | int, ...], Call | None] = {}
-        """What calls of one kind say; None: they are to others."""
+        self.moved = time.monotonic()
+        """When the latest hop was entered, whatever it is about."""
 
     def reroute(self, routing: Routing) -> None:
         """Take over pods that are new; the rules are the same."""
-        self.routing = routing
-        self._calls.clear()
+        self._evidence.routing = self._routing = routing
+        self.attribution = Attribution(routing, self._evidence.edges)
 
     def add(self, pod: str, hop: Hop, now: float) -> None:
         """Enter what a pod's proxy logged."""
-        self.hops += 1
+        self.moved = now
         call = version = None
         if hop.cluster.startswith("inbound|"):
-            version = self.routing.version_of_pod.get(pod)
-            if version is None or not self.routing.serves(pod, hop.cluster):
-                return
+            version = self.attribution.version_that_got(pod, hop)
         else:
-            call = self.call_of(pod, hop)
-            if call is None:
-                return
+            call = self.attribution.call_of(pod, hop)
+        if call is None and version is None:
+            return
         if hop.request_id == "-":
-            self.unjoined += 1
+            self._evidence.unjoined += 1
             return
         story = self._story(hop, now)
         story.hops += 1
         if story.shape and story.hops <= CROWD + 1 and story.key not in self.late:
             self.late[story.key] = story
-            story.calls, story.arrivals = [], []
         if story.hops > CROWD:
-            self.unjoined += 1
+            self._evidence.unjoined += 1
             return
         if call:
-            story.calls.append((call, hop))
+            story.calls += ((call, hop),)
             story.urgent |= self._is_urgent(call)
             if self._alarming and not self.alarm and self._alarming(call):
                 self.alarm = story
         elif version:
-            story.arrivals.append((version, hop))
+            story.arrivals += ((version, hop),)
         if story.urgent:
             self._due.appendleft((now, story))
         if not story.start or hop.start < story.start:
@@ -105,45 +95,17 @@ class Ledger:
             return finished
         story = self.open.get(key)
         if story is None:
-            story = self.open[key] = Story(key, now)
+            story = self.open[key] = Story(key, begun=now, touched=now)
         story.touched = now
         self._due.append((now + self._quiet, story))
         return story
 
-    def call_of(self, pod: str, hop: Hop) -> Call | None:
-        """Return what a hop at a caller's proxy says of a request to the target; None if it is to others."""
-        kind = pod, hop.authority, hop.cluster, hop.upstream, hop.route, hop.status, hop.flags, hop.details
-        if kind not in self._calls:
-            if len(self._calls) >= KINDS:
-                self._calls.clear()
-            self._calls[kind] = self._new_call(pod, hop)
-        return self._calls[kind]
-
-    def _new_call(self, pod: str, hop: Hop) -> Call | None:
-        who = self.routing.pods.get(pod)
-        if who is None:
-            return None
-        if "|" in hop.cluster:
-            self.edges[who.workload, hop.cluster.rpartition("|")[2]] = None
-        version = self.routing.version_of_call(hop)
-        if self.routing.is_for_target(who, hop):
-            place = self.routing.rule_of(hop, GATEWAY if who.gateway else MESH)
-            rule = UNKNOWN if place is None else place
-        elif version is None:
-            return None
-        elif not self.routing.counts(who):
-            rule = UNCOUNTED
-        else:
-            rule = DIRECT if self.routing.is_dark(version) else BESIDE
-        routed = hop.upstream != "-"
-        copied = routed or _NOBODY.isdisjoint(hop.flags.split(","))
-        return Call(rule, version if routed else None, hop.status, hop.answered, routed, copied)
-
     def resolved(self, story: Story) -> Story:
         """Return a story whose calls name the pods that are known now."""
-        for i, (call, hop) in enumerate(story.calls):
-            if call.routed and call.version is None:
-                story.calls[i] = call._replace(version=self.routing.version_of_call(hop)), hop
+        story.calls = tuple(
+            (call._replace(version=call.version or self.attribution.version_of_call(hop)), hop)
+            for call, hop in story.calls
+        )
         return story
 
     def sweep(self, now: float) -> Iterator[Story]:
@@ -160,15 +122,9 @@ class Ledger:
             yield self._finish(story)
 
     def _is_urgent(self, call: Call) -> bool:
-        if call.status >= 500 and call.rule >= 0 and not self.routing.rules[call.rule].expectation.copies:
+        if call.status >= 500 and call.rule >= 0 and not self._routing.rules[call.rule].expectation.copies:
             return True
-        return self.is_leak(call)
-
-    def is_leak(self, call: Call) -> bool:
-        """Say whether a caller got the answer of a version that may not answer."""
-        if call.version is None or call.rule < 0:
-            return call.rule == DIRECT
-        return call.version not in self.routing.rules[call.rule].expectation.allowed
+        return self._routing.is_leak(call)
 
     def _finish(self, story: Story) -> Story:
         self._finished[story.key] = self.open.pop(story.key)
@@ -185,13 +141,13 @@ class Ledger:
         """Say whether a story has every hop that must come; one that has a leak needs no more."""
         got = [version for version, _ in story.arrivals]
         if not story.calls:
-            return any(map(self.routing.must_be_silent, got))
-        if any(self.is_leak(call) for call, _ in story.calls):
+            return any(map(self._routing.must_be_silent, got))
+        if any(self._routing.is_leak(call) for call, _ in story.calls):
             return True
         wanted: list[str] = []
         for call, _ in story.calls:
             if call.rule >= 0 and call.routed:
-                wanted += self.routing.rules[call.rule].expectation.always
+                wanted += self._routing.rules[call.rule].expectation.always
             if call.version and call.answered:
                 wanted.append(call.version)
         return all(got.count(version) >= wanted.count(version) for version in wanted)

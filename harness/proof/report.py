@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 from harness.meshes.mesh import in_clone
 from harness.proof.evidence import State
-from harness.proof.verdict import Comparison, Side, Verdict
+from harness.proof.figures import Comparison
+from harness.proof.verdict import Side, Verdict
 
 WORDS: dict[State, str] = {"holds": "ok", "fails": "FAIL", "unproven": "?"}
 

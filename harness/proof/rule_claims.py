@@ -15,10 +15,9 @@ from harness.proof.story import BESIDE, Shape
 def answered_by(stream: Stream) -> Iterator[Claim]:
     """Claim that only the versions that may answer callers did."""
     allowed = stream.rule.expectation.allowed
-    found, seen = Sum(leaks=0), Counter[str]()
+    found, seen = Sum("leaks"), Counter[str]()
     for shape, tally in stream.shapes.items():
-        leaks = sum(call.version is not None and call.version not in allowed for call in shape.own)
-        found.add(tally, breaks=leaks > 0, leaks=leaks)
+        found.add(tally, leaks=sum(map(stream.evidence.routing.is_leak, shape.own)))
         seen.update({c.version: tally.count for c in shape.own if c.version and c.answered})
     words = [", ".join(f"{v} x {n:,}" for v, n in sorted(seen.items())) or "no answer seen"]
     words.append(f"{found['leaks']:,} leaked")
@@ -29,7 +28,7 @@ def answered_by(stream: Stream) -> Iterator[Claim]:
         words.append(f"{sum(wrong.values()):,} replies name {', '.join(sorted(wrong)[:3])}")
     found.figures.update(seen, leaks=sum(wrong.values()))
     statement = f"callers saw only {' and '.join(allowed) or 'nobody'}"
-    yield found.claim("answered-by", statement, "; ".join(words), fails=found["leaks"] > 0)
+    yield found.claim("answered-by", statement, "; ".join(words))
 
 
 def shares(stream: Stream) -> Iterator[Claim]:
@@ -86,12 +85,11 @@ def _copies(stream: Stream, version: str, shape: Shape, percentages: tuple[float
 def received(stream: Stream) -> Iterator[Claim]:
     """Claim that each version got its copies, each as often as the mirrors say: no more, no less."""
     for version, percentages in stream.rule.expectation.copies:
-        found = Sum()
+        found = Sum(*_WRONG)
         for shape, tally in stream.shapes.items():
-            counted = _copies(stream, version, shape, percentages)
-            found.add(tally, breaks=any(counted[name] for name in _WRONG), **counted)
+            found.add(tally, **_copies(stream, version, shape, percentages))
         for shape, tally in _without_call(stream, version):
-            found.add(tally, breaks=True, phantoms=len(shape.at(version)))
+            found.add(tally, phantoms=len(shape.at(version)))
         wrong = ", ".join(f"{found[name]:,} {word}" for name, word in _WRONG.items())
         if found["missing"] and (count := stream.evidence.under_way.get(version)):
             wrong += f"; {version} has {count:,} under way, and does not answer"
@@ -106,7 +104,7 @@ _WRONG = {"missing": "missing", "duplicates": "duplicate", "phantoms": "phantom"
 
 def _of_copies(found: Sum, version: str, percentages: tuple[float, ...], wrong: str) -> Claim:
     """Return the claim that a version got every copy, or, of sampled mirrors, as many as chance allows."""
-    fails, requests = any(found[name] for name in _WRONG), found["requests"]
+    requests = found["requests"]
     sampled = [percent / 100 for percent in percentages if percent < 100]
     always = len(percentages) - len(sampled)
     if not sampled:
@@ -114,15 +112,14 @@ def _of_copies(found: Sum, version: str, percentages: tuple[float, ...], wrong: 
         times = {1: "once", 2: "twice"}.get(always, f"{always} times")
         statement = f"{version} received every request exactly {times}"
         detail = f"{found['received'] // always:,} of {requests:,}: {wrong}"
-        return found.claim("exactly-once", statement, detail, fails=fails, unproven=not requests,
-                           version=version)  # fmt: skip
+        return found.claim("exactly-once", statement, detail, unproven=not requests, version=version)
     intervals = [binomial_interval(requests, p, FALSE_ALARM / len(sampled)) for p in sampled]
     low, high = sum(i[0] for i in intervals), sum(i[1] for i in intervals)
     found.figures.update(low=low, high=high)
     beside = f"every request {always} times and " if always else ""
     statement = f"{version} received {beside}{' and '.join(f'{100 * p:g} %' for p in sampled)} of requests"
     detail = f"{found['drawn']:,} of {requests:,} (between {low:,} and {high:,}): {wrong}"
-    few, fails = _too_few(requests, sampled), fails or not low <= found["drawn"] <= high
+    few, fails = _too_few(requests, sampled), found.is_wrong or not low <= found["drawn"] <= high
     return found.claim("sampled", statement, detail if fails else few or detail, fails=fails,
                        unproven=bool(few), version=version)  # fmt: skip
 
@@ -152,14 +149,14 @@ def unshared(stream: Stream) -> Iterator[Claim]:
     allowed = stream.rule.expectation.allowed
     if stream.rule.expectation.copied:
         return
-    found = Sum(shared=0)
+    found = Sum("shared")
     for shape, tally in stream.shapes.items():
         shared = sum(_copies(stream, version, shape, ())["phantoms"] for version in allowed)
-        found.add(tally, breaks=shared > 0, shared=shared)
+        found.add(tally, shared=shared)
     if found["shared"] or len(allowed) > 1:
         statement = "each request reached only the version that answered it"
         detail = f"{found['shared']:,} reached another, or the same once more"
-        yield found.claim("unshared", statement, detail, fails=found["shared"] > 0)
+        yield found.claim("unshared", statement, detail)
 
 
 # --- how v2 answered --------------------------------------------------------------------------------------
@@ -167,19 +164,19 @@ def unshared(stream: Stream) -> Iterator[Claim]:
 
 def delivered(stream: Stream) -> Iterator[Claim]:
     """Claim that the application of each dark version answered every copy that arrived at its proxy."""
-    for version in stream.dark():
-        found, troubles = Sum(arrived=0, answered=0, refused=0, unanswered=0), Counter[str]()
+    for version in stream.rule.expectation.dark:
+        found, troubles = Sum("refused", "unanswered", arrived=0, answered=0), Counter[str]()
         for shape, tally in stream.shapes.items():
             got = [arrival.trouble for arrival in shape.at(version)]
             kinds = Counter(trouble.partition(":")[0] or "answered" for trouble in got)
-            found.add(tally, breaks=any(got), arrived=len(got), **kinds)
+            found.add(tally, arrived=len(got), **kinds)
             for trouble in filter(None, got):
                 troubles[trouble] += tally.count
         words = [f"{found['answered']:,} of {found['arrived']:,}"]
         words += [f"{trouble} x {count:,}" for trouble, count in troubles.most_common(3)]
         if found["arrived"]:
-            yield found.claim("delivered", f"{version} answered every copy", "; ".join(words),
-                              fails=bool(troubles), version=version)  # fmt: skip
+            statement = f"{version} answered every copy"
+            yield found.claim("delivered", statement, "; ".join(words), version=version)
 
 
 def status_pairs(shape: Shape, version: str) -> list[tuple[int, int]]:
@@ -191,12 +188,12 @@ def status_pairs(shape: Shape, version: str) -> list[tuple[int, int]]:
 
 def same_status(stream: Stream) -> Iterator[Claim]:
     """Claim that each dark version answered with the status that the caller got."""
-    for version in stream.dark():
-        found, different = Sum(compared=0, different=0), Counter[tuple[int, int]]()
+    for version in stream.rule.expectation.dark:
+        found, different = Sum("different", compared=0), Counter[tuple[int, int]]()
         for shape, tally in stream.shapes.items():
             pairs = status_pairs(shape, version)
             unlike = [(a, b) for a, b in pairs if a != b]
-            found.add(tally, breaks=bool(unlike), compared=len(pairs), different=len(unlike))
+            found.add(tally, compared=len(pairs), different=len(unlike))
             for pair in unlike:
                 different[pair] += tally.count
         words = [f"{found['compared'] - found['different']:,} of {found['compared']:,}"]
@@ -215,13 +212,13 @@ def sizes(stream: Stream) -> Iterator[Claim]:
     faithful = "faithful", "each copy at {} is faithful (method, path, size)", lambda shape: shape.resized
     size = "same-size", "each answer of {} has the size of the caller's", lambda shape: shape.reply_resized
     asked = [faithful, size] if stream.evidence.bounds.same_size else [faithful]
-    for (id, statement, unlike), version in itertools.product(asked, stream.dark()):
+    for (id, statement, unlike), version in itertools.product(asked, stream.rule.expectation.dark):
         found = Sum(compared=0, equal=0)
         for shape, tally in stream.shapes.items():
             there = {a.version for a in shape.arrivals if not a.trouble}
             if version in there and there & {call.version for call in shape.calls}:
                 differs = version in unlike(shape)
-                found.add(tally, breaks=differs, compared=1, equal=not differs)
+                found.add(tally, differs, compared=1, equal=not differs)
         if found["compared"]:
             detail = f"{found['equal']:,} of {found['compared']:,}"
             fails = found["equal"] < found["compared"]
@@ -244,7 +241,7 @@ def p99_ratio(stream: Stream) -> Iterator[Claim]:
     if not theirs:
         return
     others = [version for version in allowed if version not in primary]
-    for version in [*stream.dark(), *others]:
+    for version in [*stream.rule.expectation.dark, *others]:
         count, limit = times[version].count, bound * max(theirs, 1)
         slower = times[version].slower_than(limit)
         most = most_by_chance(count, 0.01, FALSE_ALARM)

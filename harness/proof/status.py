@@ -19,27 +19,18 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     """
     workshop = target == Target()
     scene = mesh.scene(target.namespace, target.callers)
-    rows = [("POD", "STATE", "ADDRESS")]
+    here = [d for d in scene.of_kind("Deployment") if Applied(scene).namespace_of(d) == scene.namespace]
+    stopped = [found["metadata"]["name"] for found in here if found["spec"].get("replicas") == 0]
     if workshop:
-        rows += [(pod.name, pod.state, pod.address) for pod in mesh.pods()]
+        rows = [(pod.name, pod.state, pod.address) for pod in mesh.pods()]
     else:
         states = [(pod, "Running" if pod.ready else "not ready") for pod in scene.pods]
-        rows += [(pod.name, state, ", ".join(pod.addresses) or "-") for pod, state in states]
-    stopped = []
-    for found in scene.of_kind("Deployment"):
-        if found["spec"].get("replicas") == 0 and Applied(scene).namespace_of(found) == scene.namespace:
-            name, where = found["metadata"]["name"], "" if mesh.name == "local" else f" MESH={mesh.name}"
-            rows.append((name, "Stopped", "-"))
-            stopped += [f"{name} is stopped: start it with 'make start W={name}{where}'"] if workshop else []
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    between = "  "
-    if sum(widths) + 4 > WIDTH:
-        widths[0], between = 0, "\n  "
-    for name, state, address in rows:
-        yield f"{name:<{widths[0]}}{between}{state:<{widths[1]}}  {address}"
+        rows = [(pod.name, state, ", ".join(pod.addresses) or "-") for pod, state in states]
+    yield from _table([("POD", "STATE", "ADDRESS"), *rows, *((name, "Stopped", "-") for name in stopped)])
     yield ""
-    yield from stopped
     if workshop:
+        where = "" if mesh.name == "local" else f" MESH={mesh.name}"
+        yield from (f"{name} is stopped: start it with 'make start W={name}{where}'" for name in stopped)
         yield mesh.way_in()
     sources = {name: f" ({source})" for name, (source, _) in mesh.objects().items()} if workshop else {}
     routing = Routing(scene, target)
@@ -50,6 +41,16 @@ def status_of(mesh: Mesh, target: Target) -> Iterator[str]:
     with contextlib.suppress(MeshError):  # this user may not read Secrets
         said = [f"{version} writes to {at.database.name}" for version, at in writers(mesh, routing)]
         yield from [", ".join(said)] if said else ()
+
+
+def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield rows in columns; where a terminal is too narrow, each name has a line of its own."""
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    between = "  "
+    if sum(widths) + 4 > WIDTH:
+        widths[0], between = 0, "\n  "
+    for name, state, address in rows:
+        yield f"{name:<{widths[0]}}{between}{state:<{widths[1]}}  {address}"
 
 
 def _routes(routing: Routing, sources: dict[str, str]) -> Iterator[str]:

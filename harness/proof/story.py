@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from harness.rendering.accesslog import VIA_UPSTREAM, Hop, Unreadable, parse_line
 
@@ -12,9 +13,6 @@ Key = tuple[str, str, str]
 UNKNOWN, DIRECT, BESIDE, UNCOUNTED = -1, -2, -3, -4
 """The rule of a call of which no rule can be told; of one that asked a dark version itself; of one that asked
 a version that answers callers anyway, but not for the target; of a caller that does not count."""
-
-_NONE: list[Any] = []
-"""The hops of all stories that are counted: nothing is added to it."""
 
 
 def hops_in(lines: Iterable[str]) -> Iterator[Hop]:
@@ -75,28 +73,29 @@ class Shape(NamedTuple):
         return tuple([call for call in self.calls if call.rule > BESIDE])
 
 
-_NOTHING = Shape((), ())
+NOTHING = Shape((), ())
 
 
+@dataclass(eq=False, slots=True)
 class Story:
     """All hops of one request to the target; of one that is counted, those that came later."""
 
-    __slots__ = ("arrivals", "begun", "calls", "hops", "key", "shape", "sizes", "start", "touched", "urgent")
-
-    def __init__(self, key: Key, now: float) -> None:
-        self.key, self.begun, self.touched = key, now, now
-        self.start = ""
-        """When the first of its hops began."""
-        self.hops = 0
-        """How many hops it has got."""
-        self.calls: list[tuple[Call, Hop]] = []
-        self.arrivals: list[tuple[str, Hop]] = []
-        self.urgent = False
-        """Whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
-        self.shape: Shape | None = None
-        """As what it was counted; then its hops are gone."""
-        self.sizes: tuple[int, int] | None = None
-        """The sizes of the body and of the answer at the version that answered the caller, once counted."""
+    key: Key
+    begun: float
+    touched: float
+    """When the latest of its hops was read."""
+    start: str = ""
+    """When the first of its hops began."""
+    hops: int = 0
+    """How many hops it has got."""
+    calls: tuple[tuple[Call, Hop], ...] = ()
+    arrivals: tuple[tuple[str, Hop], ...] = ()
+    urgent: bool = False
+    """Whether a caller got what nothing can mend: a leak, or a failure of which no copy is made."""
+    shape: Shape | None = None
+    """As what it was counted; then its hops are gone."""
+    sizes: tuple[int, int] | None = None
+    """The sizes of the body and of the answer at the version that answered the caller, once counted."""
 
     def count_as(self, shape: Shape) -> None:
         """Let go of the hops: the story is counted."""
@@ -104,7 +103,7 @@ class Story:
         mine = {call.version for call in shape.calls}
         sizes = ((hop.received, hop.sent) for v, hop in self.arrivals if v in mine and hop.answered)
         self.sizes = self.sizes or next(sizes, None)
-        self.calls = self.arrivals = _NONE
+        self.calls = self.arrivals = ()
         self.start = ""
 
 
@@ -121,7 +120,7 @@ def _arrival(version: str, hop: Hop) -> Arrival:
 
 def shape_of(story: Story) -> Shape:
     """Return what a story amounts to: as what it was counted, and the hops that it has got since."""
-    before = story.shape or _NOTHING
+    before = story.shape or NOTHING
     calls = [call for call, _ in story.calls] + [*before.calls]
     arrivals = [_arrival(version, hop) for version, hop in story.arrivals] + [*before.arrivals]
     resized, reply_resized = set(before.resized), set(before.reply_resized)

@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 
 from harness.meshes.mesh import Mesh
-from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
-from harness.proof.figures import Tally
+from harness.proof.evidence import Evidence
 from harness.proof.ledger import Ledger
 from harness.proof.report import harmless, wrap
 from harness.proof.story import Story, hops_in, shape_of
 from harness.proof.target import Routing, Target
-from harness.proof.verdict import judge
+from harness.proof.verdict import broken_by
 from harness.rendering.accesslog import Hop
 
 INDENT = 14
@@ -22,7 +21,6 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
     :raises HarnessError: the mesh does not run, or does not answer.
     """
     scene = mesh.scene(target.namespace, target.callers)
-    routing = Routing(scene, target)
     hops = [(pod.name, hop) for pod in scene.pods if pod.proxy for hop in hops_in(mesh.request_log(pod))]
     ids = {
         hop.request_id
@@ -30,29 +28,25 @@ def find(mesh: Mesh, target: Target, wanted: str) -> list[str]:
         if wanted in (hop.request_id, hop.agent, hop.agent.rpartition("dark-launch/")[2])
     }
     found = [(pod, hop) for pod, hop in hops if hop.request_id in ids - {"-"}]
-    ledger = Ledger(routing, 0, 0)
+    evidence = Evidence(Routing(scene, target))
+    ledger = Ledger(evidence, 0, 0)
     for pod, hop in found:
         ledger.add(pod, hop, 0)
-    return _told(routing, found, ledger.give_up())
+    return _told(evidence, found, ledger.give_up())
 
 
-def tell(routing: Routing, story: Story, bounds: Bounds = NO_BOUNDS) -> list[str]:
+def tell(evidence: Evidence, story: Story) -> list[str]:
     """Return the hops of a story that is at hand, and what is missing of it."""
-    hops = [*(("caller", hop) for _, hop in story.calls), *story.arrivals]
-    return _told(routing, hops, [story], bounds)
+    return _told(evidence, [*(("caller", hop) for _, hop in story.calls), *story.arrivals], [story])
 
 
-def _told(
-    routing: Routing, hops: list[tuple[str, Hop]], stories: Iterable[Story], bounds: Bounds = NO_BOUNDS
-) -> list[str]:
+def _told(evidence: Evidence, hops: list[tuple[str, Hop]], stories: Iterable[Story]) -> list[str]:
     """Return hops in time order, and for each story what is wrong with it, or that it is as it must be."""
     # Within a millisecond, a request was sent before it arrived.
     hops = sorted(hops, key=lambda each: (each[1].start, each[1].cluster.startswith("inbound|")))
     lines = [_line(who, hop) for who, hop in hops]
     for story in stories:
-        shapes = {story.shape or shape_of(story): Tally(1, [story.key])}
-        alone = judge(Evidence(routing, shapes, bounds=bounds))
-        wrong = [claim for claim in alone.claims if claim.state == "fails"]
+        wrong = broken_by(evidence, story.shape or shape_of(story))
         told = [wrap(f"FAIL {claim.id}: {claim.statement}: {claim.detail}") for claim in wrong]
         lines += told or ["as it must be"]
     return [harmless(line) for line in lines]

@@ -7,9 +7,10 @@ from typing import Any
 
 from harness.proof import claims as run_claims
 from harness.proof.evidence import Claim, Evidence, State, Stream
-from harness.proof.figures import Times
+from harness.proof.figures import Comparison, Tally, Times
 from harness.proof.rule_claims import OF_RULE, status_pairs
-from harness.proof.store_claims import OF_STORES
+from harness.proof.store_claims import of_stores
+from harness.proof.story import Shape
 
 SCHEMA = 1
 """The version of the verdict's JSON: it changes when a field goes or means something else."""
@@ -28,24 +29,6 @@ class Side:
     p99: float | None
     size: float | None
     """The mean size of an answer."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a dark version answers beside those that answer callers."""
-
-    version: str
-    against: str
-    status: Mapping[str, int]
-    """Their status and its own, as in ``200 x 503``, and how many requests had that."""
-    same_size: int
-    """How many of its answers had the size of the caller's."""
-    other_size: int
-    smaller: int
-    """By how many bytes at most it was smaller; of larger ones likewise."""
-    larger: int
-    times: Mapping[str, tuple[float | None, float | None]]
-    """Quantile, such as ``p99``, to milliseconds: theirs and its own."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +108,7 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
             if stream.rule.problems and make is not OF_RULE[0]:
                 continue  # it is not known what to expect
             claims += [replace(claim, statement=prefix + claim.statement) for claim in make(stream)]
-    claims += [claim for make in (*run_claims.LAST, *OF_STORES) for claim in make(evidence)]
+    claims += [claim for make in (*run_claims.LAST, of_stores) for claim in make(evidence)]
     for i, claim in enumerate(claims):
         if reason := evidence.blind.get(claim.version):  # nobody can read the logs on which it rests
             claims[i] = replace(claim, state="unproven", detail=f"{claim.detail}; {reason}")
@@ -145,6 +128,12 @@ def judge(evidence: Evidence, run: str = "", unjudged: int = 0) -> Verdict:
     )
 
 
+def broken_by(evidence: Evidence, shape: Shape) -> list[Claim]:
+    """Return the claims that a story of a shape breaks by itself."""
+    alone = judge(Evidence(evidence.routing, {shape: Tally(1)}, bounds=evidence.bounds))
+    return [claim for claim in alone.claims if claim.state == "fails"]
+
+
 def _side(version: str, times: Times) -> Side:
     mean = times.bytes / times.sized if times.sized else None
     return Side(version, times.count, dict(times.status), times.quantile(0.5), times.quantile(0.99), mean)
@@ -160,12 +149,11 @@ def _comparisons(evidence: Evidence) -> Iterator[Comparison]:
         for shape, tally in evidence.shapes.items():
             for pair in status_pairs(shape, version):
                 pairs[pair] += tally.count
-        sizes = evidence.sizes[version]
         ours = evidence.times[version]
         theirs = evidence.times[allowed[0]] if len(allowed) == 1 else Times()
         if pairs:
-            yield Comparison(
-                version, " and ".join(allowed), {f"{a} x {b}": n for (a, b), n in pairs.most_common()},
-                sizes.same, sizes.other, sizes.smaller, sizes.larger,
-                {name: (theirs.quantile(q), ours.quantile(q)) for name, q in QUANTILES.items()},
+            yield replace(
+                evidence.compared[version], version=version, against=" and ".join(allowed),
+                status={f"{a} x {b}": n for (a, b), n in pairs.most_common()},
+                times={name: (theirs.quantile(q), ours.quantile(q)) for name, q in QUANTILES.items()},
             )  # fmt: skip

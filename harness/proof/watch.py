@@ -1,127 +1,57 @@
-"""The one run: follow the proxies' logs, join hops to stories, and judge; verify, load and watch are this."""
+"""The watch: a run that follows the proxies' logs until all is known; verify, load and watch are this."""
 
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from harness import HarnessError
 from harness.meshes.mesh import ANSWER, LogFollower, Mesh, Progress, quietly
-from harness.meshes.scene import Key as ObjectKey
-from harness.meshes.scene import key
-from harness.proof.answers import Answers, parse_answer
-from harness.proof.counting import Counts
-from harness.proof.evidence import NO_BOUNDS, Bounds, Evidence
+from harness.proof.answers import parse_answer
+from harness.proof.evidence import NO_BOUNDS, Bounds
 from harness.proof.figures import Sightings
-from harness.proof.ledger import CROWD, Ledger
-from harness.proof.stores import Stores
-from harness.proof.story import Call, Story
-from harness.proof.target import Routing, Target
-from harness.proof.traffic import Traffic, new_run
+from harness.proof.run import PATIENCE, Run
+from harness.proof.target import Target
+from harness.proof.traffic import Traffic
 from harness.proof.verdict import Verdict, judge
-from harness.rendering.accesslog import Hop, Unreadable, parse_line
-
-PATIENCE = 30.0
-"""Seconds that a story waits for a hop that must come, before it counts as missing."""
+from harness.rendering.accesslog import Unreadable, parse_line
 
 AT_ONCE = 20_000
 """How many lines are read before finished stories are looked for."""
-
-Prepared = tuple[Routing, Stores | None]
-"""What is applied and runs at one moment, and what the stores hold."""
 
 _NEVER = "9"
 """A time after all others: what begins before it is not judged."""
 
 
-class Watch:
-    """A run that is to be judged: what is applied, and what was seen so far."""
+class Watch(Run):
+    """A run that follows what the proxies log, and ends when all is known of it."""
 
-    judges_stores = True
-    """Whether what the versions write is judged, at the end."""
+    _follower: LogFollower | None = None
+    _sample = 1
+    _told = 0.0, 0
+    """When figures were told, and of how many stories."""
 
-    def __init__(
-        self, mesh: Mesh, target: Target, *, bounds: Bounds = NO_BOUNDS, patience: float = PATIENCE,
-        sample: int = 1, sightings: Sightings | None = None, alarming: Callable[[Call], bool] | None = None,
-    ) -> None:  # fmt: skip
-        """Prepare a run.
+    def follow(self, sample: int = 1) -> None:
+        """Follow the logs from now on: requests that began before are not judged.
 
-        :param patience: seconds that a story waits for a hop that must come.
         :param sample: judge one request in so many, chosen by a hash of the request id: every proxy's log
             gives the same ones, on however many machines they are read.
-        :param sightings: what callers saw, where the harness is the caller.
-        :param alarming: says of a call whether ``read`` is to stop there: see ``ledger.alarm``.
-        :raises HarnessError: the mesh does not run, or has no such Service.
         """
-        self._alarming = alarming
-        self._mesh, self.target, self._sample, self._sightings = mesh, target, sample, sightings
-        self._bounds, self._patience, self.run = bounds, patience, new_run()
-        self.changes: list[str] = []
-        """What changed among the applied objects, each time in one line."""
-        self.unjudged = 0
-        self._follower: LogFollower | None = None
-        self._logged: set[str] = set()
-        self._latest = ""
-        """When the latest request began that was logged."""
-        self._told = time.monotonic(), 0
-        """When figures were told, and of how many stories."""
-        self._start(*self.prepare())
-        self.blurred = 0.0
-
-    def prepare(self) -> Prepared:
-        """Ask what is applied and runs now, and what the stores hold, for ``renew``; any thread may do so.
-
-        :raises HarnessError: the mesh does not run, or has no such Service.
-        """
-        routing = self._resolve()
-        return routing, self._stores_for(routing)
-
-    def _resolve(self) -> Routing:
-        self._asked = time.monotonic()
-        return Routing(self._mesh.scene(self.target.namespace, self.target.callers), self.target)
-
-    def _stores_for(self, routing: Routing) -> Stores | None:
-        return Stores(self._mesh, routing) if self.judges_stores else None
-
-    def _start(self, routing: Routing, stores: Stores | None) -> None:
-        """Judge by what is applied now, and nothing that began before."""
-        self.routing, self._stores, self._suspects = routing, stores, list[Story]()
-        self._applied = _fingerprint(routing)
-        # Proxies take what is new a moment later; what begins before is judged by neither.
-        self._since, self._until = self._latest, ""
-        self.blurred = time.monotonic() + self._mesh.quiet
-        """Until when, by the monotonic clock, what begins is not judged."""
-        self.ledger = Ledger(routing, self._mesh.still, self._patience, self._alarming)
-        self.evidence = Evidence(
-            routing, sightings=self._sightings, bounds=self._bounds,
-            answers=Answers(self._bounds.ignored, asked_for=routing.logs_answers), edges=self.ledger.edges,
-        )  # fmt: skip
-        self.counts = Counts(self.evidence, self.run, writes=bool(stores))
-        self.broken = self.evidence.broken
-        """The first stories that break a claim."""
-
-    # --- following ------------------------------------------------------------------------------------------
-
-    def follow(self) -> None:
-        """Follow the logs from now on: requests that began before are not judged."""
+        self._sample, self._told = sample, (time.monotonic(), 0)
         known = self.routing.scene.pods
         self._follower = self._mesh.follow(self.target.namespace, self.target.callers, known)
         before = datetime.now(UTC) - timedelta(milliseconds=1)
-        self._since = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.period.since = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self._follower.goes_back:
             # Streams begin with old lines, by another machine's clock: the latest of them says what is old.
-            self._since = _NEVER
-            begun = last = time.monotonic()
-            while (now := time.monotonic()) < min(last + self._mesh.still + 1, begun + 5):
-                hops = self.ledger.hops
+            self.period.since = _NEVER
+            begun = time.monotonic()
+            while time.monotonic() < min(max(begun, self.ledger.moved) + self._mesh.still + 1, begun + 5):
                 self.read_lines()
-                last = now if self.ledger.hops > hops else last
                 time.sleep(0.05)
-            self._since = self._latest
-            self.ledger.unjoined = self.evidence.unreadable = 0
+            self.period.since = self.period.latest
+            self.evidence.unjoined = self.evidence.unreadable = 0
 
     def read(self) -> bool:
         """Enter what was logged meanwhile; return whether it makes no sense to go on: a loop, or an alarm."""
@@ -169,73 +99,6 @@ class Watch:
     def _is_sampled(self, request_id: str) -> bool:
         return self._sample == 1 or not zlib.crc32(request_id.encode()) % self._sample
 
-    def add(self, pod: str, hop: Hop, now: float) -> None:
-        if pod not in self._logged:
-            if pod not in self.routing.pods:
-                self.look()
-            self._logged.add(pod)
-        if hop.start > self._latest:
-            self._latest = hop.start
-            if now < self.blurred:
-                self._since = hop.start
-        self.ledger.add(pod, hop, now)
-
-    def sweep(self, now: float) -> None:
-        """Judge what is finished; what breaks a claim, once it is known that what is applied is unchanged."""
-        for story in self.ledger.sweep(now):
-            self._finish(story)
-        late, self.ledger.late = self.ledger.late, {}
-        self.counts.amend(late.values())
-        if self._suspects and now > self._asked + self._mesh.still / 2:
-            self._judge_suspects()
-
-    def _judge_suspects(self) -> None:
-        """Look again at what is applied; judge what breaks a claim if it is the same."""
-        if self.look():
-            return
-        suspects, self._suspects = self._suspects, []
-        for story in suspects:
-            self.counts.add(self.ledger.resolved(story))
-
-    def _finish(self, story: Story) -> None:
-        if self._is_judged(story) and not self.counts.add(story, suspects=False):
-            self._suspects.append(story)
-
-    def look(self) -> bool:
-        """Look again at what is applied and what runs; return whether what is applied changed."""
-        routing = self._resolve()
-        before, after = self._applied, _fingerprint(routing)
-        changed = [k for k in before | after if before.get(k) != after.get(k)]
-        if not changed and routing.rules == self.routing.rules:
-            self.evidence.routing = self.routing = routing
-            self.ledger.reroute(routing)
-            return False
-        objects = ", ".join(f"{kind.lower()}/{name}" for kind, _, name in changed)
-        behind = f"what stands behind {self.target.service}'s routes changed"
-        self.changes.append(f"what is applied changed: {objects}" if changed else behind)
-        self.unjudged += self.evidence.stories + self._lacking() + len(self._suspects)
-        self._start(routing, self._stores_for(routing))
-        return True
-
-    def renew(
-        self, sightings: Sightings | None = None, bounds: Bounds | None = None,
-        prepared: Prepared | None = None,
-    ) -> None:  # fmt: skip
-        """Begin anew, under another name; what begins before ``blurred`` is not judged.
-
-        :param sightings: what callers see from now on, where the harness is the caller.
-        :param prepared: what ``prepare`` returned; None: it is asked for now.
-        :raises MeshError: the mesh does not answer.
-        """
-        prepared = prepared or self.prepare()
-        self.run, self._sightings, self._bounds = new_run(), sightings, bounds or self._bounds
-        self.changes.clear()
-        self.unjudged = 0
-        self._start(*prepared)
-
-    def unjudged_stories(self) -> list[Story]:
-        return [*self.ledger.open.values(), *self._suspects]
-
     def figures(self) -> dict[str, Any]:
         """Return how the run stands now, in the types of JSON; rates are since the last call."""
         evidence, now = self.evidence, time.monotonic()
@@ -252,98 +115,36 @@ class Watch:
             "changes": len(self.changes),
         }
 
-    # --- the end --------------------------------------------------------------------------------------------
-
     def settle(self, progress: Progress = quietly) -> None:
         """Read on until every story is finished: copies come late, and are logged when they end.
 
         Patience bounds it, whatever keeps logging. Where the proxies say that nothing is under way any more,
         nothing is waited for.
         """
-        begun = time.monotonic()
-        hops, still_since, told = self.ledger.hops, begun, False
+        begun, told = time.monotonic(), False
         while (now := time.monotonic()) < begun + self._patience + 2 * self._mesh.quiet:
             looped = self.read()
-            if self.ledger.hops != hops:
-                hops, still_since = self.ledger.hops, now
             unlogged = self._sightings.unlogged if self._sightings else 0
-            if not self._until and not unlogged and now > begun + self._mesh.quiet:
-                self._until = self._latest  # what begins later is not judged
-            if looped and self._until:
+            if not self.period.until and not unlogged and now > begun + self._mesh.quiet:
+                self.period.until = self.period.latest
+            if looped and self.period.until:
                 break
-            lacking = self._lacking() or unlogged
-            if now - still_since > self._mesh.quiet * (4 if lacking else 1):
+            lacking = self.period.lacking() or unlogged
+            if now - max(begun, self.ledger.moved) > self._mesh.quiet * (4 if lacking else 1):
                 under_way = self._in_flight(self.routing.versions)
                 if under_way == 0 or (under_way is None and not lacking):
                     break
-            elif not lacking and self._until and self._latest > self._until:
+            elif not lacking and "" < self.period.until < self.period.latest:
                 break  # others send on, and their requests are not judged
             if now > begun + 1 and not told:
                 progress("waiting for the proxies' logs")
                 told = True
             time.sleep(0.02)
-        self._until = self._until or self._latest
-        for story in self.ledger.give_up():
-            self._finish(story)
-
-    def _lacking(self) -> int:
-        """Return how many stories that are to be judged are not finished."""
-        return sum(map(self._is_judged, self.ledger.open.values()))
-
-    def _is_judged(self, story: Story) -> bool:
-        """Say whether a story began within the run, and is no crowd."""
-        within = self._since < story.start and (not self._until or story.start <= self._until)
-        return within and story.hops <= CROWD
+        self.period.end()
 
     def close(self) -> None:
         if self._follower:
             self._follower.close()
-
-    def verdict(self) -> Verdict:
-        """Judge what was seen.
-
-        :raises HarnessError: what is applied changed meanwhile, in a run of the harness's own traffic.
-        """
-        self._judge_suspects()
-        if self.changes and self._sightings:
-            nothing = "during the run, so nothing can be said of it: run it again"
-            raise HarnessError(f"{self.changes[-1]}, {nothing}")
-        self.survey()
-        under_way = {version: self._in_flight([version]) for version in self.routing.versions if self.broken}
-        self.evidence.under_way = {version: count for version, count in under_way.items() if count}
-        # A log is late by that much at most: what has waited longer lacks a hop.
-        late = time.monotonic() - 2 * self._mesh.quiet
-        waiting = [story for story in self.ledger.open.values() if story.touched < late]
-        self.evidence.overdue = sum(self._is_judged(s) and not self.ledger.has_all(s) for s in waiting)
-        self.evidence.stored = self._stores.read(self.routing) if self._stores else None
-        return judge(self.evidence, self.run, self.unjudged + self._lacking())
-
-    def survey(self) -> None:
-        """Enter beside the stories what the proxies cannot show."""
-        self.evidence.unjoined = self.ledger.unjoined
-        self.evidence.blind = dict(self._blind())
-
-    def _in_flight(self, versions: Iterable[str]) -> int | None:
-        pods = [pod for version in versions for pod in self.routing.pods_of(version)]
-        return self._mesh.in_flight([pod for pod in pods if pod.proxy])
-
-    def _blind(self) -> Iterator[tuple[str, str]]:
-        """Yield (version, reason) for each version of which a proxy cannot be read."""
-        for version in self.routing.versions:
-            for pod in self.routing.pods_of(version):
-                if not pod.proxy:
-                    yield version, f"pod {pod.name} has no sidecar, so nobody sees what arrives there"
-                elif pod.name not in self._logged and not (logs := self._mesh.logs_requests(pod)):
-                    what = "logs no requests" if logs is False else "does not say whether it logs requests"
-                    yield version, f"the sidecar of pod {pod.name} {what}"
-
-
-def _fingerprint(routing: Routing) -> dict[ObjectKey, Any]:
-    """Return what changes whenever an object that routes depend on is applied, put back included."""
-    return {
-        key(found): [found["metadata"].get("uid"), found["metadata"].get("generation"), found.get("spec")]
-        for found in routing.objects()
-    }
 
 
 def verify(

@@ -9,10 +9,11 @@ from harness.meshes.mesh import Mesh, Progress
 from harness.proof.claims import outcomes
 from harness.proof.evidence import Baseline, Claim, Sum
 from harness.proof.figures import Sightings
+from harness.proof.run import Prepared
 from harness.proof.story import Call
 from harness.proof.target import Target
 from harness.proof.verdict import Verdict, judge
-from harness.proof.watch import Prepared, Watch
+from harness.proof.watch import Watch
 from harness.release.routes import Plan, Step, needed
 
 GIVE_UP = 10
@@ -150,9 +151,10 @@ class Analysis:
         # How the stable version does is kept for the steps at which it answers few callers or nobody.
         before, evidence = self._baseline, self.watch.evidence
         self._answered += evidence.times[self._plan.versions.candidate].count
-        answers, failures = outcomes(evidence, before.version)
+        now = outcomes(evidence, before.version)
+        answers, failures = before.answers + now["answers"], before.failures + now["failures"]
         p99 = evidence.times[before.version].quantile(0.99) or before.p99
-        self._baseline = Baseline(before.version, before.answers + answers, before.failures + failures, p99)
+        self._baseline = Baseline(before.version, answers, failures, p99)
         return verdict
 
     def _enough(self) -> Claim:

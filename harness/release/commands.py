@@ -108,7 +108,7 @@ def release_command(mesh: Mesh, target: Target, plan: Plan, html: Path | None) -
     echo("\n" + render(verdict))
     if verdict.failed() and verdict.evidence and verdict.evidence.broken:
         evidence = verdict.evidence
-        echo("\n" + "\n".join(trace.tell(evidence.routing, evidence.broken[0], plan.bounds)))
+        echo("\n" + "\n".join(trace.tell(evidence, evidence.broken[0])))
     sys.exit(verdict.exit_code)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from harness.meshes.lock import lock, undisturbed
 from harness.meshes.mesh import Mesh, Progress, quietly
 from harness.proof.report import WORDS
+from harness.proof.run import Prepared
 from harness.proof.target import Target
 from harness.proof.traffic import Traffic
 from harness.proof.verdict import Verdict
-from harness.proof.watch import Prepared
 from harness.release.analysis import Analysis, Broken
 from harness.release.router import CalledOff, Router
 from harness.release.routes import DARK, Plan, Step
@@ -110,7 +110,7 @@ class Release:
             while not must_end():
                 time.sleep(0.02)
             return
-        while time.monotonic() < watch.blurred:
+        while time.monotonic() < watch.period.blurred:
             watch.read()
             time.sleep(0.02)
         url = plan.url or self.mesh.url()

@@ -9,10 +9,12 @@ from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
 from harness.meshes.stores import Access
+from harness.proof.attribution import Attribution
+from harness.proof.backends import WORKLOADS
 from harness.proof.expectation import ROOT, Destination
 from harness.proof.stores import writers
 from harness.proof.story import hops_in
-from harness.proof.target import WORKLOADS, Routing
+from harness.proof.target import Routing
 from harness.rendering.accesslog import Hop
 
 READ = 20
@@ -67,6 +69,7 @@ class Facts:
         """Gather facts; ``loops`` are the ways on which copies were seen to lead back."""
         self.mesh, self.routing, self.loops = mesh, routing, loops
         self.scene, self.target, self.applied = routing.scene, routing.target, routing.applied
+        self._attribution = Attribution(routing)
         self.service, self.namespace = self.target.service, self.target.namespace
         self.rules = [rule.written for rule in routing.rules]
         self.references = [reference for rule in self.rules for reference in rule.references]
@@ -127,7 +130,7 @@ class Facts:
         own = {version.workload for version in self.routing.versions.values()}
         mirrored = {workload for mirror in self.mirrors for workload in behind(mirror.destination)}
         elsewhere = mirrored - {*behind(Destination(self.routing.host))}
-        pods = [pod for pod in self.scene.pods if not pod.gateway and self.routing.counts(pod)]
+        pods = [pod for pod in self.scene.pods if not pod.gateway and self.target.counts(pod)]
         return [p for p in pods if p.workload not in own or (p.workload in elsewhere and self.calls(p))]
 
     @cached_property
@@ -155,7 +158,7 @@ class Facts:
 
     def calls(self, pod: Pod) -> bool:
         """Say whether a pod's sidecar was seen to call the target."""
-        return any(self.routing.is_for_target(pod, hop) for hop in self.log(pod).sent)
+        return any(self._attribution.is_for_target(pod, hop) for hop in self.log(pod).sent)
 
     def log(self, pod: Pod) -> Log:
         if pod.name not in self._logs:

@@ -9,6 +9,7 @@ from harness.manifests.podspec import INJECT
 from harness.meshes.scene import Pod, named
 from harness.proof.doctor.facts import READ, Facts, Finding, at, items, text
 from harness.proof.expectation import GATEWAY, Destination
+from harness.proof.target import ways_back
 from harness.rendering.accesslog import is_written
 
 
@@ -205,7 +206,7 @@ def leads_back(facts: Facts) -> Iterator[Finding]:
     pods = [pod for pod in facts.scene.pods if not pod.gateway]
     pods.sort(key=lambda pod: pod.name not in routing.version_of_pod)
     edges = [(p.workload, hop.cluster.rpartition("|")[2]) for p in pods[:READ] for hop in facts.log(p).sent]
-    for way in dict.fromkeys([*routing.loops(edges), *facts.loops]):
+    for way in dict.fromkeys([*ways_back(routing, edges), *facts.loops]):
         for mirror in facts.mirrors:
             if way.partition(" -> ")[0] in routing.workloads_behind(mirror.destination):
                 problem = f"a copy leads back to the target, in a loop: {way}"
