@@ -27,7 +27,6 @@ from harness.meshes.images import Image, image
 from harness.meshes.lock import undisturbed
 from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
-    ANSWER,
     GATEWAY,
     ISTIO,
     LOOPBACK,
@@ -336,7 +335,7 @@ class ContainerMesh(EnvoyMesh):
                     start = partial(container.logs, stream=True, follow=True, tail=tail)
                     yield Stream(f"{container.id}/stdout", pod, partial(start, stderr=False))
                     # Mixed, a line of one may stand within a long line of the other.
-                    yield Stream(f"{container.id}/stderr", pod, partial(start, stdout=False), ANSWER)
+                    yield Stream(f"{container.id}/stderr", pod, partial(start, stdout=False))
 
         return StreamFollower(streams)
 

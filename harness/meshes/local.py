@@ -22,7 +22,6 @@ from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import (
-    ANSWER,
     GATEWAY,
     LOOPBACK,
     ROOT,
@@ -268,8 +267,8 @@ def _must_answer(url: str) -> None:
     get(url, timeout=1).raise_for_status()
 
 
-_ONLY = {"access.log": b"", "istio-proxy.log": ANSWER.encode()}
-"""The logs that are followed, and what their lines must contain to be read."""
+_FOLLOWED = ("access.log", "istio-proxy.log")
+"""The logs that are followed: a proxy's access log, and what it logs of itself."""
 
 
 class _FileFollower(LogFollower):
@@ -280,7 +279,7 @@ class _FileFollower(LogFollower):
         self._read = defaultdict(int, {path: path.stat().st_size for path in self._files()})
 
     def _files(self) -> Iterator[Path]:
-        return (path for name in _ONLY for path in self._folder.glob(f"*/{name}"))
+        return (path for name in _FOLLOWED for path in self._folder.glob(f"*/{name}"))
 
     def lines(self) -> Iterator[tuple[str, str]]:
         for path in self._files():
@@ -292,5 +291,4 @@ class _FileFollower(LogFollower):
                     if not line.endswith(b"\n"):
                         break  # half written; the rest comes with the next call
                     self._read[path] += len(line)
-                    if _ONLY[path.name] in line:
-                        yield path.parent.name, line.decode(errors="replace").rstrip("\n")
+                    yield path.parent.name, line.decode(errors="replace").rstrip("\n")

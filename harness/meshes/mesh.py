@@ -156,7 +156,7 @@ class Mesh(ABC):
     def follow(self, namespace: str, callers: Iterable[str] = (), known: Iterable[Pod] = ()) -> LogFollower:
         """Follow the proxies of ``scene``'s pods, and of those that start meanwhile.
 
-        There are the lines of their access logs, and those of their own logs that hold an answer.
+        There are the lines of their access logs, and those of their own logs, some of which hold an answer.
 
         :param known: the pods that a ``scene`` of a moment ago has: then nobody is asked for them again.
         """
