@@ -130,16 +130,13 @@ def _wheels(machines: Iterable[Machine], folder: Path, tell: Progress) -> list[s
 
 
 def _download(lines: Iterable[str], machine: Machine, python: str, wheels: Path) -> None:
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
-        listed.write("\n".join(lines))
-        listed.flush()
-        ran = subprocess.run(
-            [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet",
-             "--require-hashes", "--no-deps", "--only-binary=:all:", "--implementation=cp",
-             f"--python-version={python}", *(f"--platform={tag}" for tag in machine.tags),
-             f"--dest={wheels}", f"--requirement={listed.name}"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet",
+         "--require-hashes", "--no-deps", "--only-binary=:all:", "--implementation=cp",
+         f"--python-version={python}", *(f"--platform={tag}" for tag in machine.tags),
+         f"--dest={wheels}", "--requirement=/dev/stdin"],
+        input="\n".join(lines), capture_output=True, text=True,
+    )  # fmt: skip
     if ran.returncode:
         why = ran.stderr.strip().splitlines() or ["it says nothing"]
         raise MeshError(f"no wheels for Python {python} on {machine.title}: pip: {why[-1]}")
@@ -167,20 +164,17 @@ def save(images: Iterable[str], folder: Path, tell: Progress) -> None:
     archive.with_suffix(".json").write_text(json.dumps([wanted.sources_key() for wanted in saved]))
 
 
-def _pack(folder: Path, path: Path) -> None:
+def _pack(folder: Path, archive: Path) -> None:
     """Write a folder's checksums into it, and all of it into an archive."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    sums = [f"{_checksum(file)}  {file.relative_to(folder)}\n" for file in files]
-    (folder / "SHA256SUMS").write_text("".join(sums))
-    unfinished = path.with_name(f".{path.name}.part")
+    lines = []
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
+    (folder / "SHA256SUMS").write_text("".join(lines))
+    unfinished = archive.with_name(f".{archive.name}.part")
     try:
         with tarfile.open(unfinished, "w:gz", compresslevel=1) as tar:
             tar.add(folder, arcname=".")
-        unfinished.rename(path)
+        unfinished.rename(archive)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
