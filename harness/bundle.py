@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from harness.cluster import deploy
 from harness.cluster.platforms import tool
-from harness.meshes.containers import ContainerMesh
+from harness.meshes import engine
 from harness.meshes.images import MACHINE, image
 from harness.meshes.mesh import ROOT, STATE, MeshError, Progress, quietly
 
@@ -147,20 +147,20 @@ def save(images: Iterable[str], folder: Path, tell: Progress) -> None:
 
     :raises MeshError: no engine answers, or it cannot build them.
     """
-    engine = tool("docker", "podman")
-    told = subprocess.run([engine, "--version"], capture_output=True, text=True).stdout
+    program = tool("docker", "podman")
+    told = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
     several = ["--multi-image-archive"] if "podman" in told.lower() else []  # it may be called docker
-    with contextlib.closing(ContainerMesh(STATE / "containers", progress=tell)) as mesh:
-        saved = [image(name) for name in images]
+    saved = [image(name) for name in images]
+    with contextlib.closing(engine.connect()) as client:
         for wanted in saved:
-            found = mesh.engine.images.get(mesh.image(wanted.name))
+            found = client.images.get(engine.Images(client, tell).id(wanted.name))
             found.tag(*wanted.tag.split(":"))
     archive = folder / f"{MACHINE}.tar"
     tell("saving the images")
-    words = [engine, "save", *several, f"--output={archive}", *(wanted.tag for wanted in saved)]
+    words = [program, "save", *several, f"--output={archive}", *(wanted.tag for wanted in saved)]
     ran = subprocess.run(words, capture_output=True, text=True)
     if ran.returncode:
-        raise MeshError(f"{engine} save: {ran.stderr.strip()}")
+        raise MeshError(f"{program} save: {ran.stderr.strip()}")
     archive.with_suffix(".json").write_text(json.dumps([wanted.sources_key() for wanted in saved]))
 
 

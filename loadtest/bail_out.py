@@ -72,4 +72,6 @@ def bail_out_under_load(mesh: LocalMesh, callers: int = 8) -> BailOut:
 
 def shadow_processes(mesh: LocalMesh) -> list[psutil.Process]:
     """Return the processes of v2 itself, without its sidecar."""
-    return [p for pod, container, p in mesh.processes() if pod.startswith(SHADOW) and container == "app"]
+    return [
+        p for pod, container, p in mesh.runtime.processes() if pod.startswith(SHADOW) and container == "app"
+    ]

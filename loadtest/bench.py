@@ -398,9 +398,9 @@ def seconds_to_a_leak(mesh: LocalMesh) -> float:
     with subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout
         watch.stdout.readline()  # once a second it tells how it stands
-        routes = json.loads((mesh.xds / "sidecar.json").read_text())
+        routes = json.loads((mesh.runtime.xds / "sidecar.json").read_text())
         leaky = json.dumps(routes | {"version_info": "leaky"}).replace("|v1|", "|v2|")
-        mesh.write("sidecar.json", leaky)
+        mesh.runtime.write("sidecar.json", leaky)
 
         def saw(number: int, status: int, version: str | None, seconds: float) -> None:
             if version == "v2":
@@ -440,7 +440,7 @@ def measure_mesh(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
 def memory(mesh: LocalMesh) -> int:
     """Return the memory of all processes of the mesh; pages that several share count once."""
     total = 0
-    for _, _, process in mesh.processes():
+    for _, _, process in mesh.runtime.processes():
         info = process.memory_full_info()
         total += getattr(info, "pss", info.uss)
     return total

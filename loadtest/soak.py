@@ -91,7 +91,9 @@ def soak(context: click.Context, users: int, run_time: str) -> None:
         try:
             while (left := end - time.monotonic()) > 0 and locust.poll() is None:
                 progress()(f"{left:.0f} s to go")
-                processes = [(f"{pod} {container}", process) for pod, container, process in mesh.processes()]
+                processes = [
+                    (f"{pod} {container}", process) for pod, container, process in mesh.runtime.processes()
+                ]
                 for name, process in [*processes, (LOCUST, psutil.Process(locust.pid))]:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         samples.setdefault(f"{name} {process.pid}", []).append(measure(process))

@@ -223,11 +223,11 @@ def kill(mesh: EnvoyMesh, workload: str, only: str | None = None) -> None:
         return workload in (workload_of(pod), "everything") and only in (None, container)
 
     if isinstance(mesh, ContainerMesh):
-        for pod, name, container in mesh.containers():
+        for pod, name, container in mesh.runtime.containers():
             if doomed(pod, name):
                 container.kill()
     elif isinstance(mesh, LocalMesh):
-        processes = [process for pod, name, process in mesh.processes() if doomed(pod, name)]
+        processes = [process for pod, name, process in mesh.runtime.processes() if doomed(pod, name)]
         for process in processes:
             process.kill()
         psutil.wait_procs(processes)
