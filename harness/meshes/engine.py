@@ -5,6 +5,7 @@ rootless Docker, podman's socket.
 """
 
 import json
+from dataclasses import replace
 
 import docker.errors
 import requests
@@ -16,7 +17,7 @@ from harness.manifests.kubernetes import quantity
 from harness.meshes.images import Image, image
 from harness.meshes.mesh import LOOPBACK, ROOT, MeshError, Progress
 from harness.meshes.pods import EnvoyPod
-from harness.rendering.bootstrap import FLAGS, Listeners, bootstrap
+from harness.rendering.bootstrap import FLAGS, Proxy, bootstrap
 from harness.rendering.values import Address
 
 # The mesh outlives the command that starts it, so testcontainers' reaper must not end it with the command.
@@ -109,20 +110,20 @@ def proxy(pod: EnvoyPod, mesh: str, port: int) -> Json:
     :param mesh: the name of the mesh's network, and of the volume of the files that proxies watch.
     :param port: the gateway's, on loopback.
     """
-    listeners = Listeners(
-        Address(ANY_ADDRESS, INBOUND if pod.deployment else INGRESS), Address(LOOPBACK, OUTBOUND),
-        admin=Address(LOOPBACK, ADMIN), status=Address(ANY_ADDRESS, STATUS),
+    told = Proxy(
+        pod.name, pod.workload, XDS, STDOUT, inbound=Address(ANY_ADDRESS, INGRESS),
+        outbound=Address(LOOPBACK, OUTBOUND), admin=Address(LOOPBACK, ADMIN),
+        status=Address(ANY_ADDRESS, STATUS),
     )  # fmt: skip
-    app, readiness = None, ""
     published: dict[str, tuple[str, int]] = {f"{STATUS}/tcp": (LOOPBACK, 0)}
     if pod.deployment:
-        app = Address(LOOPBACK, pod.deployment.container.port)
-        readiness = pod.deployment.container.readiness_path
+        container = pod.deployment.container
+        app, inbound = Address(LOOPBACK, container.port), Address(ANY_ADDRESS, INBOUND)
+        told = replace(told, app=app, inbound=inbound, readiness=container.readiness_path)
     else:
         published[f"{INGRESS}/tcp"] = (LOOPBACK, port)
-    told = bootstrap(pod.name, pod.workload, XDS, STDOUT, listeners, app, readiness)
     return {
-        "command": ["--config-yaml", json.dumps(told), *FLAGS],
+        "command": ["--config-yaml", json.dumps(bootstrap(told)), *FLAGS],
         "hostname": pod.name[:63], "network": mesh, "ports": published,
         # Only the gateway's container can write the configuration, when the harness makes it.
         "volumes": {mesh: {"bind": XDS, "mode": "ro" if pod.deployment else "rw"}},

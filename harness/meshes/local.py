@@ -32,7 +32,7 @@ from harness.meshes.pods import EnvoyPod, workload_of
 from harness.meshes.runtime import Runtime
 from harness.meshes.scene import Pod
 from harness.meshes.stores import sqlite_rows, sqlite_url
-from harness.rendering.bootstrap import FLAGS, Listeners, bootstrap
+from harness.rendering.bootstrap import ANY_PORT, FLAGS, Proxy, bootstrap
 from harness.rendering.values import Address
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
@@ -91,20 +91,20 @@ class Processes(Runtime):
     def _start_pod(self, pod: EnvoyPod) -> None:
         self.progress(f"starting {pod.name}")
         if not pod.deployment:
-            self._start_proxy(pod, Listeners(Address(LOOPBACK, self.port)))
+            self._start_proxy(pod, None, Address(LOOPBACK, self.port))
             return
         with socket.create_server((LOOPBACK, 0), backlog=2048) as server:
             app = Address(*server.getsockname())
-            self._start_proxy(pod, Listeners(), app)
+            self._start_proxy(pod, app)
             self._start_app(pod, server)
         if path := pod.deployment.container.readiness_path:
             self.wait_for(pod.name, "app", partial(_must_answer, f"http://{app}{path}"))
 
-    def _start_proxy(self, pod: EnvoyPod, listeners: Listeners, app: Address | None = None) -> None:
+    def _start_proxy(self, pod: EnvoyPod, app: Address | None, inbound: Address = ANY_PORT) -> None:
         folder = self.folder(pod.name)
         folder.mkdir(parents=True, exist_ok=True)
-        told = bootstrap(pod.name, pod.workload, str(self.xds), str(folder / "access.log"), listeners, app)
-        (folder / "envoy.json").write_text(json.dumps(told, indent=1))
+        proxy = Proxy(pod.name, pod.workload, str(self.xds), str(folder / "access.log"), app, inbound)
+        (folder / "envoy.json").write_text(json.dumps(bootstrap(proxy), indent=1))
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
         self._spawn(pod.name, "istio-proxy", command, folder, {})
         self.wait_for(pod.name, "istio-proxy", partial(self.address, pod))
