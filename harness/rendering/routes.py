@@ -24,7 +24,7 @@ from harness.manifests.virtualservice import (
     UriMatch,
     VirtualService,
 )
-from harness.rendering.clusters import cluster_name
+from harness.rendering.clusters import cluster_name, ports
 from harness.rendering.values import duration, given, typed, typed_extension
 
 FAULT = "extensions.filters.http.fault.v3.HTTPFault"
@@ -36,12 +36,7 @@ OTHER_HOST = "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 def sidecar_routes(objects: Iterable[Object]) -> Json:
     """Return the routes of every sidecar: virtual hosts for each Service, 502 for any other host."""
     objects = list(objects)
-    hosts = [
-        _service_host(objects, service, port)
-        for service in of_kind(objects, Service)
-        for port in service.spec.ports
-        if port.protocol_name != "udp"
-    ]
+    hosts = [_service_host(objects, service, port) for service, port in ports(objects)]
     hosts += _hosts_without_service(objects, {domain for host in hosts for domain in host["domains"]})
     unknown = {"status": 502, "body": {"inline_string": "no such host in the mesh"}}
     block_all = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": unknown}
@@ -82,8 +77,8 @@ def _hosts_without_service(objects: list[Object], taken: set[str]) -> Iterator[J
     for virtual_service in lookup.routes_in_mesh(objects):
         hosts = lookup.wanted_hosts(virtual_service)
         behind = {host: [s for s in services if covers(host, host_of(s))] for host in hosts}
-        ports = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
-        for host, port in product((h for h in hosts if not behind[h]), sorted(ports | {80})):
+        known = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
+        for host, port in product((h for h in hosts if not behind[h]), sorted(known | {80})):
             domains = [d for d in _domains(host, port) if d not in taken]
             routes = _routes(objects, virtual_service, port, {"mesh"})
             if domains and routes:
