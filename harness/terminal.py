@@ -96,9 +96,8 @@ def _complain_of_bug(error: Exception) -> None:
 def _variable(error: click.BadParameter) -> str | None:
     """Return what make was given for a value that is wrong: ``N=abc``; None if make was not given it."""
     parameter, context = error.param, error.ctx
-    if not parameter or not context or not parameter.name:
-        return None
-    if context.get_parameter_source(parameter.name) is not ParameterSource.ENVIRONMENT:
+    source = context.get_parameter_source(parameter.name or "") if parameter and context else None
+    if not parameter or source is not ParameterSource.ENVIRONMENT:
         return None
     name = str(parameter.envvar)
     return f"{name.removeprefix(TYPED)}={os.environ.get(name, '')}"
