@@ -30,7 +30,7 @@ from harness.meshes.pods import workload_of
 from harness.meshes.scene import Scene, key
 from harness.proof.report import WIDTH
 
-MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
+MESHES: dict[str, type[LocalMesh] | type[ContainerMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 
 
 def start(name: str, state: Path, *, asked_for: bool) -> EnvoyMesh:

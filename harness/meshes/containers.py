@@ -16,6 +16,7 @@ import docker.errors
 from docker.models.containers import Container
 
 from harness import Json
+from harness.manifests.kubernetes import Container as App
 from harness.meshes import engine
 from harness.meshes.engine import INBOUND, INGRESS, LABEL, STATUS, XDS, Images
 from harness.meshes.envoymesh import EnvoyMesh
@@ -83,12 +84,8 @@ class Containers(Runtime):
         if pod.proxied:
             self._start_proxy(pod, images["envoy"])
         if pod.deployment:
-            container = pod.deployment.container
-            if pod.proxied:
-                self._start_beside_proxy(pod, images[container.image_name], container.readiness_path)
-            else:
-                command = container.readiness_probe.exec.command
-                self._start_alone(pod, images[container.image_name], command)
+            start = self._start_beside_proxy if pod.proxied else self._start_alone
+            start(pod, pod.deployment.container, images[pod.deployment.container.image_name])
 
     def _start_proxy(self, pod: EnvoyPod, image: str) -> None:
         proxy = self._create(pod, "istio-proxy", image, engine.proxy(pod, self.id, self.port))
@@ -97,21 +94,21 @@ class Containers(Runtime):
         proxy.start()
         self.wait_for(pod.name, "istio-proxy", partial(self.admin, pod.name, "/stats?filter=server.live"))
 
-    def _start_beside_proxy(self, pod: EnvoyPod, image: str, readiness_path: str) -> None:
+    def _start_beside_proxy(self, pod: EnvoyPod, app: App, image: str) -> None:
         settings = engine.app_beside_proxy(pod, self.container(pod.name).id)
         self._create(pod, "app", image, settings).start()
-        if readiness_path:
+        if app.readiness_path:
             self.wait_for(pod.name, "app", partial(self.admin, pod.name, READINESS))
 
-    def _start_alone(self, pod: EnvoyPod, image: str, readiness_command: list[str]) -> None:
+    def _start_alone(self, pod: EnvoyPod, app: App, image: str) -> None:
         """Start a pod without a proxy, which others reach by the names of its Services."""
         settings = engine.app_alone(pod, self.id)
         for name in settings["volumes"]:
             self.engine.volumes.create(name, labels=self._ours)
         known_as = self.engine.api.create_endpoint_config(aliases=list(pod.hosts))
         self._create(pod, "app", image, {**settings, "networking_config": {self.id: known_as}}).start()
-        if readiness_command:
-            self.wait_for(pod.name, "app", partial(self.run, pod.name, "app", readiness_command))
+        if command := app.readiness_probe.exec.command:
+            self.wait_for(pod.name, "app", partial(self.run, pod.name, "app", command))
 
     def _create(self, pod: EnvoyPod, name: str, image: str, settings: Json) -> Container:
         if not self._limits_cpu:
