@@ -60,11 +60,8 @@ def requirements(lock: str, machine: Machine, python: str) -> Iterator[str]:
     :param lock: its text, as uv writes it, with hashes.
     :param python: as in ``3.12``.
     """
-    where = {
-        "implementation_name": "cpython",
-        "os_name": "posix",
+    where = {  # the rest is as on this machine: CPython, on a POSIX system
         "platform_machine": machine.platform_machine,
-        "platform_python_implementation": "CPython",
         "platform_system": machine.platform_system,
         "python_full_version": f"{python}.0",
         "python_version": python,
