@@ -121,17 +121,14 @@ class Runtime(ABC):
             with contextlib.suppress(OSError, KeyError):
                 ask()
                 return True
-            if self.has_ended(pod, container):
-                raise self._not_ready(pod, container, "ended")
-            return False
+            return self.has_ended(pod, container)
 
-        if not wait_until(is_ready_or_has_ended, deadline=30, pause=0.02):
-            raise self._not_ready(pod, container, "is not ready")
-
-    def _not_ready(self, pod: str, container: str, what: str) -> MeshError:
-        lines = self.log(pod, container).splitlines()
-        said = [line.strip() for line in lines if any(map(str.isalnum, line))] or ["(nothing)"]
-        return MeshError(f"{container} of {pod} {what}; its last words: {said[-1]}")
+        in_time = wait_until(is_ready_or_has_ended, deadline=30, pause=0.02)
+        if (ended := self.has_ended(pod, container)) or not in_time:
+            lines = self.log(pod, container).splitlines()
+            said = [line.strip() for line in lines if any(map(str.isalnum, line))] or ["(nothing)"]
+            what = "ended" if ended else "is not ready"
+            raise MeshError(f"{container} of {pod} {what}; its last words: {said[-1]}")
 
     def drain(self, pods: Iterable[EnvoyPod]) -> None:
         """Wait until pods that get no new requests have answered those they have, or their time is up."""
