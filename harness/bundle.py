@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from harness.cluster import deploy
 from harness.cluster.platforms import tool
-from harness.meshes.containers import ContainerMesh
+from harness.meshes import engine
 from harness.meshes.images import MACHINE, image
 from harness.meshes.mesh import ROOT, STATE, MeshError, Progress, quietly
 
@@ -60,11 +60,8 @@ def requirements(lock: str, machine: Machine, python: str) -> Iterator[str]:
     :param lock: its text, as uv writes it, with hashes.
     :param python: as in ``3.12``.
     """
-    where = {
-        "implementation_name": "cpython",
-        "os_name": "posix",
+    where = {  # the rest is as on this machine: CPython, on a POSIX system
         "platform_machine": machine.platform_machine,
-        "platform_python_implementation": "CPython",
         "platform_system": machine.platform_system,
         "python_full_version": f"{python}.0",
         "python_version": python,
@@ -130,16 +127,13 @@ def _wheels(machines: Iterable[Machine], folder: Path, tell: Progress) -> list[s
 
 
 def _download(lines: Iterable[str], machine: Machine, python: str, wheels: Path) -> None:
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
-        listed.write("\n".join(lines))
-        listed.flush()
-        ran = subprocess.run(
-            [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet",
-             "--require-hashes", "--no-deps", "--only-binary=:all:", "--implementation=cp",
-             f"--python-version={python}", *(f"--platform={tag}" for tag in machine.tags),
-             f"--dest={wheels}", f"--requirement={listed.name}"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet",
+         "--require-hashes", "--no-deps", "--only-binary=:all:", "--implementation=cp",
+         f"--python-version={python}", *(f"--platform={tag}" for tag in machine.tags),
+         f"--dest={wheels}", "--requirement=/dev/stdin"],
+        input="\n".join(lines), capture_output=True, text=True,
+    )  # fmt: skip
     if ran.returncode:
         why = ran.stderr.strip().splitlines() or ["it says nothing"]
         raise MeshError(f"no wheels for Python {python} on {machine.title}: pip: {why[-1]}")
@@ -150,37 +144,34 @@ def save(images: Iterable[str], folder: Path, tell: Progress) -> None:
 
     :raises MeshError: no engine answers, or it cannot build them.
     """
-    engine = tool("docker", "podman")
-    told = subprocess.run([engine, "--version"], capture_output=True, text=True).stdout
+    program = tool("docker", "podman")
+    told = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
     several = ["--multi-image-archive"] if "podman" in told.lower() else []  # it may be called docker
-    with contextlib.closing(ContainerMesh(STATE / "containers", progress=tell)) as mesh:
-        saved = [image(name) for name in images]
+    saved = [image(name) for name in images]
+    with contextlib.closing(engine.connect()) as client:
         for wanted in saved:
-            found = mesh.engine.images.get(mesh.image(wanted.name))
+            found = client.images.get(engine.Images(client, tell).id(wanted.name))
             found.tag(*wanted.tag.split(":"))
     archive = folder / f"{MACHINE}.tar"
     tell("saving the images")
-    words = [engine, "save", *several, f"--output={archive}", *(wanted.tag for wanted in saved)]
+    words = [program, "save", *several, f"--output={archive}", *(wanted.tag for wanted in saved)]
     ran = subprocess.run(words, capture_output=True, text=True)
     if ran.returncode:
-        raise MeshError(f"{engine} save: {ran.stderr.strip()}")
+        raise MeshError(f"{program} save: {ran.stderr.strip()}")
     archive.with_suffix(".json").write_text(json.dumps([wanted.sources_key() for wanted in saved]))
 
 
-def _pack(folder: Path, path: Path) -> None:
+def _pack(folder: Path, archive: Path) -> None:
     """Write a folder's checksums into it, and all of it into an archive."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    sums = [f"{_checksum(file)}  {file.relative_to(folder)}\n" for file in files]
-    (folder / "SHA256SUMS").write_text("".join(sums))
-    unfinished = path.with_name(f".{path.name}.part")
+    lines = []
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
+    (folder / "SHA256SUMS").write_text("".join(lines))
+    unfinished = archive.with_name(f".{archive.name}.part")
     try:
         with tarfile.open(unfinished, "w:gz", compresslevel=1) as tar:
             tar.add(folder, arcname=".")
-        unfinished.rename(path)
+        unfinished.rename(archive)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -69,12 +69,35 @@ def collect_rarely() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
+def _complain_of_words(error: click.ClickException) -> None:
+    """Print what is wrong with a command line."""
+    problem = error.format_message()
+    if isinstance(error, click.BadParameter) and (variable := _variable(error)):
+        problem = f"{variable}: {error.message.rstrip('.')}"
+    elif isinstance(error, click.UsageError) and error.ctx:
+        hint = f"Try '{error.ctx.command_path} --help' for help."
+        click.echo(f"{error.ctx.get_usage()}\n{hint}\n", err=True)
+    complain(problem)
+
+
+def _complain_of_bug(error: Exception) -> None:
+    """Print what nobody foresaw; the rest of what is known goes to a log."""
+    line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, OSError) and error.strerror:
+        line = f"{error.filename}: " * bool(error.filename) + error.strerror.lower()
+    with contextlib.suppress(OSError):
+        STATE.mkdir(exist_ok=True)
+        log = STATE / "error.log"
+        log.write_text(traceback.format_exc())
+        line += f" (details: {log})"
+    complain(line)
+
+
 def _variable(error: click.BadParameter) -> str | None:
     """Return what make was given for a value that is wrong: ``N=abc``; None if make was not given it."""
     parameter, context = error.param, error.ctx
-    if not parameter or not context or not parameter.name:
-        return None
-    if context.get_parameter_source(parameter.name) is not ParameterSource.ENVIRONMENT:
+    source = context.get_parameter_source(parameter.name or "") if parameter and context else None
+    if not parameter or source is not ParameterSource.ENVIRONMENT:
         return None
     name = str(parameter.envvar)
     return f"{name.removeprefix(TYPED)}={os.environ.get(name, '')}"
@@ -101,28 +124,17 @@ def run(command: click.Command, name: str) -> int:
         if sys.stdout is not output:  # click replaces it at a broken pipe, and would end with 1
             return 141
         raise
-    except (HarnessError, click.ClickException) as error:
-        problem = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        if isinstance(error, click.BadParameter) and (variable := _variable(error)):
-            problem = f"{variable}: {error.message.rstrip('.')}"
-        elif isinstance(error, click.UsageError) and error.ctx:
-            hint = f"Try '{error.ctx.command_path} --help' for help."
-            click.echo(f"{error.ctx.get_usage()}\n{hint}\n", err=True)
-        complain(problem)
+    except HarnessError as error:
+        complain(str(error))
+        return 2
+    except click.ClickException as error:
+        _complain_of_words(error)
         return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted.", err=True)
         return 130
     except Exception as error:
-        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if isinstance(error, OSError) and error.strerror:
-            line = f"{error.filename}: " * bool(error.filename) + error.strerror.lower()
-        with contextlib.suppress(OSError):
-            STATE.mkdir(exist_ok=True)
-            log = STATE / "error.log"
-            log.write_text(traceback.format_exc())
-            line += f" (details: {log})"
-        complain(line)
+        _complain_of_bug(error)
         return 2
     finally:
         try:

@@ -72,7 +72,7 @@ def measure(mesh: LocalMesh, locust: "subprocess.Popen[bytes]", seconds: float) 
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0 and locust.poll() is None:
         progress()(f"{left:.0f} s to go")
-        processes = [(f"{pod} {container}", process) for pod, container, process in mesh.processes()]
+        processes = [(f"{pod} {container}", process) for pod, container, process in mesh.runtime.processes()]
         for name, process in [*processes, ("locust", psutil.Process(locust.pid))]:
             with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
                 sample = Sample(process.memory_full_info().uss, process.num_fds())

@@ -31,7 +31,7 @@ from harness.meshes.pods import workload_of
 from harness.meshes.scene import Scene, key
 from harness.proof.report import WIDTH
 
-MESHES: dict[str, type[EnvoyMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
+MESHES: dict[str, type[LocalMesh] | type[ContainerMesh]] = {"local": LocalMesh, "containers": ContainerMesh}
 
 
 def start(name: str, state: Path, *, asked_for: bool) -> EnvoyMesh:
@@ -229,11 +229,11 @@ def kill(mesh: EnvoyMesh, workload: str, only: str | None = None) -> None:
         return workload in (workload_of(pod), "everything") and only in (None, container)
 
     if isinstance(mesh, ContainerMesh):
-        for pod, name, container in mesh.containers():
+        for pod, name, container in mesh.runtime.containers():
             if doomed(pod, name):
                 container.kill()
     elif isinstance(mesh, LocalMesh):
-        processes = [process for pod, name, process in mesh.processes() if doomed(pod, name)]
+        processes = [process for pod, name, process in mesh.runtime.processes() if doomed(pod, name)]
         for process in processes:
             process.kill()
         psutil.wait_procs(processes)

@@ -86,7 +86,7 @@ def main(words: list[str]) -> None:
         case ["logs", pod]:
             logs(mesh, pod, options)
         case ["exec", pod, "pilot-agent", "request", "GET", "clusters"]:
-            print(mesh.admin(pod, "/clusters").replace("::127.0.0.1:", "::10.244.0.9:"))
+            print(mesh.runtime.admin(pod, "/clusters").replace("::127.0.0.1:", "::10.244.0.9:"))
         case ["exec", "service/store", "psql", *_]:
             [database] = [o.partition("=")[2] for o in options if o.startswith("--dbname=")]
             [sql] = [o.partition("=")[2] for o in options if o.startswith("--command=")]
@@ -94,7 +94,7 @@ def main(words: list[str]) -> None:
         case ["exec", pod, "pilot-agent", "request", "GET", path]:
             print(config_dump(mesh, pod, path))
         case ["port-forward", _, _]:
-            port = os.environ.get("GATEWAY_PORT") or mesh.listener(GATEWAY, "ingress").port
+            port = os.environ.get("GATEWAY_PORT") or mesh.runtime.listener(GATEWAY, "ingress").port
             print(f"Forwarding from 127.0.0.1:{port} -> 8080", flush=True)
             time.sleep(3600)
         case _:
@@ -283,7 +283,7 @@ def delete_job(mesh: LocalMesh) -> None:
 
 def config_dump(mesh: LocalMesh, pod: str, path: str) -> str:
     """Return what the proxy runs, in the form in which Istio renders it."""
-    dump = json.loads(mesh.admin(pod, f"/{path}"))
+    dump = json.loads(mesh.runtime.admin(pod, f"/{path}"))
     for config in dump["configs"]:
         config["route_config"]["name"] = "8080"
         for host in config["route_config"]["virtual_hosts"]:

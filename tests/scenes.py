@@ -56,7 +56,7 @@ def hop(number: int = 0, **fields: Any) -> Hop:
         "path": f"/?item={number}", "status": 200, "flags": "-", "details": "via_upstream", "received": 0,
         "sent": 54, "duration": 3, "agent": "curl/8", "request_id": f"id-{number}",
         "authority": "recommendation:8080", "upstream": "10.0.1.1:8080",
-        "cluster": "outbound|8080|v1|recommendation.tutorial.svc.cluster.local", "remote": "10.0.0.9:4711",
+        "cluster": "outbound|8080|v1|recommendation.tutorial.svc.cluster.local",
         "route": "mirror",
     }  # fmt: skip
     return Hop(**(known | fields))

@@ -29,7 +29,7 @@ HOP = Hop(
     start="2026-11-22T08:07:35.748Z", method="POST", path="/?item=7", status=200, flags="-",
     details="via_upstream", received=259, sent=54, duration=12, agent="dark-launch/0a1b2c3d/7",
     request_id="91caeb75-583d-4060-ace8-a2b6813c49b0", authority="recommendation:8080",
-    upstream="10.244.0.9:8080", cluster="inbound|8080||", remote="10.244.0.7:0", route="default",
+    upstream="10.244.0.9:8080", cluster="inbound|8080||", route="default",
 )  # fmt: skip
 
 

@@ -126,14 +126,14 @@ def test_images_are_loaded_from_a_bundle_of_the_same_files(
     try:
         (tmp_path / "images").mkdir()
         bundle.save(["customer"], tmp_path / "images", lambda line: None)
-        mesh.engine.images.remove(wanted.tag, force=True)
-        monkeypatch.setattr(mesh.engine.api, "build", lambda **_: pytest.fail("it was built"))
-        there = mesh.image("customer")
-        assert mesh.engine.images.get(there).tags == [wanted.tag]
-        assert mesh.image("customer") == there
+        mesh.runtime.engine.images.remove(wanted.tag, force=True)
+        monkeypatch.setattr(mesh.runtime.engine.api, "build", lambda **_: pytest.fail("it was built"))
+        there = mesh.runtime.images.id("customer")
+        assert mesh.runtime.engine.images.get(there).tags == [wanted.tag]
+        assert mesh.runtime.images.id("customer") == there
         index = tmp_path / "images" / f"{MACHINE}.json"
         index.write_text(json.dumps(["customer-0123456789ab"]))
         assert wanted.archive() is None
     finally:
-        mesh.engine.images.remove(wanted.tag, force=True)
+        mesh.runtime.engine.images.remove(wanted.tag, force=True)
         mesh.close()

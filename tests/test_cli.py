@@ -81,7 +81,7 @@ def test_what_cannot_run_is_exit_2_and_one_line(harness: Harness, words: list[st
 
 def test_a_bug_is_one_line_and_its_traceback_goes_to_a_log(harness: Harness, checkout: Path) -> None:
     main = checkout / "harness" / "meshes" / "local.py"
-    main.write_text(main.read_text().replace("    def running(self)", "    def running(self, surprise)"))
+    main.write_text(main.read_text().replace("    def processes(self)", "    def processes(self, surprise)"))
     failed = harness("down")
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1

@@ -11,7 +11,8 @@ import requests
 from helpers import containers, run, start, wait_for
 
 from harness.manifests.podspec import quantity
-from harness.meshes.containers import LABEL, ContainerMesh
+from harness.meshes.containers import ContainerMesh
+from harness.meshes.engine import LABEL
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image, version
 from harness.meshes.mesh import ROOT
@@ -43,19 +44,21 @@ def running(
 
 def left(mesh: ContainerMesh) -> list[str]:
     """Return the names of all that the engine holds of a mesh."""
-    filters = {"label": f"{LABEL}.mesh={mesh.id}"}
+    filters = {"label": f"{LABEL}.mesh={mesh.runtime.id}"}
     return [
         *(
             container.name
-            for container in mesh.engine.containers.list(all=True, filters=filters, ignore_removed=True)
+            for container in mesh.runtime.engine.containers.list(
+                all=True, filters=filters, ignore_removed=True
+            )
         ),
-        *(network.name for network in mesh.engine.networks.list(filters=filters)),
-        *(volume.name for volume in mesh.engine.volumes.list(filters=filters)),
+        *(network.name for network in mesh.runtime.engine.networks.list(filters=filters)),
+        *(volume.name for volume in mesh.runtime.engine.volumes.list(filters=filters)),
     ]
 
 
 def test_containers_run_locked_in_as_a_cluster_would_run_them(running: ContainerMesh) -> None:
-    for pod, name, container in running.containers():
+    for pod, name, container in running.runtime.containers():
         settings = container.attrs["HostConfig"]
         assert settings["ReadonlyRootfs"], (pod, name)
         assert settings["CapDrop"] == ["ALL"]
@@ -73,14 +76,14 @@ def test_containers_run_locked_in_as_a_cluster_would_run_them(running: Container
 
 
 def test_an_application_has_the_limits_of_its_manifest(running: ContainerMesh) -> None:
-    [app] = [c for pod, name, c in running.containers() if (name, pod[:8]) == ("app", "customer")]
+    [app] = [c for pod, name, c in running.runtime.containers() if (name, pod[:8]) == ("app", "customer")]
     limits = running.workload("customer").container.resources.limits
     assert app.attrs["HostConfig"]["Memory"] == quantity(str(limits["memory"])) == 192 * 1024 * 1024
     assert app.attrs["HostConfig"]["NanoCpus"] == quantity(str(limits["cpu"])) * 1e9 == 500_000_000
 
 
 def test_images_name_what_they_are_and_whom_they_run_as(running: ContainerMesh) -> None:
-    for pod, name, container in running.containers():
+    for pod, name, container in running.runtime.containers():
         config = container.image.attrs["Config"]
         assert config["User"] == "10001:0"
         assert config["Labels"]["org.opencontainers.image.version"] == version()
@@ -93,8 +96,8 @@ def test_images_name_what_they_are_and_whom_they_run_as(running: ContainerMesh) 
 
 def test_locusts_image_runs_locked_in_as_a_cluster_would_run_it(own: ContainerMesh, tmp_path: Path) -> None:
     image("loadtest").stage(tmp_path)
-    built, _ = own.engine.images.build(path=str(tmp_path), tag=image("loadtest").tag, forcerm=True)
-    output = own.engine.containers.run(
+    built, _ = own.runtime.engine.images.build(path=str(tmp_path), tag=image("loadtest").tag, forcerm=True)
+    output = own.runtime.engine.containers.run(
         built.id, ["python", "-m", "locust", "--locustfile", "loadtest/locustfile.py", "--list"], remove=True,
         read_only=True, cap_drop=["ALL"], network_mode="none", user="54321:0", tmpfs={"/tmp": ""},  # noqa: S108
     )  # fmt: skip
@@ -102,13 +105,17 @@ def test_locusts_image_runs_locked_in_as_a_cluster_would_run_it(own: ContainerMe
 
 
 def test_ports_are_published_on_loopback_alone(running: ContainerMesh) -> None:
-    bindings = [b for _, _, c in running.containers() for bound in c.ports.values() for b in bound or ()]
+    bindings = [
+        b for _, _, c in running.runtime.containers() for bound in c.ports.values() for b in bound or ()
+    ]
     assert {binding["HostIp"] for binding in bindings} == {"127.0.0.1"}
 
 
 def test_no_web_page_can_drive_a_proxy(running: ContainerMesh) -> None:
     """A page in a browser can send to any port that is published on its machine."""
-    bindings = [b for _, _, c in running.containers() for bound in c.ports.values() for b in bound or ()]
+    bindings = [
+        b for _, _, c in running.runtime.containers() for bound in c.ports.values() for b in bound or ()
+    ]
     posts = (
         "/quitquitquit",
         "/stats",
@@ -137,9 +144,9 @@ def test_down_leaves_nothing_in_the_engine_even_of_a_harness_that_was_killed_whi
         "ContainerMesh(Path(sys.argv[1]), 0).up()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(own.state)], cwd=ROOT) as harness:
-        wait_for(lambda: list(own.containers()), "the first container")
+        wait_for(lambda: list(own.runtime.containers()), "the first container")
         harness.kill()
-    monkeypatch.setattr(own.engine.api, "build", lambda **_: pytest.fail("an image was built again"))
+    monkeypatch.setattr(own.runtime.engine.api, "build", lambda **_: pytest.fail("an image was built again"))
     own.up()
     assert verify(own, Target(), 50).passed
     own.down()
@@ -179,7 +186,9 @@ def test_without_an_engine_every_command_says_what_to_do(checkout: Path, command
 
 def test_the_image_builds_from_what_the_ignore_file_lets_through(running: ContainerMesh) -> None:
     [app] = [
-        c for pod, name, c in running.containers() if name == "app" and pod.startswith("recommendation-v1")
+        c
+        for pod, name, c in running.runtime.containers()
+        if name == "app" and pod.startswith("recommendation-v1")
     ]
     code = "import json, os; print(json.dumps([f for _, _, names in os.walk('/srv') for f in names]))"
     files = json.loads(app.exec_run(["python3", "-c", code]).output)

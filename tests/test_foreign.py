@@ -65,7 +65,7 @@ class Shop:
     def ask(self, url: str, method: str = "GET", **headers: str) -> requests.Response:
         """Ask for something as storefront would: by its sidecar."""
         [pod] = (self.checkout / ".mesh" / "local" / "pods").glob("storefront-*")
-        way = LocalMesh(pod.parent.parent).listener(pod.name, "outbound")
+        way = LocalMesh(pod.parent.parent).runtime.listener(pod.name, "outbound")
         proxies = {"http": f"http://{way.ip}:{way.port}"}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return requests.request(method, url, headers=named, proxies=proxies, timeout=30)

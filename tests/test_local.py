@@ -40,7 +40,7 @@ def fresh(shared: LocalMesh) -> LocalMesh:
 def test_down_leaves_no_process_port_or_file(own: LocalMesh) -> None:
     url = own.url()
     own.down()
-    assert list(own.processes()) == []
+    assert list(own.runtime.processes()) == []
     assert not own.state.parent.exists()
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
@@ -49,9 +49,9 @@ def test_down_leaves_no_process_port_or_file(own: LocalMesh) -> None:
 
 def test_up_twice_is_harmless_and_keeps_the_routes(own: LocalMesh) -> None:
     own.apply(ROOT / "istio" / "mirror.yaml")
-    before = {(pod, container, process.pid) for pod, container, process in own.processes()}
+    before = {(pod, container, process.pid) for pod, container, process in own.runtime.processes()}
     own.up()
-    assert {(pod, container, process.pid) for pod, container, process in own.processes()} == before
+    assert {(pod, container, process.pid) for pod, container, process in own.runtime.processes()} == before
     assert own.objects()["virtualservice/recommendation"][0].endswith("istio/mirror.yaml")
 
 
@@ -73,7 +73,7 @@ def test_up_starts_what_died_and_keeps_the_routes(own: LocalMesh) -> None:
 
 
 def test_a_pod_with_a_dead_application_is_dead(own: LocalMesh) -> None:
-    for pod, container, process in own.processes():
+    for pod, container, process in own.runtime.processes():
         if pod.startswith("recommendation-v1") and container == "app":
             process.kill()
     answer = requests.get(own.url(), timeout=30)
@@ -89,7 +89,7 @@ def test_up_cleans_up_after_a_harness_that_was_killed_while_starting(fresh: Loca
         "LocalMesh(Path(sys.argv[1]), 0).up()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(fresh.state)], cwd=ROOT) as harness:
-        wait_for(lambda: list(fresh.processes()), "the first process")
+        wait_for(lambda: list(fresh.runtime.processes()), "the first process")
         harness.kill()
     fresh.up()
     assert verify(fresh, Target(), 50).passed
@@ -115,7 +115,7 @@ def test_a_busy_port_is_named_and_nothing_is_left(tmp_path: Path) -> None:
             MeshError, match=f"^port {port} on 127.0.0.1 cannot be used .*'make up PORT={port + 1}'$"
         ):
             mesh.up()
-    assert list(mesh.processes()) == []
+    assert list(mesh.runtime.processes()) == []
     assert mesh.objects() == {}
 
 
@@ -152,7 +152,7 @@ def test_lost_logs_prove_nothing(own: LocalMesh) -> None:
 
 
 def test_a_proxy_that_does_not_respond_is_not_running(own: LocalMesh) -> None:
-    [gateway] = [process for pod, _, process in own.processes() if pod == GATEWAY]
+    [gateway] = [process for pod, _, process in own.runtime.processes() if pod == GATEWAY]
     (own.state / "pods" / GATEWAY / "admin").unlink()
     assert [pod.state for pod in own.pods() if pod.workload == GATEWAY] == ["Dead: run 'make up'"]
     assert gateway.is_running()
@@ -221,7 +221,7 @@ def test_a_dead_gateway_is_named(own: LocalMesh) -> None:
 def test_an_unknown_host_stays_on_this_machine(own: LocalMesh) -> None:
     """A service that calls somebody outside the mesh is refused by its sidecar."""
     [preference] = [pod for pod in own.pods() if pod.workload == "preference"]
-    outbound = own.listener(preference.name, "outbound")
+    outbound = own.runtime.listener(preference.name, "outbound")
     proxy = f"http://{outbound.ip}:{outbound.port}"
     answer = requests.get("http://elsewhere.test/", proxies={"http": proxy}, timeout=5)
     assert (answer.status_code, answer.text) == (502, "no such host in the mesh")
@@ -231,7 +231,7 @@ def listening(mesh: LocalMesh) -> set[tuple[str, int]]:
     """Return the addresses at which processes of a mesh listen."""
     return {
         tuple(connection.laddr)
-        for _, _, process in mesh.processes()
+        for _, _, process in mesh.runtime.processes()
         for connection in process.net_connections()
         if connection.status == "LISTEN"
     }
@@ -252,7 +252,7 @@ def test_no_web_page_can_drive_a_proxy(own: LocalMesh) -> None:
             answer = requests.request(method, f"http://{ip}:{port}{path}", timeout=30)
             assert answer.status_code in (404, 502), (port, path, answer.text)
     assert {pod.state for pod in own.pods()} == {"Running"}
-    assert "config" in own.admin(GATEWAY, "/config_dump")
+    assert "config" in own.runtime.admin(GATEWAY, "/config_dump")
     assert {stat.S_IMODE(path.stat().st_mode) for path in own.state.glob("pods/*/admin")} == {0o600}
 
 
@@ -283,11 +283,11 @@ def test_the_shell_that_starts_a_mesh_does_not_disturb_it(
         fresh.up()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    applications = [process for _, container, process in fresh.processes() if container == "app"]
+    applications = [process for _, container, process in fresh.runtime.processes() if container == "app"]
     assert not any("GUNICORN_CMD_ARGS" in process.environ() for process in applications)
     assert verify(fresh, Target(), 50).passed
     if hasattr(psutil.Process, "rlimit"):  # only Linux tells a process's limits
-        limits = {process.rlimit(psutil.RLIMIT_NOFILE)[0] for _, _, process in fresh.processes()}
+        limits = {process.rlimit(psutil.RLIMIT_NOFILE)[0] for _, _, process in fresh.runtime.processes()}
         assert limits == {min(hard, 20_000)}
 
 
@@ -344,7 +344,7 @@ def harness(checkout: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         assert started.stderr
         assert "Traceback" not in started.stderr.read()
     mesh = LocalMesh(checkout / ".mesh" / "local")
-    assert list(mesh.processes()) == []
+    assert list(mesh.runtime.processes()) == []
     assert not mesh.state.exists()
 
 
@@ -380,7 +380,7 @@ def test_a_demo_whose_terminal_goes_cleans_up(checkout: Path) -> None:
         for _ in range(3):
             told.send_signal(signal.SIGHUP)
         assert told.wait() == 128 + signal.SIGHUP
-    assert list(mesh.processes()) == []
+    assert list(mesh.runtime.processes()) == []
     assert not mesh.state.exists()
 
 
@@ -388,7 +388,7 @@ def test_a_demo_whose_terminal_goes_cleans_up(checkout: Path) -> None:
 def test_an_up_that_is_interrupted_cleans_up(checkout: Path, number: signal.Signals) -> None:
     mesh = LocalMesh(checkout / ".mesh" / "local")
     with harness(checkout, "up") as up:
-        wait_for(lambda: list(mesh.processes()), "the first process")
+        wait_for(lambda: list(mesh.runtime.processes()), "the first process")
         up.send_signal(number)
         assert up.wait() == 128 + number
 
@@ -401,7 +401,7 @@ def test_a_signal_that_the_shell_ignores_ends_nothing(checkout: Path) -> None:
         with subprocess.Popen(
             [sys.executable, "-m", "harness", "up", "--port", str(free_port())], cwd=checkout
         ) as up:
-            wait_for(lambda: list(mesh.processes()), "the first process")
+            wait_for(lambda: list(mesh.runtime.processes()), "the first process")
             up.send_signal(signal.SIGHUP)
             assert up.wait() == 0
     finally:

@@ -565,7 +565,9 @@ def test_bailing_out_is_not_refused_while_v2_is_dead_and_cannot_start(
 def test_a_proxy_that_hangs_does_not_keep_a_route_from_the_others(mesh: EnvoyMesh) -> None:
     if not isinstance(mesh, LocalMesh):
         pytest.skip("only the processes of the local mesh can be stopped from here")
-    [hung] = [p for pod, c, p in mesh.processes() if "recommendation-v2" in pod and c == "istio-proxy"]
+    [hung] = [
+        p for pod, c, p in mesh.runtime.processes() if "recommendation-v2" in pod and c == "istio-proxy"
+    ]
     hung.suspend()
     try:
         with pytest.raises(

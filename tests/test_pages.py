@@ -160,7 +160,9 @@ def test_the_page_shows_what_happens(mesh: EnvoyMesh, visit: Callable[..., Page]
         expect(page.locator(".banner")).to_have_count(0)
         # Behind everybody's back the proxies are told to let v2 answer.
         [promoted] = read(ROOT / "istio" / "promote.yaml")
-        mesh.write_routes([promoted if found.key == promoted.key else found for found in mesh.routes()])
+        mesh.control_plane.write_routes(
+            [promoted if found.key == promoted.key else found for found in mesh.routes()]
+        )
         expect(page.get_by_role("alert").filter(has_text="LEAK")).to_contain_text("callers saw v2")
         expect(version.nth(1)).to_contain_text("LEAK")
         expect(page.locator("#say")).to_contain_text("Leak: callers saw v2")

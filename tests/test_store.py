@@ -118,7 +118,7 @@ def as_owner(mesh: Mesh, sql: str) -> Iterator[None]:
             database.execute("COMMIT")
         return
     assert isinstance(mesh, ContainerMesh)
-    [store] = [each for pod, _, each in mesh.containers() if pod.startswith("store-")]
+    [store] = [each for pod, _, each in mesh.runtime.containers() if pod.startswith("store-")]
     code, output = store.exec_run(["psql", "--username=postgres", "--dbname=live", f"--command={sql}"])
     assert code == 0, output
     yield
@@ -154,7 +154,7 @@ def test_a_store_that_hangs_is_one_line_with_503(mesh: Mesh) -> None:
         pytest.skip("only an engine can freeze a pod")
     shop = Shop(mesh)
     assert shop.post().ok
-    [store] = [each for pod, _, each in mesh.containers() if pod.startswith("store-")]
+    [store] = [each for pod, _, each in mesh.runtime.containers() if pod.startswith("store-")]
     store.pause()
     try:
         with ThreadPoolExecutor(20) as pool:

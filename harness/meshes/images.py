@@ -13,8 +13,6 @@ from pathlib import Path
 from harness import settings
 from harness.meshes.mesh import ROOT
 
-STORE = "recommendation-store"
-"""The image that is built on PostgreSQL instead of Python."""
 BUNDLE = ROOT / ".bundle"
 """What `make install` unpacked of a bundle, if it did: wheels, lock files and images."""
 MACHINE = "arm64" if platform.machine() in ("arm64", "aarch64") else "amd64"
@@ -55,7 +53,8 @@ class Image:
 
     def other_base(self) -> str:
         """Return what it is to be built on instead of what its Dockerfile says; nothing if nobody asks."""
-        return settings.variable("STORE_BASE_IMAGE" if self.name == STORE else "BASE_IMAGE")
+        is_store = self.name == "recommendation-store"  # which is built on PostgreSQL instead of Python
+        return settings.variable("STORE_BASE_IMAGE" if is_store else "BASE_IMAGE")
 
     def arguments(self) -> dict[str, str]:
         """Return the build's arguments.

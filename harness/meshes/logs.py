@@ -25,8 +25,6 @@ class Stream:
     key: str
     pod: str
     open: Callable[[], LogStream]
-    only: str = ""
-    """What a line must contain to be read."""
 
 
 class StreamFollower(LogFollower):
@@ -62,14 +60,13 @@ class StreamFollower(LogFollower):
                 self._attach(new=True)
 
     def _read(self, stream: Stream, opened: LogStream) -> None:
-        rest, only = b"", stream.only.encode()
+        rest = b""
         # The stream breaks off when the container goes, or when this follower is closed.
         with contextlib.suppress(Exception):
             for piece in opened:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    if only in line:
-                        self._lines.put((stream.pod, line.decode(errors="replace")))
+                    self._lines.put((stream.pod, line.decode(errors="replace")))
 
     def lines(self) -> Iterator[tuple[str, str]]:
         while not self._lines.empty():

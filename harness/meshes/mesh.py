@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -38,6 +39,9 @@ ANSWER = "dark-launch answer "
 """What marks the lines of proxies' own logs that hold an answer; istio/compare.yaml writes them."""
 
 Progress = Callable[[str], None]
+
+Objects = dict[str, tuple[str, Object]]
+"""Applied objects: key (``kind/name``) → (the file it came from, the object)."""
 
 
 def quietly(line: str) -> None:
@@ -127,8 +131,8 @@ class Mesh(ABC):
         """Return how each pod is."""
 
     @abstractmethod
-    def objects(self) -> dict[str, tuple[str, Object]]:
-        """Return the applied objects: key (``kind/name``) → (the file it came from, the object)."""
+    def objects(self) -> Objects:
+        """Return the applied objects."""
 
     @abstractmethod
     def url(self) -> str:
@@ -157,7 +161,7 @@ class Mesh(ABC):
     def follow(self, namespace: str, callers: Iterable[str] = (), known: Iterable[Pod] = ()) -> LogFollower:
         """Follow the proxies of ``scene``'s pods, and of those that start meanwhile.
 
-        There are the lines of their access logs, and those of their own logs that hold an answer.
+        There are the lines of their access logs, and those of their own logs, some of which hold an answer.
 
         :param known: the pods that a ``scene`` of a moment ago has: then nobody is asked for them again.
         """
@@ -166,17 +170,17 @@ class Mesh(ABC):
     def request_log(self, pod: Pod) -> Iterable[str]:
         """Return all that a pod's proxy has logged, line by line."""
 
+    @abstractmethod
     def in_flight(self, pods: Iterable[Pod]) -> int | None:
         """Return how many requests the proxies of pods have begun and not ended; None if it is not known."""
-        return None
 
     def logs_requests(self, pod: Pod) -> bool | None:
         """Say whether a pod's proxy logs the requests that it gets; None if it is not known."""
         return True
 
+    @abstractmethod
     def ask_proxy(self, pod: Pod, query: str) -> str | None:
         """Return what the admin interface of a pod's proxy answers; None if it cannot be asked."""
-        return None
 
     def listeners(self, pod: Pod) -> list[Json]:
         """Return the listeners that Istio gave a pod's proxy, draining ones too; none if it does not say."""
@@ -235,6 +239,14 @@ def wait_until(condition: Callable[[], object], deadline: float, pause: float) -
         if time.monotonic() > end:
             return False
         time.sleep(pause)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replace a file in one step, which is also what Envoy watches for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text)
+    os.rename(temporary, path)
 
 
 def check_port(host: str, port: int, remedy: str) -> None:

@@ -37,6 +37,11 @@ class EnvoyPod:
         return wanted <= running.get(self.name, set())
 
     @property
+    def grace(self) -> float:
+        """For how many seconds it may answer what it has begun, once it is to end."""
+        return self.deployment.spec.template.spec.termination_grace_period_seconds if self.deployment else 0
+
+    @property
     def labels(self) -> dict[str, str]:
         """The labels by which Services and subsets find the pod."""
         return self.deployment.labels if self.deployment else {"istio": "ingressgateway"}
@@ -58,14 +63,3 @@ def pods_of(objects: Iterable[Object]) -> list[EnvoyPod]:
 def workload_of(pod: str) -> str:
     """Return the workload that a pod's name tells."""
     return pod if pod == GATEWAY else pod.rsplit("-", 2)[0]
-
-
-def by_pod(containers: Iterable[tuple[str, str, bool]]) -> dict[str, set[str]]:
-    """Return the containers that run, by their pods; a pod of which none does has none.
-
-    :param containers: (pod, container, whether it runs).
-    """
-    running: dict[str, set[str]] = {}
-    for pod, container, runs in containers:
-        running.setdefault(pod, set()).update([container] if runs else [])
-    return running

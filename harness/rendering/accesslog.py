@@ -59,8 +59,6 @@ class Hop(NamedTuple):
     """IP address and port of who got it."""
     cluster: str
     """Envoy's cluster: ``outbound|PORT|SUBSET|HOST`` at the caller, ``inbound|PORT||`` where it arrived."""
-    remote: str
-    """IP address and port of who sent it."""
     route: str
     """The name of the route that it took."""
 
@@ -89,13 +87,13 @@ def _text(line: str) -> Hop | None:
         method, path, _ = parts[1].split(" ")
         status, flags, details, _ = parts[2].split()
         received, sent, duration, _ = parts[4].split()
-        cluster, _, _, remote, _, route = parts[-1].split(None, 5)
+        cluster, _, _, _, _, route = parts[-1].split(None, 5)
         if len(parts) < 15 or (len(parts) > 15 and any(map(_is_like_a_status, parts[5:-7]))):
             raise Unreadable(line)
         return Hop(
             start[1:-2], method, path, int(status), flags, details, int(received), int(sent),
             0 if duration == "-" else int(duration), '"'.join(parts[7:-7]), parts[-6], parts[-4], parts[-2],
-            cluster, remote, route.rstrip(),
+            cluster, route.rstrip(),
         )  # fmt: skip
     except (ValueError, IndexError):
         if quoted := _QUOTED_PATH.fullmatch(line):
@@ -128,8 +126,7 @@ def _json(line: str) -> Hop | None:
             text("start_time"), text("method"), text("path"), int(fields["response_code"] or 0),
             text("response_flags"), text("response_code_details"), int(fields["bytes_received"]),
             int(fields["bytes_sent"]), int(fields["duration"] or 0), text("user_agent"), text("request_id"),
-            text("authority"), text("upstream_host"), text("upstream_cluster"),
-            text("downstream_remote_address"), text("route_name"),
+            text("authority"), text("upstream_host"), text("upstream_cluster"), text("route_name"),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OverflowError):
         raise Unreadable(line) from None

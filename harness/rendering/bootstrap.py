@@ -40,9 +40,18 @@ LUA = "extensions.filters.http.lua.v3.Lua"
 
 
 @dataclass(frozen=True)
-class Listeners:
-    """Where a proxy listens."""
+class Proxy:
+    """A proxy, as it is told of itself at its start."""
 
+    pod: str
+    workload: str
+    xds: str
+    """The folder of the files that it watches: clusters.json, sidecar.json or gateway.json, and as a sidecar
+    one of its workload's own for its extension."""
+    log: str
+    """The access log's path."""
+    app: Address | None = None
+    """Where the pod's application listens; None: it is the ingress gateway."""
     inbound: Address = ANY_PORT
     """Where it gets requests: for its application, or as the gateway those of callers."""
     outbound: Address = ANY_PORT
@@ -51,56 +60,53 @@ class Listeners:
     """The admin interface; None: at the socket ``admin`` in Envoy's folder."""
     status: Address | None = None
     """Where the harness asks for ``/stats``, ``/clusters`` and READINESS if it cannot reach ``admin``."""
+    readiness: str = "/"
+    """The application's path behind READINESS."""
 
 
-def bootstrap(
-    name: str,
-    workload: str,
-    xds: str,
-    log: str,
-    listeners: Listeners,
-    app: Address | None = None,
-    readiness: str = "/",
-) -> Json:
-    """Return what the proxy of a workload's pod ``name`` is told at its start.
-
-    :param xds: the folder of the files that Envoy watches: ``clusters.json``, ``sidecar.json`` or
-        ``gateway.json``, and for a sidecar one of the workload's own for its extension.
-    :param log: the access log's path.
-    :param app: where the pod's application listens; None: it is the ingress gateway.
-    :param readiness: the application's path behind READINESS.
-    """
-    probes: dict[str, Json] = {}
-    if app:
-        inbound = f"inbound|{app.port}||"
-        # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
-        again = {"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}}
-        to_app = {"name": "default", "match": {"prefix": "/"}, "route": _to(inbound) | again}
-        rules = {"route_config": _static_routes(inbound, [to_app])}
-        code = [_discovered(f"{xds}/{extension_file(workload)}")]
-        found = [
-            _listener("inbound", listeners.inbound, log, rules, code),
-            _listener("outbound", listeners.outbound, log, {"rds": _rds(xds, "sidecar")}),
-        ]
-        clusters = [static_cluster(inbound, [app]) | _AS_ASKED]
-        probes[READINESS] = {**_to(inbound), "prefix_rewrite": readiness}
-    else:
-        # It replaces a caller's x-request-id.
-        settings = {"rds": _rds(xds, "gateway"), "use_remote_address": True}
-        found, clusters = [_listener("ingress", listeners.inbound, log, settings)], []
-    if listeners.admin and listeners.status:
-        get = {"headers": [{"name": ":method", "string_match": {"exact": "GET"}}]}
-        asked = {"/stats": _to("admin"), "/clusters": _to("admin"), **probes}
-        routes = [{"match": {"path": path, **get}, "route": to} for path, to in asked.items()]
-        settings = {"route_config": _static_routes("status", routes)}
-        found.append(_listener("status", listeners.status, None, settings))
-        clusters.append(static_cluster("admin", [listeners.admin]))
+def bootstrap(proxy: Proxy) -> Json:
+    """Return what a proxy is told at its start."""
+    listeners, clusters = _of_sidecar(proxy, proxy.app) if proxy.app else _of_gateway(proxy)
+    if proxy.admin and proxy.status:
+        listeners.append(_status(proxy, proxy.status))
+        clusters.append(static_cluster("admin", [proxy.admin]))
     return {
-        "node": {"id": f"{'sidecar' if app else 'router'}~{name}", "cluster": NAMESPACE},
-        "admin": {"address": listeners.admin.render() if listeners.admin else SOCKET},
-        "static_resources": {"listeners": found, "clusters": clusters},
-        "dynamic_resources": {"cds_config": _file(f"{xds}/clusters.json")},
+        "node": {"id": f"{'sidecar' if proxy.app else 'router'}~{proxy.pod}", "cluster": NAMESPACE},
+        "admin": {"address": proxy.admin.render() if proxy.admin else SOCKET},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "dynamic_resources": {"cds_config": _file(f"{proxy.xds}/clusters.json")},
     }
+
+
+def _of_sidecar(proxy: Proxy, app: Address) -> tuple[list[Json], list[Json]]:
+    """Return a sidecar's listeners, and the clusters that it knows from its start."""
+    cluster, xds = f"inbound|{app.port}||", proxy.xds
+    # Since Istio 1.24 a sidecar tries again what was reset before its application saw it.
+    again = {"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}}
+    to_app = {"name": "default", "match": {"prefix": "/"}, "route": _to(cluster) | again}
+    rules = {"route_config": _static_routes(cluster, [to_app])}
+    code = _discovered(f"{xds}/{extension_file(proxy.workload)}")
+    listeners = [
+        _listener("inbound", proxy.inbound, proxy.log, rules, [code]),
+        _listener("outbound", proxy.outbound, proxy.log, {"rds": _rds(xds, "sidecar")}),
+    ]
+    return listeners, [static_cluster(cluster, [app]) | _AS_ASKED]
+
+
+def _of_gateway(proxy: Proxy) -> tuple[list[Json], list[Json]]:
+    # It replaces a caller's x-request-id.
+    settings = {"rds": _rds(proxy.xds, "gateway"), "use_remote_address": True}
+    return [_listener("ingress", proxy.inbound, proxy.log, settings)], []
+
+
+def _status(proxy: Proxy, address: Address) -> Json:
+    """Return the listener of what may be asked from outside: of the admin interface only what tells."""
+    asked = {"/stats": _to("admin"), "/clusters": _to("admin")}
+    if proxy.app:
+        asked[READINESS] = _to(f"inbound|{proxy.app.port}||") | {"prefix_rewrite": proxy.readiness}
+    get = {"headers": [{"name": ":method", "string_match": {"exact": "GET"}}]}
+    routes = [{"match": {"path": path, **get}, "route": to} for path, to in asked.items()]
+    return _listener("status", address, None, {"route_config": _static_routes("status", routes)})
 
 
 def _to(cluster: str) -> Json:

@@ -37,13 +37,13 @@ class Endpoint:
 def clusters(objects: Iterable[Object], endpoints: Iterable[Endpoint]) -> list[Json]:
     """Return a cluster for each port of each Service, and one for each subset of it."""
     objects, endpoints = list(objects), list(endpoints)
-    return [
-        cluster
-        for service in of_kind(objects, Service)
-        for port in service.spec.ports
-        if port.protocol_name != "udp"
-        for cluster in _clusters(objects, service, port, endpoints)
-    ]
+    return [each for where in ports(objects) for each in _clusters(objects, *where, endpoints)]
+
+
+def ports(objects: Iterable[Object]) -> Iterator[tuple[Service, ServicePort]]:
+    """Yield each port to which proxies send requests, with its Service."""
+    for service in of_kind(objects, Service):
+        yield from ((service, port) for port in service.spec.ports if port.protocol_name != "udp")
 
 
 def _clusters(

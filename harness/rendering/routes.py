@@ -24,7 +24,7 @@ from harness.manifests.virtualservice import (
     UriMatch,
     VirtualService,
 )
-from harness.rendering.clusters import cluster_name
+from harness.rendering.clusters import cluster_name, ports
 from harness.rendering.values import duration, given, typed, typed_extension
 
 FAULT = "extensions.filters.http.fault.v3.HTTPFault"
@@ -36,12 +36,7 @@ OTHER_HOST = "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 def sidecar_routes(objects: Iterable[Object]) -> Json:
     """Return the routes of every sidecar: virtual hosts for each Service, 502 for any other host."""
     objects = list(objects)
-    hosts = [
-        _service_host(objects, service, port)
-        for service in of_kind(objects, Service)
-        for port in service.spec.ports
-        if port.protocol_name != "udp"
-    ]
+    hosts = [_service_host(objects, service, port) for service, port in ports(objects)]
     hosts += _hosts_without_service(objects, {domain for host in hosts for domain in host["domains"]})
     unknown = {"status": 502, "body": {"inline_string": "no such host in the mesh"}}
     block_all = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": unknown}
@@ -57,15 +52,15 @@ def _service_host(objects: list[Object], service: Service, port: ServicePort) ->
     host, number = host_of(service), port.port
     ruling = lookup.virtual_service_for(objects, host) if port.is_http else None
     routes = _routes(objects, ruling, number, {"mesh"}) if ruling else []
-    default = {"match": {"prefix": "/"}, "route": {"cluster": cluster_name(host, number), "timeout": "0s"}}
-    if not routes and port.is_http:  # a VirtualService without a rule for this port means nothing to it
-        default["route"] |= _timeout(None) | _retries(None)
-        routes = [{"name": "default", **default}]
-    elif not routes:  # what Istio does not take for HTTP goes to any pod, as it is
-        routes = [default]
+    action = {"cluster": cluster_name(host, number), "timeout": "0s"}
+    default: Json = {"match": {"prefix": "/"}, "route": action}
+    if port.is_http:  # what Istio does not take for HTTP goes to any pod, as it is
+        default |= {"name": "default", "route": action | _timeout(None) | _retries(None)}
     name = service.metadata.name
     known = (host, f"{host}.", name, f"{name}.{NAMESPACE}.svc", f"{name}.{NAMESPACE}")
-    return _virtual_host(f"{host}:{number}", [d for k in known for d in _domains(k, number)], routes)
+    domains = [domain for each in known for domain in _domains(each, number)]
+    # A VirtualService without a rule for this port means nothing to it.
+    return _virtual_host(f"{host}:{number}", domains, routes or [default])
 
 
 def _domains(host: str, port: int) -> list[str]:
@@ -82,8 +77,8 @@ def _hosts_without_service(objects: list[Object], taken: set[str]) -> Iterator[J
     for virtual_service in lookup.routes_in_mesh(objects):
         hosts = lookup.wanted_hosts(virtual_service)
         behind = {host: [s for s in services if covers(host, host_of(s))] for host in hosts}
-        ports = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
-        for host, port in product((h for h in hosts if not behind[h]), sorted(ports | {80})):
+        known = {p.port for found in behind.values() for s in found for p in s.spec.ports if p.is_http}
+        for host, port in product((h for h in hosts if not behind[h]), sorted(known | {80})):
             domains = [d for d in _domains(host, port) if d not in taken]
             routes = _routes(objects, virtual_service, port, {"mesh"})
             if domains and routes:
@@ -180,15 +175,7 @@ def _route(http: HTTPRoute, match: HTTPMatchRequest | None, cluster: Callable[[D
         action["weighted_clusters"] = {"clusters": weighted}
     if regex := rewrite.uri_regex_rewrite:
         action["regex_rewrite"] = {"pattern": {"regex": regex.match}, "substitution": regex.rewrite}
-    mirrors = [
-        {
-            "cluster": cluster(destination),
-            "runtime_fraction": {"default_value": _fraction(percent)},
-            "trace_sampled": False,
-            "disable_shadow_host_suffix_append": True,
-        }
-        for destination, percent in http.copies()
-    ]
+    mirrors = [_mirror(cluster(destination), percent) for destination, percent in http.copies()]
     action |= given(
         host_rewrite_literal=authority, prefix_rewrite=rewrite.uri, request_mirror_policies=mirrors
     )
@@ -197,6 +184,15 @@ def _route(http: HTTPRoute, match: HTTPMatchRequest | None, cluster: Callable[[D
     filters = {"envoy.filters.http.fault": _fault(http.fault)} if http.fault else {}
     route = {"name": name, "match": _match(match), "route": action, **headers}
     return route | given(typed_per_filter_config=filters)
+
+
+def _mirror(cluster: str, percent: float) -> Json:
+    return {
+        "cluster": cluster,
+        "runtime_fraction": {"default_value": _fraction(percent)},
+        "trace_sampled": False,
+        "disable_shadow_host_suffix_append": True,
+    }
 
 
 def _weighted(cluster: str, route: HTTPRouteDestination) -> Json:

@@ -14,6 +14,9 @@ class Address:
     ip: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.ip}:{self.port}"
+
     def render(self) -> Json:
         """Return Envoy's form of the address."""
         return {"socket_address": {"address": self.ip, "port_value": self.port}}

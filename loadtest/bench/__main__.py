@@ -36,7 +36,7 @@ def measure_mesh(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:
         mesh.up()
         times.append(time.perf_counter() - start)
     yield Figure("time of make up", "s", times)
-    held = [process.memory_full_info() for _, _, process in mesh.processes()]
+    held = [process.memory_full_info() for _, _, process in mesh.runtime.processes()]
     total = sum(getattr(info, "pss", info.uss) for info in held)  # pages that several share count once
     yield Figure("memory of the whole mesh, at rest", "MiB", [total / MIB], "<= 500")
 

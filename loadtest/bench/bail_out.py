@@ -59,7 +59,9 @@ def bail_out_under_load(mesh: LocalMesh) -> tuple[float, float, float]:
 
 def shadow_processes(mesh: LocalMesh) -> list[psutil.Process]:
     """Return the processes of v2 itself, without its sidecar."""
-    return [p for pod, container, p in mesh.processes() if pod.startswith(SHADOW) and container == "app"]
+    return [
+        p for pod, container, p in mesh.runtime.processes() if pod.startswith(SHADOW) and container == "app"
+    ]
 
 
 def measure_bail_out(mesh: LocalMesh, effort: Effort) -> Iterator[Figure]:

@@ -114,9 +114,9 @@ def seconds_to_a_leak(mesh: LocalMesh) -> float:
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout
         watch.stdout.readline()  # once a second it tells how it stands
-        routes = json.loads((mesh.xds / "sidecar.json").read_text())
+        routes = json.loads((mesh.runtime.xds / "sidecar.json").read_text())
         leaky = json.dumps(routes | {"version_info": "leaky"}).replace("|v1|", "|v2|")
-        mesh.write("sidecar.json", leaky)
+        mesh.runtime.write("sidecar.json", leaky)
 
         def saw(number: int, status: int, version: str | None, seconds: float) -> None:
             if version == "v2":
