@@ -16,6 +16,7 @@ import click
 from harness import HarnessError
 from harness.choice import MESHES, default_mesh, make_mesh
 from harness.cluster.mesh import ClusterMesh
+from harness.cluster.platforms import KINDS
 from harness.cluster.preflight import doubts
 from harness.meshes.mesh import TARGET, Mesh
 from harness.proof import doctor, trace
@@ -91,7 +92,7 @@ def agree(mesh: ClusterMesh, yes: bool, question: str, where: str = "") -> None:
     facts = mesh.facts()
     platform = mesh.platform(facts)
     where = where or f"namespace {mesh.namespace}"
-    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, {where}"))
+    echo(wrap(f"{KINDS[platform.kind].title}, context {mesh.kubectl.context}, {where}"))
     if not platform.local and not yes:
         if not sys.stdin.isatty():
             raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")

@@ -189,7 +189,7 @@ class ClusterMesh(Mesh):
             try:
                 archive = None if source.other_base() else source.archive()
                 kubectl = self.kubectl.command()
-                commands = image_commands(platform, tag, folder, kubectl, bool(registry), archive)
+                commands = image_commands(platform, tag, folder, kubectl, archive)
             except MeshError as error:
                 if not self.room:
                     raise

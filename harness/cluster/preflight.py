@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import Json
-from harness.cluster.platforms import Platform
+from harness.cluster.platforms import KINDS, Platform
 from harness.cluster.pods import has_sidecar
 from harness.manifests.lookup import GATEWAY_LABELS
 
@@ -127,7 +127,7 @@ def doubts(facts: Facts, platform: Platform) -> Iterator[str]:
     if facts.unread:
         what = ", ".join(sorted(facts.unread)).replace("_", " ")
         yield f"not checked, since this user may not read it: {what}"
-    yield f"not checked: {platform.unchecked}"
+    yield f"not checked: {KINDS[platform.kind].unchecked}"
 
 
 def _gateway_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:
