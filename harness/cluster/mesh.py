@@ -20,6 +20,7 @@ from harness.cluster.kubectl import ContainerLog, ForbiddenError, Kubectl, has_e
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
 from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours
+from harness.cluster.routes import must_rule, routes_of
 from harness.cluster.wayin import PortForward, addresses, gateway_of, openshift_routes, own_gateway
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
@@ -152,9 +153,9 @@ class ClusterMesh(Mesh):
             self.kubectl.run("apply", where, "--filename=-", given=yaml.safe_dump(route))
         self._wait_for_rollouts(d["metadata"]["name"] for d in manifests if d["kind"] == "Deployment")
         self.checked_facts()  # that sidecars are injected shows only now
-        self._wait_for_routes()
-        for name in workloads_behind(self.routes(), TARGET):
-            readiness.wait_for_endpoints(self.kubectl, name, self.progress)
+        readiness.wait_for_routes(self.kubectl, self.progress)
+        behind = workloads_behind(self.routes(), TARGET)
+        readiness.wait_for_endpoints(self.kubectl, behind, self.progress)
         readiness.wait_for_gateway(self.url, self.progress)
 
     def checked_facts(self) -> Facts:
@@ -296,7 +297,7 @@ class ClusterMesh(Mesh):
         given = _read(paths)
         self.must_run()
         kinds = {document["kind"] for document in given}
-        readiness.must_rule(self.kubectl, given)
+        must_rule(self.kubectl, given)
         if "TrafficExtension" in kinds and not has_extensions(self.kubectl):
             raise MeshError(
                 "this Istio has no TrafficExtension, which came with 1.30: status, size and time of answers "
@@ -306,10 +307,10 @@ class ClusterMesh(Mesh):
         workloads = [d["metadata"]["name"] for d in given if d["kind"] == "Deployment"]
         self._wait_for_rollouts(workloads)
         if "VirtualService" in kinds:
-            self._wait_for_routes()
-        for name in workloads_behind(self.routes(), TARGET) if workloads else ():
-            if name in workloads:
-                readiness.wait_for_endpoints(self.kubectl, name, self.progress)
+            readiness.wait_for_routes(self.kubectl, self.progress)
+        behind = [name for name in workloads_behind(self.routes(), TARGET) if name in workloads]
+        if behind:
+            readiness.wait_for_endpoints(self.kubectl, behind, self.progress)
         return lines
 
     def put(self, document: Json, hurry: Callable[[], bool] = bool) -> list[str]:
@@ -318,9 +319,9 @@ class ClusterMesh(Mesh):
         lines = self.kubectl.run("apply", "--filename=-", given=json.dumps(document)).splitlines()
         if hurry():
             return lines
-        pods = [pod for pod in scene.pods(self.kubectl, self.namespace, (), []) if pod.proxy_id]
-        names = [pod.name for pod in pods if pod.namespace == self.namespace and not pod.gateway]
-        readiness.wait_for_rules(self.kubectl, document, names, hurry, self.progress)
+        names = [pod.name for pod in scene.pods_in(self.kubectl) if pod.proxy_id and not pod.gateway]
+        self.progress("waiting for the proxies to take the route")
+        readiness.wait_for_rules(self.kubectl, document, names, hurry)
         return lines
 
     def delete(self, *paths: Path) -> list[str]:
@@ -329,8 +330,8 @@ class ClusterMesh(Mesh):
         # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
         lines = self.kubectl.run("delete", "--filename=-", given=yaml.safe_dump_all(given))
         host = f"{TARGET}.{self.namespace}.svc.cluster.local"
-        if not readiness.routes_of(self.kubectl).ruling(host, self.namespace):
-            self._wait_for_routes()
+        if not routes_of(self.kubectl).ruling(host, self.namespace):
+            readiness.wait_for_routes(self.kubectl, self.progress)
         return lines.splitlines()
 
     def scale(self, workload: str, replicas: int) -> None:
@@ -339,7 +340,7 @@ class ClusterMesh(Mesh):
         if replicas:
             self._wait_for_rollouts([workload])
             if workload in workloads_behind(self.routes(), TARGET):
-                readiness.wait_for_endpoints(self.kubectl, workload, self.progress)
+                readiness.wait_for_endpoints(self.kubectl, [workload], self.progress)
         else:
             self.progress(f"waiting for the pods of {workload} to end")
             chosen = ",".join(f"{name}={value}" for name, value in labels.items())
@@ -407,10 +408,6 @@ class ClusterMesh(Mesh):
 
     def query(self, host: str, database: str, sql: str) -> list[list[str]]:
         return rows_of(self.kubectl.run("exec", f"service/{host}", "--", *psql(database, sql)))
-
-    def _wait_for_routes(self) -> None:
-        """Wait until preference's proxies route as the applied objects say: Istio takes a moment."""
-        readiness.wait_for_routes(self.kubectl, self.routes(), self.progress)
 
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
         self.workload(workload)

@@ -51,14 +51,17 @@ def pods(
     """
     found = []
     for each in dict.fromkeys([namespace, *(c.partition("/")[0] for c in callers if "/" in c)]):
-        known = there if each == namespace else None
-        listed = replace(kubectl, namespace=each).items("pods") if known is None else known
-        found += [_pod(pod) for pod in listed if _lives(pod)]
+        found += pods_in(replace(kubectl, namespace=each), there if each == namespace else None)
     for label in GATEWAYS[: 2 if "gateway.networking.k8s.io" in groups(kubectl) else 1]:
         gateways = everywhere(replace(kubectl, namespace=namespace), "pods", unread, f"--selector={label}")
         found += [replace(_pod(pod), gateway=True) for pod in gateways if _lives(pod)]
     distinct = {(pod.namespace, pod.name): pod for pod in found}  # a gateway may be in the namespace itself
     return tell_apart(distinct.values(), namespace)
+
+
+def pods_in(kubectl: Kubectl, there: list[Json] | None = None) -> list[Pod]:
+    """Return the pods of a namespace; ``there`` are all of it, where they are known."""
+    return [_pod(pod) for pod in (kubectl.items("pods") if there is None else there) if _lives(pod)]
 
 
 def tell_apart(pods: Iterable[Pod], namespace: str) -> Iterator[Pod]:
