@@ -80,7 +80,7 @@ def _found_cluster(yes: bool, question: str) -> ClusterMesh:
     """Return the cluster that kubectl's context names; ask first if it may be somebody else's."""
     must_be_clone(f"'{question}'")
     mesh = ClusterMesh(progress())
-    agree(mesh, yes or bool(mesh.room), question)
+    agree(mesh.installation, yes or bool(mesh.installation.images.built), question)
     return mesh
 
 
@@ -128,9 +128,9 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
     must_be_clone("'rooms'")
     first, *_, last = [*rooms.seats(prefix, seats)] * 2
     with contextlib.closing(ClusterMesh(progress(), first)) as mesh:
-        mesh.has_own_gateway = True
-        agree(mesh, yes, "rooms", f"namespaces {first} to {last}")
-        paths = rooms.make(mesh, prefix, seats, int(duration))
+        mesh.gateway.is_own = True
+        agree(mesh.installation, yes, "rooms", f"namespaces {first} to {last}")
+        paths = rooms.make(mesh.installation, prefix, seats, int(duration))
     echo(wrap(f"{len(paths)} rooms: give each seat one file of {rooms.FOLDER}, and docs/room.md"))
 
 
@@ -140,8 +140,8 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
 def rooms_down(yes: bool, prefix: str) -> None:
     """Remove the rooms with all that is in them."""
     with contextlib.closing(ClusterMesh(progress(), f"{prefix}-01")) as mesh:
-        agree(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
-        names = rooms.remove(mesh, prefix)
+        agree(mesh.installation, yes, "rooms-down", f"namespaces {prefix}-…")
+        names = rooms.remove(mesh.installation, prefix)
     echo(f"{len(names)} rooms are gone from the cluster")
 
 
@@ -166,7 +166,7 @@ def bundle_command(output: Path) -> None:
 def url() -> None:
     """Print how callers reach customer on the cluster. Exit 1 if only a port-forward leads there."""
     mesh = ClusterMesh(progress())
-    address = mesh.reachable_address()
+    address = mesh.gateway.reachable_address()
     echo(f"http://{address}/customer" if address else mesh.way_in())
     click.get_current_context().exit(0 if address else 1)
 

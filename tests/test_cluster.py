@@ -681,7 +681,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(
         MeshError, match=r"context minikube does not answer: is it running\?.*no route to host"
     ):
-        ClusterMesh().facts()
+        ClusterMesh().installation.facts()
 
 
 def deployment(**status: Any) -> dict[str, Any]:

@@ -130,6 +130,12 @@ class Kubectl:
         """Return the objects that ``kubectl get`` lists."""
         return list(self.get(*words).get("items", []))
 
+    def readable(self, *words: str) -> list[Json] | None:
+        """Return the objects that ``kubectl get`` lists; None if this user may not read them."""
+        with contextlib.suppress(ForbiddenError):
+            return self.items(*words)
+        return None
+
     def start(self, *words: str, complaints: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
         """Start kubectl and let it run; its output can be read as it comes, ``complaints`` if wanted."""
         return subprocess.Popen(
@@ -138,9 +144,14 @@ class Kubectl:
 
 
 @cache
-def groups(kubectl: Kubectl) -> frozenset[str]:
+def api_versions(kubectl: Kubectl) -> list[str]:
+    """Return the versions of APIs that the server has: ``networking.istio.io/v1``."""
+    return kubectl.run("api-versions", "--request-timeout=10s").split()
+
+
+def groups(kubectl: Kubectl) -> set[str]:
     """Return the API groups that the server has."""
-    return frozenset(version.partition("/")[0] for version in kubectl.run("api-versions").split())
+    return {version.partition("/")[0] for version in api_versions(kubectl)}
 
 
 EXTENSIONS = "trafficextensions.extensions.istio.io"

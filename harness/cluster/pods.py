@@ -45,13 +45,6 @@ def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     return of_workload(kubectl.items("pods"), workload)
 
 
-def of_gateway(kubectl: Kubectl, own: bool) -> list[Json]:
-    """Return the pods of an ingress gateway: the namespace's own, or the one that all namespaces share."""
-    if own:
-        return kubectl.items("pods", f"--selector={GATEWAY_LABEL}={kubectl.namespace}")
-    return kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
-
-
 def statuses(pod: Json) -> list[Json]:
     """Return the status of each of a pod's containers, and of a native sidecar."""
     native = [s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == SIDECAR]

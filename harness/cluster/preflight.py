@@ -1,13 +1,17 @@
-"""What a cluster must have before anything is deployed. Pure: facts in, problems with their remedies out."""
+"""What a cluster must have before anything is deployed: facts in, problems with their remedies out."""
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from harness import Json
+from harness.cluster.kubectl import ForbiddenError, Kubectl, api_versions, groups
 from harness.cluster.platforms import KINDS, Platform
 from harness.cluster.pods import has_sidecar
 from harness.manifests.lookup import GATEWAY_LABELS
+from harness.meshes.mesh import MeshError
 
 OURS = "app.kubernetes.io/part-of"
 """The label that everything bears which `make deploy` makes; its value is PROJECT."""
@@ -51,6 +55,47 @@ QUESTIONS = {
     "istio_gateways": ["gateways.networking.istio.io", "--all-namespaces"],
 }
 """What ``kubectl get`` is asked for, by the field of Facts."""
+
+
+def look(kubectl: Kubectl) -> Facts:
+    """Ask the cluster what it is and has.
+
+    :raises MeshError: it does not answer.
+    """
+    try:
+        versions = api_versions(kubectl)
+    except MeshError as error:
+        raise MeshError(
+            f"the cluster of context {kubectl.context} does not answer: is it running? "
+            f"(minikube start, crc start) {error}"
+        ) from None
+    pods = kubectl.items("pods")  # without these nobody goes on
+    has_istio = "networking.istio.io" in groups(kubectl)
+    questions = {name: words for name, words in QUESTIONS.items() if has_istio or name != "istio_gateways"}
+    found = {name: kubectl.readable(*words) for name, words in questions.items()}
+    unread = {name for name, objects in found.items() if objects is None}
+    namespace: Json = {"metadata": {"name": kubectl.namespace}}
+    try:
+        namespace = kubectl.get("namespace", kubectl.namespace)
+    except ForbiddenError:
+        unread.add("namespace")
+    read = {name: found.get(name) or [] for name in QUESTIONS}
+    return Facts(versions, **read, namespace=namespace, pods=pods, unread=frozenset(unread))
+
+
+@cache
+def room_of(kubectl: Kubectl) -> Json:
+    """Return the ConfigMap that `make rooms` leaves in a namespace; nothing if this is none of its rooms."""
+    with contextlib.suppress(ForbiddenError):
+        found = kubectl.get("configmap", ROOM)
+        return found if ROOM_LABEL in found.get("metadata", {}).get("labels", {}) else {}
+    return {}
+
+
+def must_be_none(problems: Iterable[str]) -> None:
+    """Raise a MeshError that has a line for each problem, if there is one."""
+    if found := list(problems):
+        raise MeshError("\n       ".join(found))
 
 
 def istio_version(facts: Facts) -> tuple[int, int] | None:

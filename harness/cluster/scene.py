@@ -1,11 +1,10 @@
 """What the proof needs of a cluster: what is applied and runs, of anybody's."""
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness import Json
-from harness.cluster.kubectl import EXTENSIONS, ForbiddenError, Kubectl, container_status, groups, served
+from harness.cluster.kubectl import EXTENSIONS, Kubectl, container_status, groups, served
 from harness.cluster.pods import SIDECAR, containers, has_sidecar, workload_of
 from harness.meshes.scene import Pod, Scene
 
@@ -19,44 +18,39 @@ GATEWAYS = ("istio=ingressgateway", "gateway.networking.k8s.io/gateway-name")
 """How pods of ingress gateways elsewhere are labelled: Istio's own, and those of the Gateway API."""
 
 
-def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene:
+def look(kubectl: Kubectl, callers: Iterable[str] = ()) -> Scene:
     """Return what is applied for a namespace and runs there.
 
     What may not be read in other namespaces is done without.
 
     :raises MeshError: the cluster does not answer, or does not let this user read the namespace.
     """
-    here = replace(kubectl, namespace=namespace)
-    found = here.items(f"{CORE},pods")  # in one go: each start of kubectl costs a tenth of a second
+    found = kubectl.items(f"{CORE},pods")  # in one go: each start of kubectl costs a tenth of a second
     objects = [each for each in found if each["kind"] != "Pod"]
     unread: list[str] = []
     if kinds := served(kubectl, (*ROUTING, *POLICIES)):
-        objects += everywhere(here, ",".join(kinds), unread)
-    there = [each for each in found if each["kind"] == "Pod"]
-    seen = pods(kubectl, namespace, callers, unread, there)
-    return Scene(namespace, tuple(objects), tuple(seen), tuple(unread))
+        objects += everywhere(kubectl, ",".join(kinds), unread)
+    seen = pods(kubectl, callers, unread, [each for each in found if each["kind"] == "Pod"])
+    return Scene(kubectl.namespace, tuple(objects), tuple(seen), tuple(unread))
 
 
 def pods(
-    kubectl: Kubectl,
-    namespace: str,
-    callers: Iterable[str],
-    unread: list[str],
-    there: list[Json] | None = None,
+    kubectl: Kubectl, callers: Iterable[str], unread: list[str], there: list[Json] | None = None
 ) -> Iterator[Pod]:
     """Return the pods of a namespace, those of callers elsewhere, and the ingress gateways.
 
     :param unread: what may not be read is added to it.
     :param there: the pods of the namespace, where they are known.
     """
-    found = []
-    for each in dict.fromkeys([namespace, *(c.partition("/")[0] for c in callers if "/" in c)]):
-        found += pods_in(replace(kubectl, namespace=each), there if each == namespace else None)
+    found = pods_in(kubectl, there)
+    for namespace in dict.fromkeys(c.partition("/")[0] for c in callers if "/" in c):
+        if namespace != kubectl.namespace:
+            found += pods_in(replace(kubectl, namespace=namespace))
     for label in GATEWAYS[: 2 if "gateway.networking.k8s.io" in groups(kubectl) else 1]:
-        gateways = everywhere(replace(kubectl, namespace=namespace), "pods", unread, f"--selector={label}")
-        found += [replace(_pod(pod), gateway=True) for pod in gateways if _lives(pod)]
+        gateways = pods_in(kubectl, everywhere(kubectl, "pods", unread, f"--selector={label}"))
+        found += [replace(pod, gateway=True) for pod in gateways]
     distinct = {(pod.namespace, pod.name): pod for pod in found}  # a gateway may be in the namespace itself
-    return tell_apart(distinct.values(), namespace)
+    return tell_apart(distinct.values(), kubectl.namespace)
 
 
 def pods_in(kubectl: Kubectl, there: list[Json] | None = None) -> list[Pod]:
@@ -80,8 +74,9 @@ def reach(kubectl: Kubectl, pod: Pod) -> tuple[Kubectl, str]:
 
 def everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
     """Return objects of all namespaces; those of one's own where others may not be read."""
-    with contextlib.suppress(ForbiddenError):
-        return kubectl.items(kinds, "--all-namespaces", *words)
+    found = kubectl.readable(kinds, "--all-namespaces", *words)
+    if found is not None:
+        return found
     unread.append(f"{kinds} of other namespaces may not be read")
     return kubectl.items(kinds, *words)
 
