@@ -25,9 +25,8 @@ def problems(kubectl: Kubectl, documents: list[Json], label: str = "") -> Iterat
     :param label: by which Istio is to inject sidecars (``istio-injection=enabled``, ``istio.io/rev=1-31``)
         where the namespace does not say so yet.
     """
-    there = kubectl.get("--filename=-", given=yaml.safe_dump_all(documents))
-    items = there.get("items", [there] if there else [])
-    known = {(found["kind"], found["metadata"]["name"]) for found in items}
+    there = kubectl.items("--filename=-", given=yaml.safe_dump_all(documents))
+    known = {(found["kind"], found["metadata"]["name"]) for found in there}
     new = [d for d in documents if (d["kind"], d["metadata"]["name"]) not in known]
     tried = [pod_of(document, label) for document in new if document["kind"] in ("Deployment", "Job")]
     if not tried:

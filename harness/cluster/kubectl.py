@@ -126,9 +126,10 @@ class Kubectl:
         found: Json = json.loads(said or "{}")
         return found
 
-    def items(self, *words: str) -> list[Json]:
-        """Return the objects that ``kubectl get`` lists."""
-        return list(self.get(*words).get("items", []))
+    def items(self, *words: str, given: str | None = None) -> list[Json]:
+        """Return the objects that ``kubectl get`` lists, or the one that it is asked for by name."""
+        found = self.get(*words, given=given)
+        return list(found.get("items", [found] if found else []))
 
     def readable(self, *words: str) -> list[Json] | None:
         """Return the objects that ``kubectl get`` lists; None if this user may not read them."""
@@ -164,6 +165,15 @@ def has_extensions(kubectl: Kubectl) -> bool:
     if group not in groups(kubectl):
         return False
     return EXTENSIONS in kubectl.run("api-resources", f"--api-group={group}", "--output=name").split()
+
+
+def must_have_extensions(kubectl: Kubectl) -> None:
+    """Raise a MeshError unless the server has Istio's TrafficExtensions."""
+    if not has_extensions(kubectl):
+        raise MeshError(
+            "this Istio has no TrafficExtension, which came with 1.30: status, size and time of answers "
+            "are compared without it"
+        )
 
 
 def served(kubectl: Kubectl, kinds: Iterable[str]) -> list[str]:

@@ -1,34 +1,28 @@
 """A mesh whose control plane is Istio."""
 
-import base64
 import contextlib
 import json
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import yaml
 
 from harness import Json, settings
-from harness.cluster import admission, deploy, pods, readiness, scene
+from harness.cluster import admission, applied, pods, readiness, scene
 from harness.cluster.installation import Installation, read
-from harness.cluster.kubectl import ContainerLog, ForbiddenError, Kubectl, has_extensions
+from harness.cluster.kubectl import Kubectl, must_have_extensions
 from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
 from harness.cluster.routes import must_rule
-from harness.manifests import read as manifests
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
-from harness.manifests.read import ManifestError, to_object
-from harness.meshes.logs import Stream, StreamFollower
 from harness.meshes.mesh import (
     GATEWAY,
-    ROOT,
     STATE,
     TARGET,
-    WITH_STORE,
     LogFollower,
     Mesh,
     MeshError,
@@ -81,14 +75,11 @@ class ClusterMesh(Mesh):
 
     def apply(self, *paths: Path) -> list[str]:
         given = read(paths)
-        self.must_run()
         kinds = {document["kind"] for document in given}
+        self.routes()  # something must be deployed
         must_rule(self.kubectl, given)
-        if "TrafficExtension" in kinds and not has_extensions(self.kubectl):
-            raise MeshError(
-                "this Istio has no TrafficExtension, which came with 1.30: status, size and time of answers "
-                "are compared without it"
-            )
+        if "TrafficExtension" in kinds:
+            must_have_extensions(self.kubectl)
         lines = self.installation.create(self.installation.render(given, keep_images=True))
         workloads = [d["metadata"]["name"] for d in given if d["kind"] == "Deployment"]
         readiness.wait_for_rollouts(self.kubectl, workloads, self.progress)
@@ -103,14 +94,12 @@ class ClusterMesh(Mesh):
         lines = self.kubectl.run("apply", "--filename=-", given=json.dumps(document)).splitlines()
         if hurry():
             return lines
-        names = [pod.name for pod in scene.pods_in(self.kubectl) if pod.proxy_id and not pod.gateway]
-        self.progress("waiting for the proxies to take the route")
-        readiness.wait_for_rules(self.kubectl, document, names, hurry)
+        readiness.wait_for_rules(self.kubectl, document, hurry, self.progress)
         return lines
 
     def delete(self, *paths: Path) -> list[str]:
         given = read(paths)
-        self.must_run()
+        self.routes()  # something must be deployed
         # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
         lines = self.kubectl.run("delete", "--filename=-", given=yaml.safe_dump_all(given))
         if not {"VirtualService", "HTTPRoute"}.isdisjoint(document["kind"] for document in given):
@@ -138,10 +127,8 @@ class ClusterMesh(Mesh):
 
     def pods(self) -> list[PodStatus]:
         workloads = [d.metadata.name for d in of_kind(self.routes(), Deployment)]
-        found: list[tuple[str, Json]] = []
-        with contextlib.suppress(ForbiddenError):
-            name = OWN_GATEWAY_NAME if self.gateway.is_own else GATEWAY
-            found = [(name, pod) for pod in self.gateway.pods()]
+        gateway = OWN_GATEWAY_NAME if self.gateway.is_own else GATEWAY
+        found = [(gateway, pod) for pod in self.gateway.pods() or []]
         there = self.kubectl.items("pods")
         found += [(name, pod) for name in workloads for pod in pods.of_workload(there, name)]
         return [
@@ -150,54 +137,23 @@ class ClusterMesh(Mesh):
         ]
 
     def objects(self) -> dict[str, tuple[str, Object]]:
-        deployed = {d["metadata"]["name"] for d in self.kubectl.items("deployments")}
-        stored: dict[str, tuple[str, Object]] = {}
-        for path in WITH_STORE:
-            found = [
-                o
-                for o in manifests.read(path)
-                if not isinstance(o, Deployment) or o.metadata.name in deployed
-            ]
-            if any(isinstance(o, Deployment) for o in found):
-                stored |= {o.key: (str(path.relative_to(ROOT)), o) for o in found}
-        if not stored:
-            return {}
-        files = [
-            (str(path.relative_to(ROOT)), o)
-            for path in (ROOT / "istio").glob("*.yaml")
-            for o in manifests.read(path)
-        ]
-        items = self.kubectl.items(f"{deploy.ISTIO_KINDS},services")
-        # The oldest first: of two routes for one host, sidecars take the older.
-        for item in sorted(items, key=lambda item: item["metadata"].get("creationTimestamp", "")):
-            where = f"{item['kind']} in namespace {self.namespace}"
-            live = _known(item, where)
-            if live.kind == "Service" and live.key in stored:
-                continue
-            stored[live.key] = (next((source for source, o in files if o == live), where), live)
-        return stored
+        return applied.objects(self.kubectl)
 
     def routes(self) -> list[Object]:
-        return [found for _, found in self.must_run().values()]
-
-    def must_run(self) -> dict[str, tuple[str, Object]]:
-        """Return the applied objects, as ``objects`` does.
+        """Return the applied objects without their sources.
 
         :raises MeshError: there are none.
         """
         if stored := self.objects():
-            return stored
+            return [found for _, found in stored.values()]
         where = f"namespace {self.namespace} of context {self.kubectl.context}"
         raise MeshError(f"nothing is deployed in {where}: make deploy")
 
     def secrets(self, names: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
-        found = self.kubectl.get("secrets", *names)
         return {
-            secret["metadata"]["name"]: {
-                key: base64.b64decode(value).decode(errors="replace") for key, value in secret["data"].items()
-            }
-            for secret in found.get("items", [found] if found else [])
-            if secret.get("data")
+            secret["metadata"]["name"]: {k: b64decode(v).decode(errors="replace") for k, v in data.items()}
+            for secret in self.kubectl.items("secrets", *names)
+            if (data := secret.get("data"))
         }
 
     def query(self, host: str, database: str, sql: str) -> list[list[str]]:
@@ -205,11 +161,7 @@ class ClusterMesh(Mesh):
 
     def logs(self, workload: str) -> Iterator[tuple[str, str]]:
         self.workload(workload)
-        for pod in pods.pods_of(self.kubectl, workload):
-            name = pod["metadata"]["name"]
-            application = next(c["name"] for c in pod["spec"]["containers"] if c["name"] != SIDECAR)
-            for shown, container in (("app", application), (SIDECAR, SIDECAR)):
-                yield from ((shown, line) for line in pods.log(self.kubectl, name, container))
+        yield from pods.logs(self.kubectl, workload)
 
     # --- what the proof needs -------------------------------------------------------------------------
 
@@ -217,19 +169,7 @@ class ClusterMesh(Mesh):
         return scene.look(replace(self.kubectl, namespace=namespace), callers)
 
     def follow(self, namespace: str, callers: Iterable[str] = (), known: Iterable[Pod] = ()) -> LogFollower:
-        here, callers, known = replace(self.kubectl, namespace=namespace), list(callers), list(known)
-
-        def streams(new: bool) -> Iterator[Stream]:
-            # A stream needs a moment to open, so it goes back a little.
-            since = [] if new else ["--since=10s"]
-            found = known if known and not new else scene.pods(here, callers, [])
-            for pod in found:
-                if pod.proxy_id:  # else there is no log to follow yet
-                    there, name = scene.reach(self.kubectl, pod)
-                    opened = partial(ContainerLog, there, name, SIDECAR, *since, id=pod.proxy_id)
-                    yield Stream(f"{pod.namespace}/{pod.name}/{pod.proxy_id}", pod.name, opened)
-
-        return StreamFollower(streams, again=10)  # which costs the cluster's and this machine's time
+        return scene.follow(replace(self.kubectl, namespace=namespace), list(callers), list(known))
 
     def request_log(self, pod: Pod) -> Iterator[str]:
         with contextlib.suppress(MeshError):  # it has just gone
@@ -246,29 +186,14 @@ class ClusterMesh(Mesh):
     def in_flight(self, pods: Iterable[Pod]) -> int | None:
         total = 0
         for pod in pods:
-            said = self.ask_proxy(pod, "clusters")
-            if said is None:
+            if (said := self.ask_proxy(pod, "clusters")) is None:
                 return None
             total += sum(map(int, re.findall(r"^inbound\|.*::rq_active::(\d+)$", said, re.MULTILINE)))
         return total
 
     def logs_requests(self, pod: Pod) -> bool | None:
-        said = self.ask_proxy(pod, "config_dump?resource=dynamic_listeners")
-        if said is None:
-            return None
-        with contextlib.suppress(ValueError):
+        said = self.ask_proxy(pod, "config_dump?resource=dynamic_listeners") or ""
+        with contextlib.suppress(ValueError):  # it cannot be asked, or its answer was cut off
             listeners = [c for c in json.loads(said).get("configs", []) if c.get("name") == "virtualInbound"]
             return '"/dev/stdout"' in json.dumps(listeners)
         return None
-
-
-def _known(item: Json, where: str) -> Object:
-    """Return an object; only its kind and name where it has fields that the harness does not know."""
-    document = {
-        "apiVersion": item["apiVersion"],
-        "kind": item["kind"],
-        "metadata": {"name": item["metadata"]["name"]},
-    }
-    with contextlib.suppress(ManifestError):
-        return to_object({**document, "spec": item["spec"]}, where)
-    return Object.model_validate(document)

@@ -1,7 +1,7 @@
 """Pods in a cluster: how they are, and what they say."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl
@@ -82,6 +82,14 @@ def why(kubectl: Kubectl, pods: list[Json]) -> str:
 def log(kubectl: Kubectl, pod: str, container: str) -> list[str]:
     """Return all that a container has logged, as far as the node keeps it, line by line."""
     return kubectl.run("logs", pod, f"--container={container}", "--tail=-1").splitlines()
+
+
+def logs(kubectl: Kubectl, workload: str) -> Iterator[tuple[str, str]]:
+    """Yield (container, line) for all that a workload's pods have logged; the application is ``app``."""
+    for pod in pods_of(kubectl, workload):
+        application = next(c["name"] for c in pod["spec"]["containers"] if c["name"] != SIDECAR)
+        for shown, container in (("app", application), (SIDECAR, SIDECAR)):
+            yield from ((shown, line) for line in log(kubectl, pod["metadata"]["name"], container))
 
 
 def ask_proxy(kubectl: Kubectl, pod: str, query: str) -> str:

@@ -1,13 +1,12 @@
 """What a cluster must have before anything is deployed: facts in, problems with their remedies out."""
 
-import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from harness import Json
-from harness.cluster.kubectl import ForbiddenError, Kubectl, api_versions, groups
+from harness.cluster.kubectl import Kubectl, api_versions, groups
 from harness.cluster.platforms import KINDS, Platform
 from harness.cluster.pods import has_sidecar
 from harness.manifests.lookup import GATEWAY_LABELS
@@ -70,26 +69,22 @@ def look(kubectl: Kubectl) -> Facts:
             f"(minikube start, crc start) {error}"
         ) from None
     pods = kubectl.items("pods")  # without these nobody goes on
-    has_istio = "networking.istio.io" in groups(kubectl)
-    questions = {name: words for name, words in QUESTIONS.items() if has_istio or name != "istio_gateways"}
+    questions = {**QUESTIONS, "namespace": ["namespace", kubectl.namespace]}
+    if "networking.istio.io" not in groups(kubectl):
+        del questions["istio_gateways"]
     found = {name: kubectl.readable(*words) for name, words in questions.items()}
-    unread = {name for name, objects in found.items() if objects is None}
-    namespace: Json = {"metadata": {"name": kubectl.namespace}}
-    try:
-        namespace = kubectl.get("namespace", kubectl.namespace)
-    except ForbiddenError:
-        unread.add("namespace")
+    unread = frozenset(name for name, objects in found.items() if objects is None)
+    nameless: list[Json] = [{"metadata": {"name": kubectl.namespace}}] if "namespace" in unread else [{}]
+    [namespace] = found["namespace"] or nameless
     read = {name: found.get(name) or [] for name in QUESTIONS}
-    return Facts(versions, **read, namespace=namespace, pods=pods, unread=frozenset(unread))
+    return Facts(versions, **read, namespace=namespace, pods=pods, unread=unread)
 
 
 @cache
 def room_of(kubectl: Kubectl) -> Json:
     """Return the ConfigMap that `make rooms` leaves in a namespace; nothing if this is none of its rooms."""
-    with contextlib.suppress(ForbiddenError):
-        found = kubectl.get("configmap", ROOM)
-        return found if ROOM_LABEL in found.get("metadata", {}).get("labels", {}) else {}
-    return {}
+    found = kubectl.readable("configmap", ROOM) or []
+    return next((each for each in found if ROOM_LABEL in each["metadata"].get("labels", {})), {})
 
 
 def must_be_none(problems: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from harness.cluster.admission import remedy
 from harness.cluster.kubectl import Kubectl
 from harness.cluster.pods import ask_proxy, of_workload, pods_of, statuses, why
 from harness.cluster.routes import QUERY, Ruling, routes_of, without_rules
-from harness.cluster.scene import everywhere
+from harness.cluster.scene import everywhere, pods_in
 from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
 from harness.meshes.scene import named
 from harness.proof.expectation import DOMAIN, ROOT
@@ -125,13 +125,15 @@ def _overruling(kubectl: Kubectl) -> str:
     return f"{', '.join(near)} may overrule it" if near else ""
 
 
-def wait_for_rules(kubectl: Kubectl, document: Json, pods: list[str], hurry: Callable[[], bool]) -> None:
+def wait_for_rules(kubectl: Kubectl, document: Json, hurry: Callable[[], bool], progress: Progress) -> None:
     """Wait until sidecars have the rules of a VirtualService, whoever's it is; of twenty pods at most.
 
     Whoever may not be asked, or does not come round in time, is passed over: the proof sees what happens.
 
     :param hurry: says whether to wait no longer.
     """
+    progress("waiting for the proxies to take the route")
+    pods = [pod.name for pod in pods_in(kubectl) if pod.proxy_id and not pod.gateway]
     ruling = Ruling(kubectl.namespace, document)
 
     def lacks(pod: str) -> str:

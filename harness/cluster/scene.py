@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from harness import Json
-from harness.cluster.kubectl import EXTENSIONS, Kubectl, container_status, groups, served
+from harness.cluster.kubectl import EXTENSIONS, ContainerLog, Kubectl, container_status, groups, served
 from harness.cluster.pods import SIDECAR, containers, has_sidecar, workload_of
+from harness.meshes.logs import Stream, StreamFollower
+from harness.meshes.mesh import LogFollower
 from harness.meshes.scene import Pod, Scene
 
 CORE = "services,deployments,statefulsets,daemonsets"
@@ -65,6 +68,20 @@ def tell_apart(pods: Iterable[Pod], namespace: str) -> Iterator[Pod]:
         name = f"{pod.namespace}/{pod.name}" if pod.name in taken else pod.name
         taken.add(name)
         yield replace(pod, name=name)
+
+
+def follow(kubectl: Kubectl, callers: list[str], known: list[Pod]) -> LogFollower:
+    """Follow the proxies of pods, and of those that start meanwhile; ``known`` are those of a moment ago."""
+
+    def streams(new: bool) -> Iterator[Stream]:
+        # A stream needs a moment to open, so it goes back a little.
+        since = [] if new else ["--since=10s"]
+        for pod in known if known and not new else pods(kubectl, callers, []):
+            if pod.proxy_id:  # else there is no log to follow yet
+                opened = partial(ContainerLog, *reach(kubectl, pod), SIDECAR, *since, id=pod.proxy_id)
+                yield Stream(f"{pod.namespace}/{pod.name}/{pod.proxy_id}", pod.name, opened)
+
+    return StreamFollower(streams, again=10)  # which costs the cluster's and this machine's time
 
 
 def reach(kubectl: Kubectl, pod: Pod) -> tuple[Kubectl, str]:

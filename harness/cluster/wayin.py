@@ -10,7 +10,7 @@ from functools import cached_property
 
 from harness import Json, settings
 from harness.cluster.deploy import own_identity
-from harness.cluster.kubectl import ForbiddenError, Kubectl, groups
+from harness.cluster.kubectl import Kubectl, groups
 from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
 from harness.cluster.preflight import OURS, PROJECT, is_ours, room_of
 from harness.meshes.mesh import LOOPBACK, MeshError, get
@@ -48,22 +48,18 @@ class IngressGateway:
             raise MeshError("there is no ingress gateway (a Service with the label istio=ingressgateway)")
         return found[0]
 
-    def pods(self) -> list[Json]:
-        """Return its pods.
-
-        :raises ForbiddenError: this user may not know them.
-        """
+    def pods(self) -> list[Json] | None:
+        """Return its pods; None if this user may not know them."""
         if self.is_own:
-            return self._kubectl.items("pods", f"--selector={GATEWAY_LABEL}={self._kubectl.namespace}")
-        return self._kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
+            return self._kubectl.readable("pods", f"--selector={GATEWAY_LABEL}={self._kubectl.namespace}")
+        return self._kubectl.readable("pods", "--all-namespaces", "--selector=istio=ingressgateway")
 
     def identity(self) -> str:
         """Return who it is to others (``*/ns/…/sa/…``); nothing if this user may not know."""
         if self.is_own:
             return own_identity(self._kubectl.namespace)
-        try:
-            found = self.pods()
-        except ForbiddenError:
+        found = self.pods()
+        if found is None:
             return ""
         if not found:
             program = self._kubectl.program
