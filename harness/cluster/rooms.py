@@ -99,13 +99,17 @@ def make(first: Installation, prefix: str, size: int, seconds: int) -> list[Path
     for seat in names:
         first.progress(f"writing the kubeconfig of {seat}")
         token = replace(kubectl, namespace=seat).run("create", "token", "seat", f"--duration={seconds}s")
-        content = kubeconfig(view["clusters"][0]["cluster"], seat, token.strip())
-        path = FOLDER / f"{seat}.kubeconfig"
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            yaml.safe_dump(content, file)
-        written.append(path)
+        written.append(_write(kubeconfig(view["clusters"][0]["cluster"], seat, token.strip()), seat))
     return written
+
+
+def _write(content: Json, seat: str) -> Path:
+    """Write a kubeconfig that nobody else may read."""
+    path = FOLDER / f"{seat}.kubeconfig"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        yaml.safe_dump(content, file)
+    return path
 
 
 def remove(first: Installation, prefix: str) -> list[str]:

@@ -17,6 +17,10 @@ QUERY = "config_dump?resource=dynamic_route_configs"
 FOR_SOME = {"gateways", "port", "sourceLabels", "sourceNamespace"}
 """Fields of a match by which only some proxies have it, or only at some ports."""
 
+EVERY: tuple[Json, ...] = ({}, {"uri": {"prefix": "/"}}, {"uri": {"regex": ".*"}})
+SAY_NOTHING = ("name", "ignoreUriCase")
+"""How a match looks that every request has, and the fields of it that do not count."""
+
 Way = tuple[tuple[str, str], float]
 """A host and a subset, or nothing, and how much goes there: a share (0 to 1) or a percentage."""
 
@@ -95,7 +99,7 @@ def _needed(rules: list[Json]) -> Iterator[str]:
         matches = rule.get("match") or [{}]
         if any(FOR_SOME.isdisjoint(match) for match in matches):
             yield f"spec.http[{number}]"
-        if any(match in ({}, {"uri": {"prefix": "/"}}) for match in matches):
+        if any({k: v for k, v in match.items() if k not in SAY_NOTHING} in EVERY for match in matches):
             return
 
 

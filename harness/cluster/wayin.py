@@ -72,7 +72,7 @@ class IngressGateway:
         """Return the URL at which callers reach customer; a way is opened for them if there is none."""
         if not self._forward:
             service = self.service()
-            if address := self._reachable(service):
+            if address := self.reachable_address(service):
                 return f"http://{address}/customer"
             self._forward = self._open_forward(service)
         return f"http://{self._forward.address}/customer"
@@ -97,18 +97,16 @@ class IngressGateway:
     def way_in(self) -> str:
         """Say in one line how callers reach customer, without opening a way for them."""
         service = self.service()
-        if address := self._reachable(service):
+        if address := self.reachable_address(service):
             return f"callers come in at http://{address}/customer"
         metadata = service["metadata"]
         where = f"--namespace={metadata['namespace']} service/{metadata['name']}"
         forward = f"{self._kubectl.program} port-forward {where} 8080:80"
         return f"no address of the gateway is reachable: {forward}, then http://127.0.0.1:8080/customer"
 
-    def reachable_address(self) -> str | None:
-        """Return its host and port, if there is one that this machine reaches."""
-        return self._reachable(self.service())
-
-    def _reachable(self, service: Json) -> str | None:
+    def reachable_address(self, service: Json | None = None) -> str | None:
+        """Return its host and port, if there is one that this machine reaches; ``service`` if it is known."""
+        service = service or self.service()
         routes, nodes = openshift_routes(self._kubectl, service), []
         if any("nodePort" in port for port in service["spec"]["ports"]):
             nodes = self._kubectl.readable("nodes") or []
