@@ -21,7 +21,6 @@ from harness.cluster.mesh import ClusterMesh
 from harness.cluster.platforms import KINDS, Platform, detect, forget_command, image_commands
 from harness.cluster.preflight import Facts, doubts, injection_label, istio_version, problems
 from harness.cluster.readiness import is_rolled_out, stuck
-from harness.cluster.routes import Ruling, without_rules
 from harness.cluster.wayin import addresses
 from harness.manifests import read as manifests
 from harness.manifests.kubernetes import Deployment
@@ -478,82 +477,6 @@ def test_the_best_address_comes_first() -> None:
     assert addresses(gateway, [route], nodes)[:3] == [
         ("door.apps-crc.testing", 80), ("10.0.0.1", 80), ("lb.test", 80),
     ]  # fmt: skip
-
-
-# --- the proxies have the route -----------------------------------------------------------------------
-
-HOST = "recommendation.tutorial.svc.cluster.local"
-
-
-def leads(name: str, *to: str, **action: Any) -> dict[str, Any]:
-    """Return a route as istiod renders it: to one subset, or to several with weights (``v1=90``)."""
-    clusters = [f"outbound|8080|{subset.partition('=')[0]}|{HOST}" for subset in to]
-    weights = [
-        {"name": c, "weight": int(w.partition("=")[2] or 0)} for c, w in zip(clusters, to, strict=True)
-    ]
-    where = {"cluster": clusters[0]} if len(to) == 1 else {"weighted_clusters": {"clusters": weights}}
-    return {"name": name, "match": {"prefix": "/"}, "route": {"timeout": "0s", **where, **action}}
-
-
-def copies(*to: str, **fraction: Any) -> list[dict[str, Any]]:
-    part = {"default_value": fraction or {"numerator": 100}}
-    return [{"cluster": f"outbound|8080|{subset}|{HOST}", "runtime_fraction": part} for subset in to]
-
-
-def dump(*hosts: list[dict[str, Any]], host: str = HOST) -> str:
-    """Return what a proxy says of its routes: those for each port of a host."""
-    inbound = {"name": "inbound|8080||", "virtual_hosts": [{"name": "inbound|http|8080"}]}
-    outbound = [
-        {
-            "name": str(port),
-            "virtual_hosts": [{"name": "block_all"}, {"name": f"{host}:{port}", "routes": routes}],
-        }
-        for port, routes in enumerate(hosts, 8080)
-    ]
-    return json.dumps({"configs": [{"route_config": config} for config in (inbound, *outbound)]})
-
-
-DARK = {"request_mirror_policies": copies("v2")}
-TWICE = {"request_mirror_policies": copies("v1", "v2")}
-ONE_IN_TEN = {"request_mirror_policies": copies("v2", numerator=100_000, denominator="MILLION")}
-FORMS = {
-    "v1-only": [leads("v1-only", "v1")],
-    "mirror": [leads("mirror", "v1", **DARK)],
-    "mirror-10-percent": [leads("mirror-10-percent", "v1", **ONE_IN_TEN)],
-    "mirror-reads": [leads("reads", "v1", **DARK), leads("writes", "v1")],
-    "mirror-twice": [leads("reads", "v1", **TWICE), leads("writes", "v1", **DARK)],
-    "canary": [leads("canary", "v2=10", "v1=90")],
-    "promote": [leads("promote", "v2")],
-    "testers": [leads("testers", "v2"), leads("others", "v1")],
-}
-
-
-@pytest.mark.parametrize("state", FORMS)
-def test_istios_form_of_a_route_is_recognised_and_any_other_is_not(state: str) -> None:
-    [route] = yaml.safe_load_all((ROOT / "istio" / f"{state}.yaml").read_text())
-    ruling, form, default = Ruling("tutorial", route), FORMS[state], [leads("default", "")]
-    assert [name for name in FORMS if ruling.instead(dump(FORMS[name], FORMS[name])) is None] == [state]
-    assert ruling.instead(dump(form, default)) == "all to any version", "a port has another route"
-    assert ruling.instead(dump()) == "", "the host is not known"
-    none = Ruling("tutorial", without_rules(HOST))
-    assert none.instead(dump(default)) is None
-    assert none.instead(dump(form))
-
-
-def test_rules_of_anybody_are_recognised() -> None:
-    v1 = {"route": [{"destination": {"host": "recommendation", "subset": "v1", "port": {"number": 8080}}}]}
-    rules = [
-        {**v1, "name": "other-port", "match": [{"port": 7000}]},
-        {"name": "old", "match": [{"uri": {"prefix": "/old"}}], "redirect": {"uri": "/"}},
-        {**v1, "match": [{"uri": {"prefix": "/"}}], "corsPolicy": {}, "mirror": None},
-        {**v1, "name": "never"},
-    ]
-    spec = {"hosts": ["Recommendation"], "http": rules}
-    ruling = Ruling("tutorial", {"kind": "VirtualService", "metadata": {"name": "any"}, "spec": spec})
-    old, rest = {"name": "old", "redirect": {}}, leads("", "v1")
-    assert ruling.instead(dump([old, rest], [leads("other-port", "v1"), old, rest])) is None
-    assert ruling.instead(dump([rest])) == "all to v1", "a rule is not there yet"
-    assert ruling.instead(dump([leads("before", "v2"), old, rest])), "a rule is there still"
 
 
 # --- the workshop's steps, on the double --------------------------------------------------------------

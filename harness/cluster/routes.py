@@ -14,11 +14,11 @@ from harness.proof.expectation import MESH, Applied, Expectation, RouteRule, ser
 QUERY = "config_dump?resource=dynamic_route_configs"
 """How a proxy's admin interface is asked for its routes."""
 
-FOR_SOME = {"gateways", "port", "sourceLabels", "sourceNamespace"}
-"""Fields of a match by which only some proxies have it, or only at some ports."""
+FOR_SOME = {"gateways", "sourceLabels", "sourceNamespace"}
+"""Fields of a match by which only some proxies have it."""
 
 EVERY: tuple[Json, ...] = ({}, {"uri": {"prefix": "/"}}, {"uri": {"regex": ".*"}})
-SAY_NOTHING = ("name", "ignoreUriCase")
+SAY_NOTHING = ("name", "port", "ignoreUriCase")
 """How a match looks that every request has, and the fields of it that do not count."""
 
 Way = tuple[tuple[str, str], float]
@@ -63,9 +63,13 @@ class Ruling:
     """What a VirtualService says of its hosts, and whether proxies do that."""
 
     def __init__(self, namespace: str, document: Json) -> None:
-        applied = Applied(Scene(namespace, (), ()))
-        self._hosts, self._rules = applied.hosts_of(document), applied.rules_of(document, MESH)
-        self._needed = set(_needed(document["spec"].get("http") or []))
+        self._applied = Applied(Scene(document["metadata"].get("namespace") or namespace, (), ()))
+        self._hosts, self._rules = self._applied.hosts_of(document), document["spec"].get("http") or []
+        self._is_understood = not any(rule.problems for rule in self._read(self._rules))
+
+    def _read(self, rules: list[Json]) -> list[RouteRule]:
+        document = {"kind": "VirtualService", "metadata": {"name": ""}, "spec": {"http": rules}}
+        return self._applied.rules_of(document, MESH)
 
     def instead(self, said: str) -> str | None:
         """Say what a proxy does with requests to the hosts instead; nothing where it knows none of them.
@@ -75,22 +79,31 @@ class Ruling:
         :param said: what its admin interface answers to QUERY.
         """
         known = [
-            [_running(route) for route in found.get("routes", [])]
+            host
             for config in json.loads(said).get("configs", [])
-            for found in config.get("route_config", {}).get("virtual_hosts", [])
-            if found["name"].partition(":")[0] in self._hosts
+            for host in config.get("route_config", {}).get("virtual_hosts", [])
+            if host["name"].partition(":")[0] in self._hosts
         ]
-        if not self._rules or any(rule.problems for rule in self._rules):
-            return None
-        wrong = [routes for routes in known if not self._are(routes)]
-        if known and not wrong:
-            return None
-        return " | ".join(map(_in_words, *wrong[:1])) if wrong else ""
+        for host in known if self._is_understood else ():
+            routes = [_running(route) for route in host.get("routes", [])]
+            if not self._are(routes, *host["name"].partition(":")[::2]):
+                return " | ".join(map(_in_words, routes))
+        return None if known or not self._is_understood else ""
 
-    def _are(self, routes: list[Route]) -> bool:
-        """Say whether the routes of a virtual host are all these rules, and no others."""
-        found = [[rule.place for rule in self._rules if route in _promised(rule)] for route in routes]
-        return all(found) and self._needed.issubset(chain(*found))
+    def _are(self, routes: list[Route], host: str, port: str) -> bool:
+        """Say whether the routes that a proxy has for a host's port are all these rules, and no others."""
+        written = list(_at(self._rules, port)) or without_rules(host)["spec"]["http"]
+        promised = {rule.place: _promised(rule) for rule in self._read(written)}
+        found = [[place for place, known in promised.items() if route in known] for route in routes]
+        return all(found) and set(_needed(written)).issubset(chain(*found))
+
+
+def _at(rules: list[Json], port: str) -> Iterator[Json]:
+    """Yield the rules of a VirtualService that count at a port, with the matches that do."""
+    for rule in rules:
+        matches = [match for match in rule.get("match") or [{}] if str(match.get("port", port)) == port]
+        if matches:
+            yield {**rule, "match": matches}
 
 
 def _needed(rules: list[Json]) -> Iterator[str]:
