@@ -11,7 +11,7 @@ import yaml
 
 from harness import Json, settings
 from harness.cluster import admission, deploy, preflight, readiness
-from harness.cluster.kubectl import Kubectl, api_versions, served
+from harness.cluster.kubectl import Kubectl, api_versions, groups, served
 from harness.cluster.platforms import Platform, detect, forget_command, image_commands
 from harness.cluster.preflight import OURS, PROJECT, Facts, injection_label, is_ours, must_be_none, room_of
 from harness.cluster.wayin import IngressGateway, own_gateway
@@ -43,9 +43,14 @@ class Images:
         """What pods call the images that are there before anything is deployed: those of a room."""
         return dict(room_of(self._kubectl).get("data", {}))
 
-    def registry(self, deployed: Iterable[Json]) -> str:
-        """Return where images are pushed: to REGISTRY, or else where those of Deployments are."""
-        return settings.variable("REGISTRY") or deploy.registry_of(deployed)
+    def registry(self, deployed: Iterable[Json] | None = None) -> str:
+        """Return where images are pushed: to REGISTRY, or else where those of Deployments are.
+
+        :param deployed: the Deployments, where they are known.
+        """
+        if wanted := settings.variable("REGISTRY"):
+            return wanted
+        return deploy.registry_of(self._kubectl.items("deployments") if deployed is None else deployed)
 
     def bring(self, name: str) -> str:
         """Build an image and bring it to the cluster, unless the room has it; return what pods call it.
@@ -55,7 +60,7 @@ class Images:
         source = image(name)
         if built := self.built.get(source.sources_key()):
             return built
-        tag = source.reference(self.registry(self._kubectl.items("deployments")))
+        tag = source.reference(self.registry())
         STATE.mkdir(exist_ok=True)
         # Not in /tmp: a Docker from a snap does not see it.
         with tempfile.TemporaryDirectory(prefix="image-", dir=STATE) as folder:
@@ -68,9 +73,10 @@ class Images:
         return tag
 
     def _commands(self, source: Image, tag: str, folder: str) -> list[str]:
+        platform = self.platform
         try:
             archive = None if source.other_base() else source.archive()
-            return image_commands(self.platform, tag, folder, self._kubectl.command(), archive)
+            return image_commands(platform, tag, folder, self._kubectl.command(), archive)
         except MeshError as error:
             if not self.built:
                 raise
@@ -97,8 +103,25 @@ class Installation:
 
         :raises MeshError: it does not answer.
         """
-        self.progress(f"asking the cluster of context {self.kubectl.context}")
-        return preflight.look(self.kubectl)
+        kubectl = self.kubectl
+        self.progress(f"asking the cluster of context {kubectl.context}")
+        try:
+            versions = api_versions(kubectl)
+        except MeshError as error:
+            raise MeshError(
+                f"the cluster of context {kubectl.context} does not answer: is it running? "
+                f"(minikube start, crc start) {error}"
+            ) from None
+        pods = kubectl.items("pods")  # without these nobody goes on
+        questions = {**preflight.QUESTIONS, "namespace": ["namespace", kubectl.namespace]}
+        if "networking.istio.io" not in groups(kubectl):
+            del questions["istio_gateways"]
+        found = {name: kubectl.readable(*words) for name, words in questions.items()}
+        unread = frozenset(name for name, objects in found.items() if objects is None)
+        nameless: Json = {"metadata": {"name": kubectl.namespace}} if "namespace" in unread else {}
+        [namespace] = found["namespace"] or [nameless]
+        lists = {name: found.get(name) or [] for name in preflight.QUESTIONS}
+        return Facts(versions, **lists, namespace=namespace, pods=pods, unread=unread)
 
     def checked_facts(self) -> Facts:
         """Ask the cluster what it is and has.

@@ -14,22 +14,12 @@ from harness import Json, settings
 from harness.cluster import admission, applied, pods, readiness, scene
 from harness.cluster.installation import Installation, read
 from harness.cluster.kubectl import Kubectl, must_have_extensions
-from harness.cluster.pods import OWN_GATEWAY_NAME, SIDECAR
+from harness.cluster.pods import SIDECAR
 from harness.cluster.routes import must_rule
 from harness.manifests.base import Object
 from harness.manifests.kubernetes import Deployment
 from harness.manifests.lookup import of_kind, workloads_behind
-from harness.meshes.mesh import (
-    GATEWAY,
-    STATE,
-    TARGET,
-    LogFollower,
-    Mesh,
-    MeshError,
-    PodStatus,
-    Progress,
-    quietly,
-)
+from harness.meshes.mesh import STATE, TARGET, LogFollower, Mesh, MeshError, PodStatus, Progress, quietly
 from harness.meshes.scene import Pod, Scene
 from harness.meshes.stores import psql, rows_of
 
@@ -127,8 +117,7 @@ class ClusterMesh(Mesh):
 
     def pods(self) -> list[PodStatus]:
         workloads = [d.metadata.name for d in of_kind(self.routes(), Deployment)]
-        gateway = OWN_GATEWAY_NAME if self.gateway.is_own else GATEWAY
-        found = [(gateway, pod) for pod in self.gateway.pods() or []]
+        found = [(self.gateway.name, pod) for pod in self.gateway.pods() or []]
         there = self.kubectl.items("pods")
         found += [(name, pod) for name in workloads for pod in pods.of_workload(there, name)]
         return [

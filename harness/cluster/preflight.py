@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from harness import Json
-from harness.cluster.kubectl import Kubectl, api_versions, groups
+from harness.cluster.kubectl import Kubectl
 from harness.cluster.platforms import KINDS, Platform
 from harness.cluster.pods import has_sidecar
 from harness.manifests.lookup import GATEWAY_LABELS
@@ -54,30 +54,6 @@ QUESTIONS = {
     "istio_gateways": ["gateways.networking.istio.io", "--all-namespaces"],
 }
 """What ``kubectl get`` is asked for, by the field of Facts."""
-
-
-def look(kubectl: Kubectl) -> Facts:
-    """Ask the cluster what it is and has.
-
-    :raises MeshError: it does not answer.
-    """
-    try:
-        versions = api_versions(kubectl)
-    except MeshError as error:
-        raise MeshError(
-            f"the cluster of context {kubectl.context} does not answer: is it running? "
-            f"(minikube start, crc start) {error}"
-        ) from None
-    pods = kubectl.items("pods")  # without these nobody goes on
-    questions = {**QUESTIONS, "namespace": ["namespace", kubectl.namespace]}
-    if "networking.istio.io" not in groups(kubectl):
-        del questions["istio_gateways"]
-    found = {name: kubectl.readable(*words) for name, words in questions.items()}
-    unread = frozenset(name for name, objects in found.items() if objects is None)
-    nameless: list[Json] = [{"metadata": {"name": kubectl.namespace}}] if "namespace" in unread else [{}]
-    [namespace] = found["namespace"] or nameless
-    read = {name: found.get(name) or [] for name in QUESTIONS}
-    return Facts(versions, **read, namespace=namespace, pods=pods, unread=unread)
 
 
 @cache

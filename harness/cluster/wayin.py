@@ -13,7 +13,7 @@ from harness.cluster.deploy import own_identity
 from harness.cluster.kubectl import Kubectl, groups
 from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
 from harness.cluster.preflight import OURS, PROJECT, is_ours, room_of
-from harness.meshes.mesh import LOOPBACK, MeshError, get
+from harness.meshes.mesh import GATEWAY, LOOPBACK, MeshError, get
 
 DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger": ("tracing", 80),
               "prometheus": ("prometheus", 9090)}  # fmt: skip
@@ -35,6 +35,11 @@ class IngressGateway:
     def is_own(self) -> bool:
         """Whether the workshop has one of its own, or is to have one; in a room it has."""
         return settings.own_gateway() or bool(room_of(self._kubectl)) or bool(own_gateway(self._kubectl))
+
+    @property
+    def name(self) -> str:
+        """What its workload is called."""
+        return OWN_GATEWAY_NAME if self.is_own else GATEWAY
 
     def service(self) -> Json:
         """Return its Service.
