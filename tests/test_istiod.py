@@ -110,3 +110,30 @@ def test_no_other_route_is_taken_for_it(name: str) -> None:
     assert {other: ruling.instead(dump(other)) for other in WORDS} == expected
     assert ruling.instead('{"configs": []}') == "", "it knows no such host"
     assert Ruling("tutorial", without_rules(host)).instead(dump(name)) == WORDS[name]
+
+
+def test_rules_that_lead_elsewhere_are_recognised_whoever_wrote_them() -> None:
+    host = "pricing.shop.svc.cluster.local"
+    v1 = {"route": [{"destination": {"host": "pricing", "subset": "v1", "port": {"number": 80}}}]}
+    rules = [
+        {**v1, "name": "some", "match": [{"sourceLabels": {"app": "cart"}}]},
+        {"name": "old", "match": [{"uri": {"prefix": "/old"}}], "redirect": {"uri": "/"}},
+        {**v1, "match": [{"name": "all"}], "corsPolicy": {}, "mirror": None},
+        {**v1, "name": "never"},
+    ]
+    document = {"kind": "VirtualService", "metadata": {"name": "any"}}
+    ruling = Ruling("shop", {**document, "spec": {"hosts": ["Pricing"], "http": rules}})
+
+    def instead(*names: str) -> str | None:
+        to_v1 = {"route": {"cluster": f"outbound|80|v1|{host}"}}
+        routes = [{"name": name, **({"redirect": {}} if name == "old" else to_v1)} for name in names]
+        found = {"name": f"{host}:80", "routes": routes}
+        return ruling.instead(json.dumps({"configs": [{"route_config": {"virtual_hosts": [found]}}]}))
+
+    assert instead("old", ".all") is None
+    assert instead("some", "old", ".all") is None, "of that caller alone"
+    assert instead(".all") == "all to v1", "a rule is not there yet"
+    assert instead("before", "old", ".all"), "a rule is there still"
+    delegate = {"name": "other", "delegate": {"name": "other"}}
+    not_understood = Ruling("shop", {**document, "spec": {"hosts": ["pricing"], "http": [delegate]}})
+    assert not_understood.instead('{"configs": []}') is None

@@ -40,7 +40,9 @@ def routes_of(kubectl: Kubectl) -> Applied:
 def must_rule(kubectl: Kubectl, given: Iterable[Json]) -> None:
     """Raise a MeshError if sidecars would not take a VirtualService: another route overrules it."""
     written = [each for each in given if each["kind"] == "VirtualService" and serves_mesh(each)]
-    applied = routes_of(kubectl) if written else Applied(Scene(kubectl.namespace, (), ()))
+    if not written:
+        return
+    applied = routes_of(kubectl)
     for document, host in ((each, host) for each in written for host in applied.hosts_of(each)):
         for found in applied.ruling(host, kubectl.namespace)[:1]:
             where, is_route = applied.namespace_of(found), found["kind"] == "HTTPRoute"
