@@ -44,7 +44,7 @@ def up(mesh: Mesh) -> None:
 
 def _start(mesh: Mesh, yes: bool = False) -> None:
     if isinstance(mesh, ClusterMesh):
-        options.agree(mesh, yes or bool(mesh.room), "deploy")
+        options.agree(mesh.installation, yes or bool(mesh.installation.images.built), "deploy")
     mesh.up()
     echo(started(mesh))
 
@@ -58,7 +58,7 @@ def down(mesh: Mesh) -> None:
 
 def _remove(mesh: Mesh, yes: bool = False) -> None:
     if isinstance(mesh, ClusterMesh):
-        options.agree(mesh, yes or bool(mesh.room), "undeploy")
+        options.agree(mesh.installation, yes or bool(mesh.installation.images.built), "undeploy")
     mesh.down()
     for left in (mesh.home / "live.json", STATE / "error.log"):
         left.unlink(missing_ok=True)
@@ -112,9 +112,9 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
     must_be_clone("'rooms'")
     first, *_, last = [*rooms.seats(prefix, seats)] * 2
     with contextlib.closing(ClusterMesh(progress(), first)) as mesh:
-        mesh.has_own_gateway = True
-        options.agree(mesh, yes, "rooms", f"namespaces {first} to {last}")
-        paths = rooms.make(mesh, prefix, seats, int(duration))
+        mesh.gateway.is_own = True
+        options.agree(mesh.installation, yes, "rooms", f"namespaces {first} to {last}")
+        paths = rooms.make(mesh.installation, prefix, seats, int(duration))
     echo(wrap(f"{len(paths)} rooms: give each seat one file of {rooms.FOLDER}, and docs/room.md"))
 
 
@@ -124,8 +124,8 @@ def rooms_command(yes: bool, prefix: str, seats: int, duration: float) -> None:
 def rooms_down(yes: bool, prefix: str) -> None:
     """Remove the rooms with all that is in them."""
     with contextlib.closing(ClusterMesh(progress(), f"{prefix}-01")) as mesh:
-        options.agree(mesh, yes, "rooms-down", f"namespaces {prefix}-…")
-        names = rooms.remove(mesh, prefix)
+        options.agree(mesh.installation, yes, "rooms-down", f"namespaces {prefix}-…")
+        names = rooms.remove(mesh.installation, prefix)
     echo(f"{len(names)} rooms are gone from the cluster")
 
 
@@ -150,7 +150,7 @@ def bundle_command(output: Path) -> None:
 def url() -> None:
     """Print how callers reach customer on the cluster. Exit 1 if only a port-forward leads there."""
     mesh = ClusterMesh(progress())
-    address = mesh.reachable_address()
+    address = mesh.gateway.reachable_address()
     echo(f"http://{address}/customer" if address else mesh.way_in())
     sys.exit(0 if address else 1)
 

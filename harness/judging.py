@@ -183,7 +183,7 @@ def live_command(mesh: Mesh, target: Target, read_only: bool, yes: bool) -> None
     from harness.live.state import Live
 
     if isinstance(mesh, ClusterMesh) and not read_only:
-        options.agree(mesh, yes, "live")
+        options.agree(mesh.installation, yes, "live")
     mesh.home.mkdir(parents=True, exist_ok=True)
     with (
         contextlib.closing(Live(mesh, target, read_only=read_only)) as live,

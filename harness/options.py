@@ -14,7 +14,8 @@ import click
 
 from harness import HarnessError, settings
 from harness.choice import MESHES, default_mesh, make_mesh
-from harness.cluster.mesh import ClusterMesh
+from harness.cluster.installation import Installation
+from harness.cluster.platforms import KINDS
 from harness.cluster.preflight import doubts
 from harness.meshes.mesh import TARGET, Mesh
 from harness.proof.evidence import Bounds
@@ -206,16 +207,15 @@ bounds = gathered(
 """What is asked of v2, and how the verdict is told."""
 
 
-def agree(mesh: ClusterMesh, yes: bool, question: str, where: str = "") -> None:
+def agree(installation: Installation, yes: bool, question: str, where: str = "") -> None:
     """Say which cluster kubectl's context names; ask before it is changed, if it may be somebody else's.
 
-    :param where: what of it is changed; nothing means the mesh's namespace.
+    :param where: what of it is changed; nothing means the installation's namespace.
     :raises HarnessError: nobody can be asked.
     """
-    facts = mesh.facts()
-    platform = mesh.platform(facts)
-    where = where or f"namespace {mesh.namespace}"
-    echo(wrap(f"{platform.title}, context {mesh.kubectl.context}, {where}"))
+    facts, kubectl, platform = installation.facts(), installation.kubectl, installation.images.platform
+    where = where or f"namespace {kubectl.namespace}"
+    echo(wrap(f"{KINDS[platform.kind].title}, context {kubectl.context}, {where}"))
     if not platform.local and not yes:
         if not sys.stdin.isatty():
             raise HarnessError(f"this is not known to be a cluster on this machine: {question} with YES=1")

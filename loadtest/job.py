@@ -69,9 +69,9 @@ class Job:
         :param duration: seconds for which it is to send.
         :raises MeshError: it does not.
         """
-        self._mesh.bring("loadtest", self._mesh.platform(self._mesh.facts()))
+        self._mesh.installation.images.bring("loadtest")
         self._remove()
-        documents = self._mesh.render(document for _, document in read.documents(MANIFEST))
+        documents = self._mesh.installation.render(document for _, document in read.documents(MANIFEST))
         [job] = [document for document in documents if document["kind"] == "Job"]
         job["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
         job["spec"]["activeDeadlineSeconds"] += int(duration)
@@ -79,7 +79,7 @@ class Job:
         container["env"] = [{"name": name, "value": value} for name, value in environment.items()]
         if refusal := self._mesh.refusal(self._mesh.namespace, job):
             raise MeshError(f"no pod can be made for Locust: {refusal}")
-        self._mesh.create(documents)
+        self._mesh.installation.create(documents)
         end = time.monotonic() + START_DEADLINE
         while not {"running", "terminated"} & (state := self._state()).keys():
             waiting = state.get("waiting", {}).get("reason", "")
@@ -217,7 +217,7 @@ def load(
     run = Run(mesh, Target(service, namespace), max_failures, max_p95)
     with contextlib.closing(run), Job(mesh) as job:
         environment = {
-            "LOCUST_HOST": url or mesh.inner_url(),
+            "LOCUST_HOST": url or mesh.gateway.inner_url(),
             "SERVICE": service,
             "LOCUST_USERS": str(users),
             "LOCUST_SPAWN_RATE": str(spawn_rate),

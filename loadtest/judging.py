@@ -267,7 +267,7 @@ def open_run(environment: Environment) -> Run:
     if options.url and not options.url.startswith(("http://", "https://")):
         raise HarnessError(f"URL={options.url} is not an address such as http://127.0.0.1:8080/")
     mesh = make_mesh(options.mesh, namespace=options.namespace)
-    if isinstance(mesh, ClusterMesh) and not options.url and not mesh.reachable_address():
+    if isinstance(mesh, ClusterMesh) and not options.url and not mesh.gateway.reachable_address():
         raise HarnessError("a port-forward is too narrow for a load: make load MESH=cluster")
     run = Run(mesh, Target(options.service, options.namespace), options.max_failures, options.max_p95)
     environment.host = options.url or mesh.url()

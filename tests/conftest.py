@@ -86,7 +86,7 @@ def running_mesh(
             deployed = ClusterMesh()
             try:
                 deployed.up()
-                deployed.bring("tests-shadow", deployed.platform(deployed.facts()))
+                deployed.installation.images.bring("tests-shadow")
                 yield deployed
             finally:
                 deployed.down()

@@ -67,12 +67,12 @@ def reset(mesh: EnvoyMesh | ClusterMesh) -> None:
     for path in (*WITH_STORE, *ISTIO, *CLUSTER_ONLY, OWN_GATEWAY):
         first |= {(d["kind"], d["metadata"]["name"]): d for _, d in documents(path)}
     there = {}
-    for found in mesh.kubectl.items(mesh.kinds(), f"--selector={OURS}={PROJECT}"):
+    for found in mesh.kubectl.items(mesh.installation.kinds(), f"--selector={OURS}={PROJECT}"):
         name = (found["kind"], found["metadata"]["name"])
         there[name] = found
         if name not in first:
             mesh.kubectl.run("delete", "--filename=-", given=json.dumps(found))
-    sent = zip(first.items(), mesh.render(first.values(), keep_images=True), strict=True)
+    sent = zip(first.items(), mesh.installation.render(first.values(), keep_images=True), strict=True)
     changed = [given for (name, given), document in sent if not _is_as_sent(document, there.get(name, {}))]
     if changed:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

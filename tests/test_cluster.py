@@ -18,9 +18,9 @@ from helpers import run
 from harness.cluster.deploy import CLUSTER_ONLY, images_of, ours, registry_of, render
 from harness.cluster.kubectl import Kubectl
 from harness.cluster.mesh import ClusterMesh
-from harness.cluster.platforms import Platform, detect, forget_command, image_commands
+from harness.cluster.platforms import KINDS, Platform, detect, forget_command, image_commands
 from harness.cluster.preflight import Facts, doubts, injection_label, istio_version, problems
-from harness.cluster.readiness import is_rolled_out, stuck, summary
+from harness.cluster.readiness import is_rolled_out, stuck
 from harness.cluster.wayin import addresses
 from harness.manifests import read as manifests
 from harness.manifests.kubernetes import Deployment
@@ -31,7 +31,6 @@ from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE, WORKLOADS, MeshError
 from harness.proof.report import table
 from harness.proof.target import Target
 from harness.proof.watch import Watch, verify
-from harness.rendering.routes import sidecar_routes
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "recorded" / "cluster.json").read_text())
 
@@ -126,7 +125,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_images_reach_each_platform(kind: str, registry: str, expected: list[str]) -> None:
     platform = Platform(kind, "p", local=True)
     image = f"{registry}customer:1"
-    assert image_commands(platform, image, "/ctx", ["kubectl"], bool(registry)) == expected
+    assert image_commands(platform, image, "/ctx", ["kubectl"]) == expected
 
 
 @pytest.mark.usefixtures("tools")
@@ -146,7 +145,7 @@ def test_images_of_a_bundle_reach_each_platform_and_nothing_is_built(
 ) -> None:
     platform, archive = Platform(kind, "p", local=True), Path("/my bundle/amd64.tar")
     kubectl = ["kubectl", "--context=c", "--namespace=n"]
-    commands = image_commands(platform, f"{registry}customer:1", "/ctx", kubectl, bool(registry), archive)
+    commands = image_commands(platform, f"{registry}customer:1", "/ctx", kubectl, archive)
     assert " load " in commands[0]
     assert commands[0].endswith("'/my bundle/amd64.tar'")
     assert commands[-1].endswith(last)
@@ -160,7 +159,7 @@ def test_images_of_a_bundle_reach_each_platform_and_nothing_is_built(
 @pytest.mark.usefixtures("tools")
 def test_kind_on_podman_loads_an_archive() -> None:
     platform = detect("ctx", "https://127.0.0.1:4", API, [node("kind://podman/lab/lab-control-plane")])
-    build, save, load = image_commands(platform, "customer:1", "/ctx", ["kubectl"], False)
+    build, save, load = image_commands(platform, "customer:1", "/ctx", ["kubectl"])
     assert build == "podman build --tag docker.io/library/customer:1 /ctx"
     assert save == "podman save --output /ctx/image.tar docker.io/library/customer:1"
     assert load.endswith("kind load image-archive /ctx/image.tar --name lab")
@@ -176,7 +175,7 @@ def test_minikube_forgets_images() -> None:
 @pytest.mark.usefixtures("tools")
 def test_openshift_builds_in_the_cluster_and_looks_images_up_by_bare_name() -> None:
     kubectl = ["kubectl", "--context=c", "--namespace=n"]
-    commands = image_commands(Platform("openshift", "c", local=True), "customer:1", "/ctx", kubectl, False)
+    commands = image_commands(Platform("openshift", "c", local=True), "customer:1", "/ctx", kubectl)
     assert all("oc --context=c --namespace=n" in command for command in commands)
     assert "new-build --binary --strategy=docker --name=customer --to=customer:1" in commands[0]
     assert commands[1].endswith("start-build customer --from-dir=/ctx --follow --wait")
@@ -185,7 +184,7 @@ def test_openshift_builds_in_the_cluster_and_looks_images_up_by_bare_name() -> N
 
 @pytest.mark.usefixtures("tools")
 def test_microshift_loads_what_podman_saved() -> None:
-    commands = image_commands(Platform("microshift", "c", local=True), "customer:1", "/ctx", ["oc"], False)
+    commands = image_commands(Platform("microshift", "c", local=True), "customer:1", "/ctx", ["oc"])
     assert "; podman save docker.io/library/customer:1 | ssh " in commands[1]
     assert commands[1].endswith(" sudo podman load")
 
@@ -193,13 +192,13 @@ def test_microshift_loads_what_podman_saved() -> None:
 @pytest.mark.usefixtures("tools")
 def test_a_cluster_that_is_not_known_needs_a_registry() -> None:
     with pytest.raises(MeshError, match=r"make deploy REGISTRY="):
-        image_commands(Platform("other", "p", local=False), "customer:1", "/ctx", ["kubectl"], False)
+        image_commands(Platform("other", "p", local=False), "customer:1", "/ctx", ["kubectl"])
 
 
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MeshError, match=r"^minikube is not installed"):
-        image_commands(Platform("minikube", "p", local=True), "customer:1", "/ctx", ["kubectl"], False)
+        image_commands(Platform("minikube", "p", local=True), "customer:1", "/ctx", ["kubectl"])
     monkeypatch.delenv("KUBECTL", raising=False)
     with pytest.raises(MeshError, match=r"^kubectl is not installed: see https://"):
         Kubectl.find("tutorial")
@@ -328,7 +327,7 @@ def test_a_supported_newer_or_nameless_version_is_no_problem(tag: str) -> None:
 
 def test_what_is_newer_than_all_that_was_tried_or_not_read_is_told() -> None:
     platform = Platform("k3d", "p", local=True)
-    assert list(doubts(facts(), platform)) == [f"not checked: {platform.unchecked}"]
+    assert list(doubts(facts(), platform)) == [f"not checked: {KINDS['k3d'].unchecked}"]
 
     def odd(recorded: dict[str, Any]) -> None:
         istiod("1.32.0")(recorded)
@@ -480,73 +479,6 @@ def test_the_best_address_comes_first() -> None:
     ]  # fmt: skip
 
 
-# --- the proxies have the route -----------------------------------------------------------------------
-
-
-def istio_form(**action: Any) -> dict[str, Any]:
-    """Return a route configuration as istiod renders it."""
-    route = {"name": "default", "match": {"prefix": "/"}, "route": {"timeout": "0s", **action}}
-    name = "recommendation.tutorial.svc.cluster.local:8080"
-    return {"name": "8080", "virtual_hosts": [{"name": "block_all"}, {"name": name, "routes": [route]}]}
-
-
-V1 = "outbound|8080|v1|recommendation.tutorial.svc.cluster.local"
-V2 = "outbound|8080|v2|recommendation.tutorial.svc.cluster.local"
-
-
-@pytest.mark.parametrize(
-    ("state", "form"),
-    [
-        ("v1-only", istio_form(cluster=V1)),
-        (
-            "mirror",
-            istio_form(
-                cluster=V1,
-                request_mirror_policies=[
-                    {"cluster": V2, "runtime_fraction": {"default_value": {"numerator": 100}}},
-                ],
-            ),
-        ),
-        (
-            "mirror-10-percent",
-            istio_form(
-                cluster=V1,
-                request_mirror_policies=[
-                    {
-                        "cluster": V2,
-                        "runtime_fraction": {
-                            "default_value": {"numerator": 100000, "denominator": "MILLION"}
-                        },
-                    },
-                ],
-            ),
-        ),
-        (
-            "canary",
-            istio_form(
-                weighted_clusters={"clusters": [{"name": V2, "weight": 10}, {"name": V1, "weight": 90}]}
-            ),
-        ),
-        ("promote", istio_form(cluster=V2)),
-    ],
-)
-def test_istios_form_of_a_route_is_recognised_and_any_other_is_not(state: str, form: dict[str, Any]) -> None:
-    states = sorted(path.stem for path in (ROOT / "istio").glob("*.yaml"))
-    states = [name for name in states if name not in ("gateway", "destination-rule")]
-    objects = [o for o in read(*WORKLOADS, *ISTIO) if o.key != "virtualservice/recommendation"]
-    matching = [
-        name
-        for name in states
-        if summary(sidecar_routes([*objects, *read(ROOT / "istio" / f"{name}.yaml")]), "tutorial")
-        == summary(form, "tutorial")
-    ]
-    assert matching == [state]
-
-
-def test_a_configuration_without_the_host_is_none() -> None:
-    assert summary({"name": "inbound|8080||", "virtual_hosts": []}, "tutorial") is None
-
-
 # --- the workshop's steps, on the double --------------------------------------------------------------
 
 
@@ -672,7 +604,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(
         MeshError, match=r"context minikube does not answer: is it running\?.*no route to host"
     ):
-        ClusterMesh().facts()
+        ClusterMesh().installation.facts()
 
 
 def deployment(**status: Any) -> dict[str, Any]:

@@ -364,16 +364,16 @@ NAMESPACE = "dark-launch-foreign"
 def a_cluster() -> Iterator[ClusterMesh]:
     """Yield the cluster, on which the shop runs with shoppers of its own: the canary as a StatefulSet."""
     mesh = ClusterMesh(namespace=NAMESPACE)
-    facts = mesh.facts()
-    mesh.bring("tests-foreign", mesh.platform(facts))
-    label, _, value = injection_label(facts).partition("=")
+    installation = mesh.installation
+    installation.images.bring("tests-foreign")
+    label, _, value = injection_label(installation.facts()).partition("=")
     metadata = {"name": NAMESPACE, "labels": {label: value}}
-    mesh.create([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+    installation.create([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
     try:
         files = [FOREIGN / "kubernetes.yaml", FOREIGN / "mirror.yaml"]
         logs = ROOT / "istio" / "cluster" / "telemetry.yaml"
         written = [d for path in (logs, *files) for _, d in documents(path)]
-        mesh.create(foreign(mesh.render(written)))
+        installation.create(foreign(installation.render(written)))
         for workload in ("deployment/pricing-primary", "statefulset/pricing-canary", "deployment/shoppers"):
             mesh.kubectl.run("rollout", "status", workload, "--timeout=90s", timeout=100)
         yield mesh
@@ -421,7 +421,7 @@ def test_on_a_cluster_an_http_route_is_judged_like_a_virtual_service(a_cluster: 
     parent = {"group": "", "kind": "Service", "name": "pricing", "port": 80}
     route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
              "metadata": {"name": "pricing"}, "spec": {"parentRefs": [parent], "rules": [rule]}}  # fmt: skip
-    a_cluster.create([route])
+    a_cluster.installation.create([route])
     a_cluster.kubectl.run("delete", "virtualservice", "pricing")
     wait_for(lambda: "-dark-launch-foreign.pricing.0" in caller_log(a_cluster), "the route")
     verdict = watch_on_cluster()

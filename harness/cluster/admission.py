@@ -5,6 +5,7 @@ has say what they would make of it. Of a ResourceQuota that tells but one pod, s
 https://kubernetes.io/docs/concepts/policy/resource-quotas/
 """
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,23 +25,17 @@ def problems(kubectl: Kubectl, documents: list[Json], label: str = "") -> Iterat
     :param label: by which Istio is to inject sidecars (``istio-injection=enabled``, ``istio.io/rev=1-31``)
         where the namespace does not say so yet.
     """
-    there = kubectl.get("--filename=-", given=yaml.safe_dump_all(documents))
-    items = there.get("items", [there] if there else [])
-    known = {(found["kind"], found["metadata"]["name"]) for found in items}
+    there = kubectl.items("--filename=-", given=yaml.safe_dump_all(documents))
+    known = {(found["kind"], found["metadata"]["name"]) for found in there}
     new = [d for d in documents if (d["kind"], d["metadata"]["name"]) not in known]
     tried = [pod_of(document, label) for document in new if document["kind"] in ("Deployment", "Job")]
     if not tried:
         return
-    try:
-        said = kubectl.run("create", "--dry-run=server", "--output=yaml", "--filename=-",
-                           given=yaml.safe_dump_all(tried))  # fmt: skip
-    except ForbiddenError:
-        raise
-    except MeshError as error:
-        if reason := _refusal(error):  # else it cannot be tried, and creating it will tell
-            yield f"namespace {kubectl.namespace} does not let the workshop in: {reason}"
+    pods, refusal = _tried(kubectl, tried)
+    if refusal:
+        yield f"namespace {kubectl.namespace} does not let the workshop in: {refusal}"
+    if not pods:  # they cannot be tried, and creating them will tell
         return
-    pods = list(yaml.safe_load_all(said))
     if bare := [pod["metadata"]["name"] for pod in pods if not has_sidecar(pod)]:
         yield f"Istio gives these no sidecar in namespace {kubectl.namespace}: {', '.join(bare)}"
     yield from unpullable(pods)
@@ -49,14 +44,20 @@ def problems(kubectl: Kubectl, documents: list[Json], label: str = "") -> Iterat
 
 def refused(kubectl: Kubectl, workload: Json) -> str:
     """Return why no pod of a workload could be made; nothing if one could, or it cannot be told."""
-    try:
-        given = yaml.safe_dump(pod_of(workload))
-        kubectl.run("create", "--dry-run=server", "--filename=-", "--output=name", given=given)
-    except ForbiddenError:
-        return ""
-    except MeshError as error:
-        return _refusal(error)
+    with contextlib.suppress(ForbiddenError):
+        return _tried(kubectl, [pod_of(workload)])[1]
     return ""
+
+
+def _tried(kubectl: Kubectl, pods: list[Json]) -> tuple[list[Json], str]:
+    """Return pods as the API server would let them in, or why it would not."""
+    words = ["create", "--dry-run=server", "--output=yaml", "--filename=-"]
+    try:
+        return list(yaml.safe_load_all(kubectl.run(*words, given=yaml.safe_dump_all(pods)))), ""
+    except ForbiddenError:
+        raise
+    except MeshError as error:
+        return [], _refusal(error)
 
 
 def _refusal(error: MeshError) -> str:

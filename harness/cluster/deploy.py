@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -22,9 +23,7 @@ FIRST_STATE = ROOT / "istio" / "v1-only.yaml"
 CLUSTER_ONLY = sorted((ROOT / "istio" / "cluster").glob("*.yaml"))
 OWN_GATEWAY = ROOT / "istio" / "own-gateway" / "kubernetes.yaml"
 
-ISTIO_KINDS = (
-    "virtualservices.networking.istio.io,destinationrules.networking.istio.io,gateways.networking.istio.io"
-)
+ISTIO_KINDS = ",".join(kind for kind in ROUTING if kind.endswith(".istio.io"))
 KINDS = ("jobs.batch", "deployments", "services", "secrets", "serviceaccounts",
          "networkpolicies.networking.k8s.io", *ROUTING, *POLICIES,
          "buildconfigs.build.openshift.io", "imagestreams.image.openshift.io")  # fmt: skip
@@ -132,38 +131,40 @@ def render(
         document["metadata"].setdefault("labels", {})[OURS] = PROJECT
         if document["kind"] == "Secret":
             # Of stringData an API server keeps what is there no more.
-            written = {
-                k: base64.b64encode(v.encode()).decode() for k, v in document.pop("stringData", {}).items()
-            }
-            document["data"] = document.get("data", {}) | written
-        if document["kind"] in ("Deployment", "Job"):
+            written = document.pop("stringData", {}).items()
+            encoded = {key: base64.b64encode(value.encode()).decode() for key, value in written}
+            document["data"] = document.get("data", {}) | encoded
+        elif document["kind"] in ("Deployment", "Job"):
             template = document["spec"]["template"]
             labels = template["metadata"]["labels"]
-            labels[OURS] = PROJECT
-            if GATEWAY_LABEL in labels:
-                labels[GATEWAY_LABEL] = namespace
+            labels |= {OURS: PROJECT, **({GATEWAY_LABEL: namespace} if GATEWAY_LABEL in labels else {})}
             for container in template["spec"]["containers"]:
-                source = image(container["image"])
-                if all(path.exists() for path in source.sources):  # it is one of the project's
-                    # The tag stays when the code changes; this makes new pods of the new image all the same.
-                    reference = built.get(source.sources_key()) or source.reference(registry)
-                    build = images.get(source.name) or Build(reference, source.digest())
-                    container["image"] = build.reference
-                    template["metadata"].setdefault("annotations", {})[SOURCE] = build.source
-        if document["kind"] == "Gateway" and gateway == own_identity(namespace):
+                _name_image(template, container, registry, images, built)
+        elif document["kind"] == "Gateway" and gateway == own_identity(namespace):
             document["spec"]["selector"] = {GATEWAY_LABEL: namespace}
-        if document["kind"] == "AuthorizationPolicy":
-            for rule in document["spec"].get("rules", []):
-                for origin in rule.get("from", []):
-                    known = origin["source"].get("principals", [])
-                    origin["source"]["principals"] = [_identity(p, namespace, gateway) for p in known]
-        if document["kind"] == "Sidecar":
-            for egress in document["spec"]["egress"]:
-                egress["hosts"] = [host.replace(".tutorial.", f".{namespace}.") for host in egress["hosts"]]
+        elif document["kind"] in ("AuthorizationPolicy", "Sidecar"):
+            document["spec"] = _here(document["spec"], namespace, gateway)
     return rendered
 
 
-def _identity(principal: str, namespace: str, gateway: str) -> str:
-    if "/ns/istio-system/" in principal:
-        return gateway or principal  # where nobody can tell, Istio's profiles name it so
-    return principal.replace("/ns/tutorial/", f"/ns/{namespace}/")
+def _name_image(
+    template: Json, container: Json, registry: str, images: Mapping[str, Build], built: Mapping[str, str]
+) -> None:
+    """Give a container the name of its image, if that is one of the project's."""
+    source = image(container["image"])
+    if all(path.exists() for path in source.sources):
+        # The tag stays when the code changes; this makes new pods of the new image all the same.
+        reference = built.get(source.sources_key()) or source.reference(registry)
+        build = images.get(source.name) or Build(reference, source.digest())
+        container["image"] = build.reference
+        template["metadata"].setdefault("annotations", {})[SOURCE] = build.source
+
+
+def _here(spec: Json, namespace: str, gateway: str) -> Json:
+    """Return a spec that names the identities and hosts of a namespace, and the gateway's identity."""
+    text = json.dumps(spec).replace("/ns/tutorial/", f"/ns/{namespace}/")
+    text = text.replace(".tutorial.", f".{namespace}.")
+    if gateway:  # where nobody can tell, Istio's profiles name it so
+        text = re.sub(r'"[^"]*/ns/istio-system/[^"]*"', json.dumps(gateway), text)
+    found: Json = json.loads(text)
+    return found

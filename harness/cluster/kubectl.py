@@ -126,9 +126,16 @@ class Kubectl:
         found: Json = json.loads(said or "{}")
         return found
 
-    def items(self, *words: str) -> list[Json]:
-        """Return the objects that ``kubectl get`` lists."""
-        return list(self.get(*words).get("items", []))
+    def items(self, *words: str, given: str | None = None) -> list[Json]:
+        """Return the objects that ``kubectl get`` lists, or the one that it is asked for by name."""
+        found = self.get(*words, given=given)
+        return list(found.get("items", [found] if found else []))
+
+    def readable(self, *words: str) -> list[Json] | None:
+        """Return the objects that ``kubectl get`` lists; None if this user may not read them."""
+        with contextlib.suppress(ForbiddenError):
+            return self.items(*words)
+        return None
 
     def start(self, *words: str, complaints: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
         """Start kubectl and let it run; its output can be read as it comes, ``complaints`` if wanted."""
@@ -138,9 +145,14 @@ class Kubectl:
 
 
 @cache
-def groups(kubectl: Kubectl) -> frozenset[str]:
+def api_versions(kubectl: Kubectl) -> list[str]:
+    """Return the versions of APIs that the server has: ``networking.istio.io/v1``."""
+    return kubectl.run("api-versions", "--request-timeout=10s").split()
+
+
+def groups(kubectl: Kubectl) -> set[str]:
     """Return the API groups that the server has."""
-    return frozenset(version.partition("/")[0] for version in kubectl.run("api-versions").split())
+    return {version.partition("/")[0] for version in api_versions(kubectl)}
 
 
 EXTENSIONS = "trafficextensions.extensions.istio.io"
@@ -153,6 +165,15 @@ def has_extensions(kubectl: Kubectl) -> bool:
     if group not in groups(kubectl):
         return False
     return EXTENSIONS in kubectl.run("api-resources", f"--api-group={group}", "--output=name").split()
+
+
+def must_have_extensions(kubectl: Kubectl) -> None:
+    """Raise a MeshError unless the server has Istio's TrafficExtensions."""
+    if not has_extensions(kubectl):
+        raise MeshError(
+            "this Istio has no TrafficExtension, which came with 1.30: status, size and time of answers "
+            "are compared without it"
+        )
 
 
 def served(kubectl: Kubectl, kinds: Iterable[str]) -> list[str]:

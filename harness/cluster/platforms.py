@@ -3,42 +3,89 @@
 import re
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from harness import Json
 from harness.meshes.images import version
 from harness.meshes.mesh import MeshError
 
 
+class Kind(NamedTuple):
+    """What is particular to a kind of cluster: shell commands that build an image, and bring it there.
+
+    In these ``{podman}`` is a program that must be installed, and ``{docker|podman}`` the first that is.
+    """
+
+    title: str
+    unchecked: str
+    """What cannot be known before images are brought there, in words."""
+    bring: Sequence[str]
+    build: Sequence[str] = ("ENGINE build --tag {image} {folder}",)
+    load: Sequence[str] = ("ENGINE load --input {bundle}", "ENGINE tag {saved} {image}")
+    """Instead of ``build``, if a bundle has the image."""
+    engine: str = "{docker|podman}"
+
+
+ENGINE = "whether the engine here is the one that runs the nodes"
+KINDS = {
+    "minikube": Kind(
+        "Minikube", "whether Minikube can reach the registry of the base image",
+        # A build that failed exits with 0 (minikube's issue 16576), so look whether the image is there.
+        ["{minikube} --profile {cluster} image ls | grep -q -E '(^|/){pattern}$'"],
+        build=["{minikube} --profile {cluster} image build --tag {image} {folder}"],
+        load=["{minikube} --profile {cluster} image load {bundle}"],
+    ),
+    "openshift": Kind(
+        "OpenShift", "whether this user may build images, and builds can reach the base image's registry",
+        ["{oc} {where} set image-lookup {name}"],
+        build=[
+            "{oc} {where} get buildconfig/{name} >/dev/null 2>&1 || {oc} {where} new-build --binary "
+            "--strategy=docker --name={name} --to={image} --labels=app.kubernetes.io/part-of=dark-launch",
+            "{oc} {where} start-build {name} --from-dir={folder} --follow --wait",
+        ],
+        load=[  # a push makes the image stream; the registry's certificate is the cluster's own
+            "{podman} load --input {bundle}", "{oc} {where} registry login --insecure=true",
+            'to="$({oc} {where} registry info --public)/{namespace}/{image}"; '
+            '{podman} tag {saved} "$to" && {podman} push --tls-verify=false "$to"',
+        ],
+    ),
+    "microshift": Kind(
+        "MicroShift", "whether Istio's CNI plugin works with Multus there, and ssh reaches the machine",
+        # The virtual machine is new after `crc delete`. Its key was of the other kind in older releases;
+        # ssh passes over a file that is not there.
+        ['ip=$({crc} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222; {podman} save {image} | '
+         "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i ~/.crc/machines/crc/id_ed25519 "
+         '-i ~/.crc/machines/crc/id_ecdsa -p "$port" "core@$ip" sudo podman load'],
+        engine="{podman}",
+    ),
+    "kind": Kind("kind", ENGINE, ["{kind} load docker-image {image} --name {cluster}"], engine="{docker}"),
+    "kind on podman": Kind(
+        "kind", ENGINE,  # which cannot load from podman's store
+        ["{podman} save --output {folder}/image.tar {image}",
+         "KIND_EXPERIMENTAL_PROVIDER=podman {kind} load image-archive {folder}/image.tar --name {cluster}"],
+        engine="{podman}",
+    ),
+    "k3d": Kind(
+        "k3d", f"{ENGINE}, and Traefik leaves port 80 free",
+        # The other mode starts a container whose image a room without network cannot pull.
+        ["{k3d} image import {image} --cluster {cluster} --mode direct"],
+    ),
+    "other": Kind("a cluster", "whether the nodes may pull from the registry", ["ENGINE push {image}"]),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Platform:
-    """A kind of cluster; ``name`` is the profile's or cluster's own where commands need it."""
+    """Where a cluster runs; ``name`` is the profile's or cluster's own where commands need it."""
 
     kind: str
+    """One of KINDS."""
     name: str
     local: bool
     """Whether it is known to run on this machine, so that nobody else's work is in it."""
-    engine: str = ""
-    """What runs the nodes of kind: docker or podman."""
-
-    @property
-    def unchecked(self) -> str:
-        """What cannot be known before images are brought there, in words."""
-        return {
-            "minikube": "whether Minikube can reach the registry of the base image",
-            "openshift": "whether this user may build images, and builds can reach the base image's registry",
-            "microshift": "whether Istio's CNI plugin works with Multus there, and ssh reaches the machine",
-            "kind": "whether the engine here is the one that runs the nodes",
-            "k3d": "whether the engine here is the one that runs the nodes, and Traefik leaves port 80 free",
-        }.get(self.kind, "whether the nodes may pull from the registry")
-
-    @property
-    def title(self) -> str:
-        """The kind as people write it."""
-        brands = {"openshift": "OpenShift", "microshift": "MicroShift", "minikube": "Minikube"}
-        return "a cluster" if self.kind == "other" else brands.get(self.kind, self.kind)
 
 
 def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[Json]) -> Platform:
@@ -60,85 +107,47 @@ def detect(context: str, server: str, api_versions: Iterable[str], nodes: list[J
         if "minikube.k8s.io/name" in labels:
             return Platform("minikube", labels["minikube.k8s.io/name"], local=True)
         if found := re.match(r"kind://([^/]+)/([^/]+)/", provider):
-            return Platform("kind", found[2], local=True, engine=found[1])
+            return Platform("kind on podman" if found[1] == "podman" else "kind", found[2], local=True)
         if found := re.match(r"k3s://k3d-(.+)-(?:server|agent)-\d+$", provider):
             return Platform("k3d", found[1], local=True)
     return Platform("other", context, local=False)
 
 
 def image_commands(
-    platform: Platform,
-    image: str,
-    folder: str,
-    kubectl: list[str],
-    registry: bool,
-    archive: Path | None = None,
+    platform: Platform, image: str, folder: str, kubectl: list[str], archive: Path | None = None
 ) -> list[str]:
     """Return the shell commands that build an image from ``folder`` and bring it to the cluster.
 
-    :param image: its name and tag, with that of the ``registry`` if it is to be pushed.
+    :param image: its name and tag, with its registry's if it is to be pushed.
     :param kubectl: the words that start kubectl or oc, with context and namespace.
     :param archive: what has the image already, as `make bundle` saves it; then nothing is built.
     :raises MeshError: this platform needs a registry, or a tool that is not installed.
     """
-    folder, bundle, cluster = shlex.quote(folder), shlex.quote(str(archive)), shlex.quote(platform.name)
-    name, _, _ = image.rpartition("/")[2].partition(":")
-    saved, kind = f"{name}:{version()}", "registry" if registry else platform.kind
-    if kind == "minikube":
-        minikube = f"{tool('minikube')} --profile {cluster} image"
-        made = f"load {bundle}" if archive else f"build --tag {image} {folder}"
-        # A build that failed exits with 0 (minikube's issue 16576), so look whether the image is there.
-        return [f"{minikube} {made}", f"{minikube} ls | grep -q -E '(^|/){re.escape(image)}$'"]
-    if kind == "openshift":
-        oc = shlex.join([tool("oc"), *kubectl[1:]])
-        look_up = f"{oc} set image-lookup {name}"
-        if archive:
-            # A push makes the image stream. The registry's certificate is the cluster's own.
-            [project] = [w.partition("=")[2] for w in kubectl if w.startswith("--namespace=")]
-            to = f"$({oc} registry info --public)/{project}/{image}"
-            push = f'to="{to}"; podman tag {saved} "$to" && podman push --tls-verify=false "$to"'
-            load = f"{tool('podman')} load --input {bundle}"
-            return [load, f"{oc} registry login --insecure=true", push, look_up]
-        return [
-            f"{oc} get buildconfig/{name} >/dev/null 2>&1 || {oc} new-build --binary --strategy=docker"
-            f" --name={name} --to={image} --labels=app.kubernetes.io/part-of=dark-launch",
-            f"{oc} start-build {name} --from-dir={folder} --follow --wait",
-            look_up,
-        ]
-    # Elsewhere an engine of this machine makes the image, and brings it there. A bare name is another
-    # registry's to podman and CRI-O.
-    engines, full = ["podman"], f"docker.io/library/{image}"
-    if kind == "kind" and platform.engine == "podman":  # from whose store kind cannot load
-        image, file = full, f"{folder}/image.tar"
-        load = f"KIND_EXPERIMENTAL_PROVIDER=podman {tool('kind')} load image-archive {file} --name {cluster}"
-        brings = [f"podman save --output {file} {image}", load]
-    elif kind == "microshift" and platform.local:
-        # The virtual machine is new after `crc delete`. Its key was of the other kind in older releases;
-        # ssh passes over a file that is not there.
-        image, address = full, f'ip=$({tool("crc")} ip); port=22; [ "$ip" != 127.0.0.1 ] || port=2222'
-        ssh = (
-            "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-            ' -i ~/.crc/machines/crc/id_ed25519 -i ~/.crc/machines/crc/id_ecdsa -p "$port" "core@$ip"'
-        )
-        brings = [f"{address}; podman save {image} | {ssh} sudo podman load"]
-    elif kind == "kind":
-        engines, brings = ["docker"], [f"{tool('kind')} load docker-image {image} --name {cluster}"]
-    elif kind == "k3d":
-        # The other mode starts a container whose image a room without network cannot pull.
-        load = f"{tool('k3d')} image import {image} --cluster {cluster} --mode direct"
-        engines, brings = ["docker", "podman"], [load]
-    elif kind == "registry":
-        engines, image = ["docker", "podman"], shlex.quote(image)
-        brings = [f"{tool(*engines)} push {image}"]
-    else:
+    registry, _, tag = image.rpartition("/")
+    kind = KINDS["other" if registry else platform.kind]
+    is_elsewhere = platform.kind == "microshift" and not platform.local
+    if not registry and (platform.kind == "other" or is_elsewhere):
         raise MeshError(
             "images reach this cluster by a registry: make deploy REGISTRY=registry.example.com/me "
             "(one that you may push to and the cluster may pull from)"
         )
-    engine = tool(*engines)
-    if archive:
-        return [f"{engine} load --input {bundle}", f"{engine} tag {saved} {image}", *brings]
-    return [f"{engine} build --tag {image} {folder}", *brings]
+    if kind.engine == "{podman}":  # to which, and to CRI-O, a bare name is another registry's
+        image = f"docker.io/library/{image}"
+    name = tag.partition(":")[0]
+    words = _Words(
+        image=shlex.quote(image), name=name, pattern=re.escape(image), saved=f"{name}:{version()}",
+        folder=shlex.quote(folder), bundle=shlex.quote(str(archive)), cluster=shlex.quote(platform.name),
+        where=shlex.join(kubectl[1:]), namespace=kubectl[-1].partition("=")[2],
+    )  # fmt: skip
+    commands = [*(kind.load if archive else kind.build), *kind.bring]
+    return [command.replace("ENGINE", kind.engine).format_map(words) for command in commands]
+
+
+class _Words(dict[str, str]):
+    """What names in commands stand for; a program stands for itself, if it is installed."""
+
+    def __missing__(self, name: str) -> str:
+        return tool(*name.split("|"))
 
 
 def forget_command(platform: Platform, images: list[str]) -> str | None:

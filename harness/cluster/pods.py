@@ -1,7 +1,7 @@
 """Pods in a cluster: how they are, and what they say."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl
@@ -45,13 +45,6 @@ def pods_of(kubectl: Kubectl, workload: str) -> list[Json]:
     return of_workload(kubectl.items("pods"), workload)
 
 
-def of_gateway(kubectl: Kubectl, own: bool) -> list[Json]:
-    """Return the pods of an ingress gateway: the namespace's own, or the one that all namespaces share."""
-    if own:
-        return kubectl.items("pods", f"--selector={GATEWAY_LABEL}={kubectl.namespace}")
-    return kubectl.items("pods", "--all-namespaces", "--selector=istio=ingressgateway")
-
-
 def statuses(pod: Json) -> list[Json]:
     """Return the status of each of a pod's containers, and of a native sidecar."""
     native = [s for s in pod["status"].get("initContainerStatuses", []) if s["name"] == SIDECAR]
@@ -89,6 +82,14 @@ def why(kubectl: Kubectl, pods: list[Json]) -> str:
 def log(kubectl: Kubectl, pod: str, container: str) -> list[str]:
     """Return all that a container has logged, as far as the node keeps it, line by line."""
     return kubectl.run("logs", pod, f"--container={container}", "--tail=-1").splitlines()
+
+
+def logs(kubectl: Kubectl, workload: str) -> Iterator[tuple[str, str]]:
+    """Yield (container, line) for all that a workload's pods have logged; the application is ``app``."""
+    for pod in pods_of(kubectl, workload):
+        application = next(c["name"] for c in pod["spec"]["containers"] if c["name"] != SIDECAR)
+        for shown, container in (("app", application), (SIDECAR, SIDECAR)):
+            yield from ((shown, line) for line in log(kubectl, pod["metadata"]["name"], container))
 
 
 def ask_proxy(kubectl: Kubectl, pod: str, query: str) -> str:

@@ -1,13 +1,16 @@
-"""What a cluster must have before anything is deployed. Pure: facts in, problems with their remedies out."""
+"""What a cluster must have before anything is deployed: facts in, problems with their remedies out."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from harness import Json
-from harness.cluster.platforms import Platform
+from harness.cluster.kubectl import Kubectl
+from harness.cluster.platforms import KINDS, Platform
 from harness.cluster.pods import has_sidecar
 from harness.manifests.lookup import GATEWAY_LABELS
+from harness.meshes.mesh import MeshError
 
 OURS = "app.kubernetes.io/part-of"
 """The label that everything bears which `make deploy` makes; its value is PROJECT."""
@@ -51,6 +54,19 @@ QUESTIONS = {
     "istio_gateways": ["gateways.networking.istio.io", "--all-namespaces"],
 }
 """What ``kubectl get`` is asked for, by the field of Facts."""
+
+
+@cache
+def room_of(kubectl: Kubectl) -> Json:
+    """Return the ConfigMap that `make rooms` leaves in a namespace; nothing if this is none of its rooms."""
+    found = kubectl.readable("configmap", ROOM) or []
+    return next((each for each in found if ROOM_LABEL in each["metadata"].get("labels", {})), {})
+
+
+def must_be_none(problems: Iterable[str]) -> None:
+    """Raise a MeshError that has a line for each problem, if there is one."""
+    if found := list(problems):
+        raise MeshError("\n       ".join(found))
 
 
 def istio_version(facts: Facts) -> tuple[int, int] | None:
@@ -127,7 +143,7 @@ def doubts(facts: Facts, platform: Platform) -> Iterator[str]:
     if facts.unread:
         what = ", ".join(sorted(facts.unread)).replace("_", " ")
         yield f"not checked, since this user may not read it: {what}"
-    yield f"not checked: {platform.unchecked}"
+    yield f"not checked: {KINDS[platform.kind].unchecked}"
 
 
 def _gateway_problems(facts: Facts, namespace: str, kubectl: str) -> Iterator[str]:

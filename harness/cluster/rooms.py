@@ -9,8 +9,8 @@ import yaml
 
 from harness import Json, settings
 from harness.cluster import admission, deploy
-from harness.cluster.mesh import ClusterMesh
-from harness.cluster.preflight import ROOM_LABEL, injection_label
+from harness.cluster.installation import Installation, read
+from harness.cluster.preflight import ROOM_LABEL, injection_label, must_be_none
 from harness.manifests.read import documents
 from harness.meshes.images import image
 from harness.meshes.mesh import ISTIO, ROOT, WITH_STORE, MeshError
@@ -67,55 +67,58 @@ def kubeconfig(cluster: Json, seat: str, token: str) -> Json:
     }
 
 
-def make(mesh: ClusterMesh, prefix: str, size: int, seconds: int) -> list[Path]:
+def make(first: Installation, prefix: str, size: int, seconds: int) -> list[Path]:
     """Make rooms, or mend those that are there; return their kubeconfigs' paths.
 
-    :param mesh: the first room's.
+    :param first: the first room's.
     :param seconds: how long the kubeconfigs' tokens are good; an API server may make it less.
     :raises MeshError: a namespace is somebody else's, an image does not get to the cluster, or a room does
         not let the workshop in.
     """
-    facts = mesh.checked_facts()
-    kubectl, names = mesh.kubectl, seats(prefix, size)
+    facts = first.checked_facts()
+    kubectl, names = first.kubectl, seats(prefix, size)
     there = {n["metadata"]["name"]: n["metadata"].get("labels", {}) for n in kubectl.items("namespaces")}
     if taken := [seat for seat in names if seat in there and there[seat].get(ROOM_LABEL) != prefix]:
         raise MeshError(f"{', '.join(taken)} is there, and no room: choose another PREFIX")
-    platform = mesh.platform(facts)
-    if platform.kind == "openshift" and not settings.variable("REGISTRY"):
+    if first.images.platform.kind == "openshift" and not settings.variable("REGISTRY"):
         raise MeshError("OpenShift keeps what it builds in one namespace: make rooms REGISTRY=...")
-    mesh.room = {}  # what the seats get is built here
-    built = {image(name).sources_key(): mesh.bring(name, platform) for name in deploy.images()}
+    first.images.built = {}  # what the seats get is built here
+    built = {image(name).sources_key(): first.images.bring(name) for name in deploy.images()}
     plugins = kubectl.items("daemonsets", "--all-namespaces", "--selector=k8s-app=istio-cni-node")
     level = "restricted" if plugins else "privileged"
-    mesh.progress(f"making {size} namespaces")
+    first.progress(f"making {size} namespaces")
     rooms = [d for seat in names for d in room(seat, prefix, level, injection_label(facts), built)]
     everywhere = replace(kubectl, namespace="")  # which each object names itself
     everywhere.run("apply", "--filename=-", given=yaml.safe_dump_all(rooms), timeout=60 + 10 * size)
     paths = [*WITH_STORE, *ISTIO, *deploy.CLUSTER_ONLY, deploy.OWN_GATEWAY]
-    workshop = mesh.render(d for path in paths for _, d in documents(path))
-    mesh.must_be_none(admission.problems(kubectl, workshop))
+    workshop = first.render(read(paths))
+    must_be_none(admission.problems(kubectl, workshop))
     view = json.loads(kubectl.run("config", "view", "--minify", "--flatten", "--raw", "--output=json"))
     FOLDER.mkdir(mode=0o700, exist_ok=True)
     written = []
     for seat in names:
-        mesh.progress(f"writing the kubeconfig of {seat}")
+        first.progress(f"writing the kubeconfig of {seat}")
         token = replace(kubectl, namespace=seat).run("create", "token", "seat", f"--duration={seconds}s")
-        content = kubeconfig(view["clusters"][0]["cluster"], seat, token.strip())
-        path = FOLDER / f"{seat}.kubeconfig"
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            yaml.safe_dump(content, file)
-        written.append(path)
+        written.append(_write(kubeconfig(view["clusters"][0]["cluster"], seat, token.strip()), seat))
     return written
 
 
-def remove(mesh: ClusterMesh, prefix: str) -> list[str]:
+def _write(content: Json, seat: str) -> Path:
+    """Write a kubeconfig that nobody else may read."""
+    path = FOLDER / f"{seat}.kubeconfig"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        yaml.safe_dump(content, file)
+    return path
+
+
+def remove(first: Installation, prefix: str) -> list[str]:
     """Remove the rooms of a prefix with all that is in them; return their names."""
     chosen = f"--selector={ROOM_LABEL}={prefix}"
-    names = [found["metadata"]["name"] for found in mesh.kubectl.items("namespaces", chosen)]
-    mesh.progress(f"removing {len(names)} namespaces")
+    names = [found["metadata"]["name"] for found in first.kubectl.items("namespaces", chosen)]
+    first.progress(f"removing {len(names)} namespaces")
     if names:
-        mesh.kubectl.run("delete", "namespaces", chosen, timeout=120 + 30 * len(names))
+        first.kubectl.run("delete", "namespaces", chosen, timeout=120 + 30 * len(names))
     for name in names:
         (FOLDER / f"{name}.kubeconfig").unlink(missing_ok=True)
     return names

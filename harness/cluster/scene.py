@@ -1,12 +1,14 @@
 """What the proof needs of a cluster: what is applied and runs, of anybody's."""
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from harness import Json
-from harness.cluster.kubectl import EXTENSIONS, ForbiddenError, Kubectl, container_status, groups, served
+from harness.cluster.kubectl import EXTENSIONS, ContainerLog, Kubectl, container_status, groups, served
 from harness.cluster.pods import SIDECAR, containers, has_sidecar, workload_of
+from harness.meshes.logs import Stream, StreamFollower
+from harness.meshes.mesh import LogFollower
 from harness.meshes.scene import Pod, Scene
 
 CORE = "services,deployments,statefulsets,daemonsets"
@@ -19,46 +21,44 @@ GATEWAYS = ("istio=ingressgateway", "gateway.networking.k8s.io/gateway-name")
 """How pods of ingress gateways elsewhere are labelled: Istio's own, and those of the Gateway API."""
 
 
-def look(kubectl: Kubectl, namespace: str, callers: Iterable[str] = ()) -> Scene:
+def look(kubectl: Kubectl, callers: Iterable[str] = ()) -> Scene:
     """Return what is applied for a namespace and runs there.
 
     What may not be read in other namespaces is done without.
 
     :raises MeshError: the cluster does not answer, or does not let this user read the namespace.
     """
-    here = replace(kubectl, namespace=namespace)
-    found = here.items(f"{CORE},pods")  # in one go: each start of kubectl costs a tenth of a second
+    found = kubectl.items(f"{CORE},pods")  # in one go: each start of kubectl costs a tenth of a second
     objects = [each for each in found if each["kind"] != "Pod"]
     unread: list[str] = []
     if kinds := served(kubectl, (*ROUTING, *POLICIES)):
-        objects += everywhere(here, ",".join(kinds), unread)
-    there = [each for each in found if each["kind"] == "Pod"]
-    seen = pods(kubectl, namespace, callers, unread, there)
-    return Scene(namespace, tuple(objects), tuple(seen), tuple(unread))
+        objects += everywhere(kubectl, ",".join(kinds), unread)
+    seen = pods(kubectl, callers, unread, [each for each in found if each["kind"] == "Pod"])
+    return Scene(kubectl.namespace, tuple(objects), tuple(seen), tuple(unread))
 
 
 def pods(
-    kubectl: Kubectl,
-    namespace: str,
-    callers: Iterable[str],
-    unread: list[str],
-    there: list[Json] | None = None,
+    kubectl: Kubectl, callers: Iterable[str], unread: list[str], there: list[Json] | None = None
 ) -> Iterator[Pod]:
     """Return the pods of a namespace, those of callers elsewhere, and the ingress gateways.
 
     :param unread: what may not be read is added to it.
     :param there: the pods of the namespace, where they are known.
     """
-    found = []
-    for each in dict.fromkeys([namespace, *(c.partition("/")[0] for c in callers if "/" in c)]):
-        known = there if each == namespace else None
-        listed = replace(kubectl, namespace=each).items("pods") if known is None else known
-        found += [_pod(pod) for pod in listed if _lives(pod)]
+    found = pods_in(kubectl, there)
+    for namespace in dict.fromkeys(c.partition("/")[0] for c in callers if "/" in c):
+        if namespace != kubectl.namespace:
+            found += pods_in(replace(kubectl, namespace=namespace))
     for label in GATEWAYS[: 2 if "gateway.networking.k8s.io" in groups(kubectl) else 1]:
-        gateways = everywhere(replace(kubectl, namespace=namespace), "pods", unread, f"--selector={label}")
-        found += [replace(_pod(pod), gateway=True) for pod in gateways if _lives(pod)]
+        gateways = pods_in(kubectl, everywhere(kubectl, "pods", unread, f"--selector={label}"))
+        found += [replace(pod, gateway=True) for pod in gateways]
     distinct = {(pod.namespace, pod.name): pod for pod in found}  # a gateway may be in the namespace itself
-    return tell_apart(distinct.values(), namespace)
+    return tell_apart(distinct.values(), kubectl.namespace)
+
+
+def pods_in(kubectl: Kubectl, there: list[Json] | None = None) -> list[Pod]:
+    """Return the pods of a namespace; ``there`` are all of it, where they are known."""
+    return [_pod(pod) for pod in (kubectl.items("pods") if there is None else there) if _lives(pod)]
 
 
 def tell_apart(pods: Iterable[Pod], namespace: str) -> Iterator[Pod]:
@@ -70,6 +70,20 @@ def tell_apart(pods: Iterable[Pod], namespace: str) -> Iterator[Pod]:
         yield replace(pod, name=name)
 
 
+def follow(kubectl: Kubectl, callers: list[str], known: list[Pod]) -> LogFollower:
+    """Follow the proxies of pods, and of those that start meanwhile; ``known`` are those of a moment ago."""
+
+    def streams(new: bool) -> Iterator[Stream]:
+        # A stream needs a moment to open, so it goes back a little.
+        since = [] if new else ["--since=10s"]
+        for pod in known if known and not new else pods(kubectl, callers, []):
+            if pod.proxy_id:  # else there is no log to follow yet
+                opened = partial(ContainerLog, *reach(kubectl, pod), SIDECAR, *since, id=pod.proxy_id)
+                yield Stream(f"{pod.namespace}/{pod.name}/{pod.proxy_id}", pod.name, opened)
+
+    return StreamFollower(streams, again=10)  # which costs the cluster's and this machine's time
+
+
 def reach(kubectl: Kubectl, pod: Pod) -> tuple[Kubectl, str]:
     """Return what to run and how to name a pod, in order to ask it something."""
     return replace(kubectl, namespace=pod.namespace), pod.name.rpartition("/")[2]
@@ -77,8 +91,9 @@ def reach(kubectl: Kubectl, pod: Pod) -> tuple[Kubectl, str]:
 
 def everywhere(kubectl: Kubectl, kinds: str, unread: list[str], *words: str) -> list[Json]:
     """Return objects of all namespaces; those of one's own where others may not be read."""
-    with contextlib.suppress(ForbiddenError):
-        return kubectl.items(kinds, "--all-namespaces", *words)
+    found = kubectl.readable(kinds, "--all-namespaces", *words)
+    if found is not None:
+        return found
     unread.append(f"{kinds} of other namespaces may not be read")
     return kubectl.items(kinds, *words)
 

@@ -1,38 +1,130 @@
 """How callers reach the ingress gateway, and people the dashboards."""
 
 import atexit
+import contextlib
 import re
+import socket
 import subprocess
 import threading
+from functools import cached_property
 
-from harness import Json
+from harness import Json, settings
+from harness.cluster.deploy import own_identity
 from harness.cluster.kubectl import Kubectl, groups
-from harness.cluster.pods import OWN_GATEWAY_NAME
-from harness.cluster.preflight import OURS, PROJECT, is_ours
-from harness.meshes.mesh import LOOPBACK, MeshError
+from harness.cluster.pods import GATEWAY_LABEL, OWN_GATEWAY_NAME
+from harness.cluster.preflight import OURS, PROJECT, is_ours, room_of
+from harness.meshes.mesh import GATEWAY, LOOPBACK, MeshError, get
 
 DASHBOARDS = {"kiali": ("kiali", 20001), "grafana": ("grafana", 3000), "jaeger": ("tracing", 80),
               "prometheus": ("prometheus", 9090)}  # fmt: skip
 """Istio's addons: name → (its Service, the port)."""
 
 
+class IngressGateway:
+    """The ingress gateway of the workshop: the namespace's own, or the one that all namespaces share."""
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        self._kubectl = kubectl
+        self._forward: PortForward | None = None
+
+    def close(self) -> None:
+        if self._forward:
+            self._forward.close()
+
+    @cached_property
+    def is_own(self) -> bool:
+        """Whether the workshop has one of its own, or is to have one; in a room it has."""
+        return settings.own_gateway() or bool(room_of(self._kubectl)) or bool(own_gateway(self._kubectl))
+
+    @property
+    def name(self) -> str:
+        """What its workload is called."""
+        return OWN_GATEWAY_NAME if self.is_own else GATEWAY
+
+    def service(self) -> Json:
+        """Return its Service.
+
+        :raises MeshError: there is none.
+        """
+        if own := own_gateway(self._kubectl):
+            return own
+        found = self._kubectl.items("services", "--all-namespaces", "--selector=istio=ingressgateway")
+        if not found:
+            raise MeshError("there is no ingress gateway (a Service with the label istio=ingressgateway)")
+        return found[0]
+
+    def pods(self) -> list[Json] | None:
+        """Return its pods; None if this user may not know them."""
+        if self.is_own:
+            return self._kubectl.readable("pods", f"--selector={GATEWAY_LABEL}={self._kubectl.namespace}")
+        return self._kubectl.readable("pods", "--all-namespaces", "--selector=istio=ingressgateway")
+
+    def identity(self) -> str:
+        """Return who it is to others (``*/ns/…/sa/…``); nothing if this user may not know."""
+        if self.is_own:
+            return own_identity(self._kubectl.namespace)
+        found = self.pods()
+        if found is None:
+            return ""
+        if not found:
+            program = self._kubectl.program
+            raise MeshError(f"the ingress gateway has no pod: {program} get pods -n istio-system")
+        return f"*/ns/{found[0]['metadata']['namespace']}/sa/{found[0]['spec']['serviceAccountName']}"
+
+    # --- how callers reach it ---------------------------------------------------------------------------
+
+    def url(self) -> str:
+        """Return the URL at which callers reach customer; a way is opened for them if there is none."""
+        if not self._forward:
+            service = self.service()
+            if address := self.reachable_address(service):
+                return f"http://{address}/customer"
+            self._forward = self._open_forward(service)
+        return f"http://{self._forward.address}/customer"
+
+    def _open_forward(self, service: Json) -> "PortForward":
+        forward = PortForward(self._kubectl, service, 80)
+        try:
+            # One at a time: of several calls that the gateway refuses at once, kubectl lets some hang.
+            get(f"http://{forward.address}", timeout=5)
+        except OSError:
+            forward.close()
+            raise MeshError(
+                "the ingress gateway takes no calls: make apply F=istio/gateway.yaml MESH=cluster"
+            ) from None
+        return forward
+
+    def inner_url(self) -> str:
+        """Return the URL at which callers inside the cluster reach customer, by the gateway too."""
+        metadata = self.service()["metadata"]
+        return f"http://{metadata['name']}.{metadata['namespace']}.svc/customer"
+
+    def way_in(self) -> str:
+        """Say in one line how callers reach customer, without opening a way for them."""
+        service = self.service()
+        if address := self.reachable_address(service):
+            return f"callers come in at http://{address}/customer"
+        metadata = service["metadata"]
+        where = f"--namespace={metadata['namespace']} service/{metadata['name']}"
+        forward = f"{self._kubectl.program} port-forward {where} 8080:80"
+        return f"no address of the gateway is reachable: {forward}, then http://127.0.0.1:8080/customer"
+
+    def reachable_address(self, service: Json | None = None) -> str | None:
+        """Return its host and port, if there is one that this machine reaches; ``service`` if it is known."""
+        service = service or self.service()
+        routes, nodes = openshift_routes(self._kubectl, service), []
+        if any("nodePort" in port for port in service["spec"]["ports"]):
+            nodes = self._kubectl.readable("nodes") or []
+        for host, port in addresses(service, routes, nodes):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+                return host if port == 80 else f"{host}:{port}"
+        return None
+
+
 def own_gateway(kubectl: Kubectl) -> Json:
     """Return the Service of the ingress gateway that the namespace has for itself; nothing if it has none."""
     found = kubectl.get("service", OWN_GATEWAY_NAME)
     return found if is_ours(found) else {}
-
-
-def gateway_of(kubectl: Kubectl) -> Json:
-    """Return the ingress gateway's Service: the namespace's own, or the one that all namespaces share.
-
-    :raises MeshError: there is none.
-    """
-    if own := own_gateway(kubectl):
-        return own
-    found = kubectl.items("services", "--all-namespaces", "--selector=istio=ingressgateway")
-    if not found:
-        raise MeshError("there is no ingress gateway (a Service with the label istio=ingressgateway)")
-    return found[0]
 
 
 def openshift_routes(kubectl: Kubectl, gateway: Json) -> list[Json]:
