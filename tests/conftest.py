@@ -1,6 +1,7 @@
 """Meshes for tests, each in a folder and on a port of its own."""
 
 import contextlib
+import functools
 import itertools
 import os
 import shlex
@@ -74,35 +75,43 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def running_mesh(
+def meshes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EnvoyMesh | ClusterMesh]:
-    """Yield a mesh that runs for the whole session; on a cluster, in a namespace of its own."""
+) -> Iterator[Callable[[str], EnvoyMesh | ClusterMesh]]:
+    """Yield a function that returns a mesh by its name: it starts once, and runs for the whole session."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def running(name: str) -> EnvoyMesh | ClusterMesh:
+            mesh: EnvoyMesh | ClusterMesh
+            if name == "cluster":
+                patch = stack.enter_context(pytest.MonkeyPatch.context())
+                patch.setenv("NAMESPACE", f"dark-launch-tests-{worker}")
+                patch.setenv("GATEWAY", "own")
+                mesh = ClusterMesh()
+            else:
+                # Containers always have the same folder, so that a run cleans up after one that was killed.
+                folder = tmp_path_factory.mktemp(name) if name == "local" else ROOT / ".mesh"
+                asked_for = request.config.getoption("mesh") == name
+                mesh = start(name, folder / f"tests-{worker}", asked_for=asked_for)
+            stack.callback(mesh.close)
+            stack.callback(mesh.down)
+            mesh.up()
+            if isinstance(mesh, ClusterMesh):
+                mesh.installation.images.bring("tests-shadow")
+            return mesh
+
+        yield running
+
+
+@pytest.fixture(scope="session")
+def running_mesh(
+    request: pytest.FixtureRequest, meshes: Callable[[str], EnvoyMesh | ClusterMesh]
+) -> EnvoyMesh | ClusterMesh:
+    """Return a mesh that runs, in whatever state the last test left it."""
     name: str = request.param
-    if name == "cluster":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("NAMESPACE", f"dark-launch-tests-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
-            patch.setenv("GATEWAY", "own")
-            deployed = ClusterMesh()
-            try:
-                deployed.up()
-                deployed.installation.images.bring("tests-shadow")
-                yield deployed
-            finally:
-                deployed.down()
-                deployed.close()
-        return
-    state = tmp_path_factory.mktemp(name) / "mesh"
-    if name == "containers":
-        # The same at every run, so that a run cleans up after one that was killed; one for each process.
-        state = ROOT / ".mesh" / f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
-    mesh = start(name, state, asked_for=request.config.getoption("mesh") == name)
-    try:
-        mesh.up()
-        yield mesh
-    finally:
-        mesh.down()
-        mesh.close()
+    return meshes(name)
 
 
 @pytest.fixture
@@ -129,15 +138,12 @@ def own(shared: LocalMesh) -> LocalMesh:
     return shared
 
 
-@pytest.fixture(scope="module")
-def underneath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
-    """Yield the local mesh that stands in for the cluster."""
-    mesh = LocalMesh(tmp_path_factory.mktemp("cluster") / "mesh", port=0)
-    try:
-        mesh.up()
-        yield mesh
-    finally:
-        mesh.down()
+@pytest.fixture(scope="session")
+def underneath(meshes: Callable[[str], EnvoyMesh | ClusterMesh]) -> LocalMesh:
+    """Return the local mesh that stands in for the cluster."""
+    mesh = meshes("local")
+    assert isinstance(mesh, LocalMesh)
+    return mesh
 
 
 @pytest.fixture(scope="session")

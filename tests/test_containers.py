@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 from helpers import containers, run, start, wait_for
 
+from harness.cluster.mesh import ClusterMesh
 from harness.manifests.podspec import quantity
 from harness.meshes.containers import ContainerMesh
 from harness.meshes.engine import LABEL
@@ -31,15 +32,12 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ContainerMes
 
 
 @pytest.fixture(scope="module")
-def running(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ContainerMesh]:
-    """Yield a mesh that runs, for tests that only look at it."""
-    mesh = containers(request, tmp_path_factory.mktemp("running") / "containers")
-    mesh.up()
-    yield mesh
-    mesh.down()
-    mesh.close()
+def running(meshes: Callable[[str], EnvoyMesh | ClusterMesh]) -> ContainerMesh:
+    """Return a mesh that runs, for tests that only look at it."""
+    mesh = meshes("containers")
+    assert isinstance(mesh, ContainerMesh)
+    mesh.reset()
+    return mesh
 
 
 def left(mesh: ContainerMesh) -> list[str]:
@@ -131,14 +129,9 @@ def test_no_web_page_can_drive_a_proxy(running: ContainerMesh) -> None:
     assert {pod.state for pod in running.pods()} == {"Running"}
 
 
-def test_down_leaves_nothing_in_the_engine_even_of_a_harness_that_was_killed_while_starting(
-    own: ContainerMesh, monkeypatch: pytest.MonkeyPatch
+def test_meshes_do_not_collide_and_down_leaves_nothing_even_of_a_killed_harness(
+    running: ContainerMesh, own: ContainerMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own.up()
-    assert left(own)
-    own.down()
-    assert left(own) == []
-    assert not own.state.parent.exists()
     code = (
         "import sys; from pathlib import Path; from harness.meshes.containers import ContainerMesh;"
         "ContainerMesh(Path(sys.argv[1]), 0).up()"
@@ -148,17 +141,13 @@ def test_down_leaves_nothing_in_the_engine_even_of_a_harness_that_was_killed_whi
         harness.kill()
     monkeypatch.setattr(own.runtime.engine.api, "build", lambda **_: pytest.fail("an image was built again"))
     own.up()
-    assert verify(own, Target(), 50).passed
-    own.down()
-    assert left(own) == []
-
-
-def test_two_checkouts_do_not_collide(running: ContainerMesh, own: ContainerMesh) -> None:
-    own.up()
     own.apply(ROOT / "istio" / "mirror.yaml")
     assert verify(own, Target(), 50).passed
     assert verify(running, Target(), 50).passed
+    assert left(own)
     own.down()
+    assert left(own) == []
+    assert not own.state.parent.exists()
     assert verify(running, Target(), 50).passed
 
 
