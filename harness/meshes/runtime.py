@@ -16,6 +16,9 @@ from harness.meshes.pods import EnvoyPod
 from harness.meshes.scene import Pod
 from harness.rendering.values import Address
 
+START_DEADLINE = 120.0
+"""Seconds in which a container must be ready: PostgreSQL on a busy laptop needs most of a minute."""
+
 
 class Runtime(ABC):
     """Runs the pods of one mesh, and gives their proxies the files that these watch."""
@@ -123,7 +126,7 @@ class Runtime(ABC):
                 return True
             return self.has_ended(pod, container)
 
-        in_time = wait_until(is_ready_or_has_ended, deadline=30, pause=0.02)
+        in_time = wait_until(is_ready_or_has_ended, START_DEADLINE, pause=0.02)
         if (ended := self.has_ended(pod, container)) or not in_time:
             lines = self.log(pod, container).splitlines()
             said = [line.strip() for line in lines if any(map(str.isalnum, line))] or ["(nothing)"]
