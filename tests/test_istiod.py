@@ -124,9 +124,10 @@ def test_rules_that_lead_elsewhere_are_recognised_whoever_wrote_them() -> None:
     document = {"kind": "VirtualService", "metadata": {"name": "any"}}
     ruling = Ruling("shop", {**document, "spec": {"hosts": ["Pricing"], "http": rules}})
 
-    def instead(*names: str) -> str | None:
-        to_v1 = {"route": {"cluster": f"outbound|80|v1|{host}"}}
-        routes = [{"name": name, **({"redirect": {}} if name == "old" else to_v1)} for name in names]
+    def instead(*names: str, path: str = "/old") -> str | None:
+        to_v1 = {"match": {"prefix": "/"}, "route": {"cluster": f"outbound|80|v1|{host}"}}
+        old = {"match": {"prefix": path}, "redirect": {}}
+        routes = [{"name": name, **(old if name == "old" else to_v1)} for name in names]
         found = {"name": f"{host}:80", "routes": routes}
         return ruling.instead(json.dumps({"configs": [{"route_config": {"virtual_hosts": [found]}}]}))
 
@@ -134,6 +135,7 @@ def test_rules_that_lead_elsewhere_are_recognised_whoever_wrote_them() -> None:
     assert instead("some", "old", ".all") is None, "of that caller alone"
     assert instead(".all") == "all to v1", "a rule is not there yet"
     assert instead("before", "old", ".all"), "a rule is there still"
+    assert instead("old", ".all", path="/older"), "a match is as it was"
     delegate = {"name": "other", "delegate": {"name": "other"}}
     not_understood = Ruling("shop", {**document, "spec": {"hosts": ["pricing"], "http": [delegate]}})
     assert not_understood.instead('{"configs": []}') is None

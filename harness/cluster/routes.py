@@ -24,8 +24,11 @@ SAY_NOTHING = ("name", "port", "ignoreUriCase")
 Way = tuple[tuple[str, str], float]
 """A host and a subset, or nothing, and how much goes there: a share (0 to 1) or a percentage."""
 
-Route = tuple[str, list[Way], list[Way]]
-"""A route as far as it tells: its name, who answers callers, who gets copies."""
+Route = tuple[str, str, list[str], list[Way], list[Way]]
+"""A route as far as it tells: its name, the path and the headers it asks for, who answers, who gets copies.
+
+No path is told of a regular expression, nor what a header must be.
+"""
 
 PARTS = {"HUNDRED": 1, "TEN_THOUSAND": 100, "MILLION": 10_000}
 """How many of Envoy's fractions are a percent."""
@@ -95,7 +98,10 @@ class Ruling:
     def _are(self, routes: list[Route], host: str, port: str) -> bool:
         """Say whether the routes that a proxy has for a host's port are all these rules, and no others."""
         written = list(_at(self._rules, port)) or without_rules(host)["spec"]["http"]
-        promised = {rule.place: _promised(rule) for rule in self._read(written)}
+        promised = {
+            rule.place: _promised(rule, given.get("match") or [{}])
+            for rule, given in zip(self._read(written), written, strict=True)
+        }
         found = [[place for place, known in promised.items() if route in known] for route in routes]
         return all(found) and set(_needed(written)).issubset(chain(*found))
 
@@ -118,11 +124,21 @@ def _needed(rules: list[Json]) -> Iterator[str]:
             return
 
 
-def _promised(rule: RouteRule) -> list[Route]:
+def _promised(rule: RouteRule, matches: list[Json]) -> list[Route]:
     names = rule.route_names if rule.title in rule.route_names else {*rule.route_names, ""}
     answers = [((to.host, to.subset), share or 0.0) for to, share in rule.answers]
     mirrors = [((to.host, to.subset), percent) for to, percent in rule.mirrors]
-    return [(name, sorted(answers), sorted(mirrors)) for name in names]
+    return [
+        (name, *_asked_for(match), sorted(answers), sorted(mirrors)) for name in names for match in matches
+    ]
+
+
+def _asked_for(match: Json) -> tuple[str, list[str]]:
+    """Return the path and the headers that a match of a VirtualService asks for, as Envoy calls them."""
+    uri = match.get("uri") or {"prefix": "/"}
+    headers = [*(match.get("headers") or {}), *(match.get("withoutHeaders") or {})]
+    headers += [f":{name}" for name in ("method", "scheme", "authority") if name in match]
+    return uri.get("exact") or uri.get("prefix") or "", sorted(headers)
 
 
 def _running(route: Json) -> Route:
@@ -136,7 +152,10 @@ def _running(route: Json) -> Route:
         part = mirror.get("runtime_fraction", {}).get("default_value", {})
         percent = part.get("numerator", 0) / PARTS[part.get("denominator", "HUNDRED")]
         mirrors.append((_place(mirror["cluster"]), percent))
-    return route.get("name", ""), sorted(answers), sorted(mirrors)
+    match = route.get("match", {})
+    headers = sorted(header["name"] for header in match.get("headers", []))
+    path = match.get("path") or match.get("prefix") or ""
+    return route.get("name", ""), path, headers, sorted(answers), sorted(mirrors)
 
 
 def _place(cluster: str) -> tuple[str, str]:
@@ -146,7 +165,7 @@ def _place(cluster: str) -> tuple[str, str]:
 
 
 def _in_words(route: Route) -> str:
-    _, answers, mirrors = route
+    *_, answers, mirrors = route
     ways = tuple((subset or "any version", share) for (_, subset), share in answers)
     copies = tuple((subset or host, (percent,)) for (host, subset), percent in mirrors)
     return Expectation(ways, copies).describe()
