@@ -74,8 +74,7 @@ class ClusterMesh(Mesh):
         lines = self.installation.create(self.installation.render(given, keep_images=True))
         workloads = [d["metadata"]["name"] for d in given if d["kind"] == "Deployment"]
         readiness.wait_for_rollouts(self.kubectl, workloads, self.progress)
-        if "VirtualService" in kinds:
-            readiness.wait_for_routes(self.kubectl, self.progress)
+        self._wait_for_routing(kinds)
         self._wait_for_endpoints(workloads)
         return lines
 
@@ -93,8 +92,7 @@ class ClusterMesh(Mesh):
         self.routes()  # something must be deployed
         # By file: a kind alone may be another API's, as Gateway is where the Gateway API is installed.
         lines = self.kubectl.run("delete", "--filename=-", given=yaml.safe_dump_all(given))
-        if not {"VirtualService", "HTTPRoute"}.isdisjoint(document["kind"] for document in given):
-            readiness.wait_for_routes(self.kubectl, self.progress)
+        self._wait_for_routing({document["kind"] for document in given})
         return lines.splitlines()
 
     def scale(self, workload: str, replicas: int) -> None:
@@ -109,6 +107,13 @@ class ClusterMesh(Mesh):
             self.kubectl.run(
                 "wait", "--for=delete", "pod", f"--selector={chosen}", "--timeout=120s", timeout=130
             )
+
+    def _wait_for_routing(self, kinds: set[str]) -> None:
+        """Wait until callers' proxies have what was applied or deleted, if it tells them where to send."""
+        if "DestinationRule" in kinds:
+            readiness.wait_for_subsets(self.kubectl, self.progress)
+        if not kinds.isdisjoint(["VirtualService", "HTTPRoute"]):
+            readiness.wait_for_routes(self.kubectl, self.progress)
 
     def _wait_for_endpoints(self, workloads: list[str]) -> None:
         """Wait until callers' proxies know the pods of those workloads that the target selects."""

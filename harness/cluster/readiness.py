@@ -1,6 +1,7 @@
 """Wait until a cluster does what was asked: pods, routes, endpoints, the gateway."""
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ HOPELESS = {
 """Why a container waits, where it seldom helps to wait with it."""
 
 RULES_DEADLINE = 20.0
-"""Seconds after which it is taken that some proxies never have a release's rules."""
+"""Seconds after which it is taken that some proxies never have certain rules, or subsets."""
 
 
 def wait_for_rollouts(kubectl: Kubectl, workloads: Iterable[str], progress: Progress) -> None:
@@ -113,6 +114,23 @@ def wait_for_routes(kubectl: Kubectl, progress: Progress) -> None:
 
     if late := _late_proxy(kubectl, lacks, progress):
         raise MeshError(f"{late}; {_overruling(kubectl) or f'{SEE}, and Sidecars'}")
+
+
+def wait_for_subsets(kubectl: Kubectl, progress: Progress) -> None:
+    """Wait until preference's proxies have the target's subsets, and no others.
+
+    A Sidecar may hide them: who does not have them in time is passed over.
+    """
+    progress("waiting for the proxies to take the subsets")
+    host = f"{TARGET}.{kubectl.namespace}.{DOMAIN}"
+    wanted = routes_of(kubectl).subsets_of(host).keys()
+    cluster = re.compile(rf"^outbound\|\d+\|([^|]+)\|{re.escape(host)}::", re.MULTILINE)
+
+    def lacks(pod: str) -> str:
+        has = set(cluster.findall(ask_proxy(kubectl, pod, "clusters")))
+        return "" if has == wanted else "the subsets"
+
+    _late([pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")], lacks, RULES_DEADLINE)
 
 
 def _overruling(kubectl: Kubectl) -> str:

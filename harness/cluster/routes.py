@@ -6,7 +6,7 @@ from itertools import chain
 
 from harness import Json
 from harness.cluster.kubectl import Kubectl, served
-from harness.cluster.scene import ROUTES, everywhere
+from harness.cluster.scene import ROUTES, SUBSETS, everywhere
 from harness.meshes.mesh import MeshError
 from harness.meshes.scene import Scene, named
 from harness.proof.expectation import MESH, Applied, Expectation, RouteRule, serves_mesh
@@ -35,8 +35,8 @@ PARTS = {"HUNDRED": 1, "TEN_THOUSAND": 100, "MILLION": 10_000}
 
 
 def routes_of(kubectl: Kubectl) -> Applied:
-    """Return the VirtualServices and HTTPRoutes that are applied."""
-    found = everywhere(kubectl, ",".join(served(kubectl, ROUTES)), [])
+    """Return the VirtualServices, HTTPRoutes and DestinationRules that are applied."""
+    found = everywhere(kubectl, ",".join(served(kubectl, [*ROUTES, SUBSETS])), [])
     return Applied(Scene(kubectl.namespace, tuple(found), ()))
 
 

@@ -13,7 +13,8 @@ from harness.meshes.scene import Pod, Scene
 
 CORE = "services,deployments,statefulsets,daemonsets"
 ROUTES = ("virtualservices.networking.istio.io", "httproutes.gateway.networking.k8s.io")
-ROUTING = (*ROUTES, "destinationrules.networking.istio.io", "gateways.networking.istio.io")
+SUBSETS = "destinationrules.networking.istio.io"
+ROUTING = (*ROUTES, SUBSETS, "gateways.networking.istio.io")
 POLICIES = ("sidecars.networking.istio.io", "peerauthentications.security.istio.io",
             "authorizationpolicies.security.istio.io", "telemetries.telemetry.istio.io",
             EXTENSIONS)  # fmt: skip
