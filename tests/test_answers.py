@@ -188,18 +188,18 @@ def test_code_that_does_not_compile_is_refused_and_the_old_runs_on(
 @pytest.mark.not_on_cluster
 @pytest.mark.of_any_mesh
 def test_the_verdict_names_a_field_that_v2_answers_wrongly(mesh: EnvoyMesh) -> None:
-    def compared(file: str, size: int = 200, **bounds: Any) -> Claim:
+    def compared(file: str, size: int, **bounds: Any) -> Claim:
         mesh.apply(ROOT / file)
         return verify(mesh, Target(), size, bounds=Bounds(**bounds)).claim("same-content")
 
     mesh.apply(ROOT / "istio" / "mirror.yaml", COMPARE)
-    alone = compared("recommendation/kubernetes.yaml")
+    alone = compared("recommendation/kubernetes.yaml", 50)
     assert alone.state == "unproven", alone.detail
     assert "--ignore" in alone.detail
-    healthy = compared("istio/mirror-twice.yaml", ignored=("hostname", "version"))
+    healthy = compared("istio/mirror-twice.yaml", 200, ignored=("hostname", "version"))
     assert healthy.state == "holds", healthy.detail
     assert healthy.figures == {"requests": 100, "compared": 100, "paired": 100}
-    different = compared("istio/mirror-twice.yaml")
+    different = compared("istio/mirror-twice.yaml", 50)
     assert sorted(different.figures) == [
         "compared", "differs in hostname", "differs in version", "paired", "requests"
     ], different.detail  # fmt: skip
