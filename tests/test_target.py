@@ -91,6 +91,27 @@ def test_a_subset_whose_labels_no_pod_bears_is_not_the_version_of_its_name() -> 
     )
 
 
+def test_subsets_are_those_of_the_older_rule_for_the_host_or_else_of_a_wildcards() -> None:
+    def versions(*rules: dict[str, Any]) -> str:
+        objects = [o for o in scene().objects if o["kind"] != "DestinationRule"]
+        found = Routing(replace(scene(), objects=(*objects, *rules)), Target())
+        return found.rules[0].expectation.describe(found.gone)
+
+    def rule(name: str, created: str, host: str, v2: str) -> dict[str, Any]:
+        [written] = documents("destination-rule")
+        written["metadata"] = {"name": name, "creationTimestamp": created}
+        written["spec"]["host"] = host
+        written["spec"]["subsets"][1]["labels"] = {"version": v2}
+        return written
+
+    wide = rule("wide", "2026-01-01T00:00:00Z", "*.tutorial.svc.cluster.local", "v2")
+    typo = rule("typo", "2026-02-01T00:00:00Z", "recommendation", "v2-typo")
+    right = rule("right", "2026-03-01T00:00:00Z", "recommendation", "v2")
+    assert versions(wide) == "all to v1; mirrored 100 % to v2"
+    assert versions(wide, right, typo) == "all to v1; mirrored 100 % to subset v2 (no pod)"
+    assert versions(wide, right) == "all to v1; mirrored 100 % to v2"
+
+
 @pytest.mark.parametrize(
     ("mirror", "problem"),
     [

@@ -177,11 +177,7 @@ class Applied:
 
         https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
         """
-
-        def age(found: Json) -> tuple[str, str]:
-            return str(found["metadata"].get("creationTimestamp") or ""), found["metadata"]["name"]
-
-        return sorted(self.of_kind("VirtualService"), key=age)
+        return sorted(self.of_kind("VirtualService"), key=_age)
 
     def is_visible(self, found: Json, namespace: str) -> bool:
         """Say whether proxies of a namespace are told of an object: its ``exportTo``."""
@@ -219,17 +215,27 @@ class Applied:
         return [read(namespace, found, i, rule, scope) for i, rule in rules if _is_for(rule, scope)]
 
     def destination_rules(self, host: str) -> list[Json]:
-        """Return the DestinationRules for a host."""
-        rules = [(rule, rule["spec"].get("host", "")) for rule in self.of_kind("DestinationRule")]
-        return [rule for rule, name in rules if full_name(name, self.namespace_of(rule)) == host]
+        """Return the DestinationRules for a host, the oldest first: its own, or the longest wildcard's."""
+        rules = sorted(self.of_kind("DestinationRule"), key=_age)
+        hosts = [full_name(rule["spec"].get("host", ""), self.namespace_of(rule)) for rule in rules]
+        matching = [(name, rule) for name, rule in zip(hosts, rules, strict=True) if covers(name, host)]
+        longest = max((len(name) for name, _ in matching), default=0)
+        return [rule for name, rule in matching if len(name) == longest]
 
     def subsets_of(self, host: str) -> dict[str, tuple[str, Json]]:
-        """Return the subsets that DestinationRules give a host, by name, each behind where it stands."""
-        return {
-            subset["name"]: (f"{named(rule)} spec.subsets[{i}]", subset)
-            for rule in self.destination_rules(host)
-            for i, subset in enumerate(rule["spec"].get("subsets") or [])
-        }
+        """Return the subsets that DestinationRules give a host, by name, each behind where it stands.
+
+        Of two with one name, Istio takes the older rule's.
+        """
+        found: dict[str, tuple[str, Json]] = {}
+        for rule in self.destination_rules(host):
+            for i, subset in enumerate(rule["spec"].get("subsets") or []):
+                found.setdefault(subset["name"], (f"{named(rule)} spec.subsets[{i}]", subset))
+        return found
+
+
+def _age(found: Json) -> tuple[str, str]:
+    return str(found["metadata"].get("creationTimestamp") or ""), found["metadata"]["name"]
 
 
 def _is_for(http: Json, scope: str) -> bool:
