@@ -10,7 +10,7 @@ from typing import NamedTuple
 from harness import Json, settings
 from harness.manifests.read import read, to_document
 from harness.meshes.mesh import ROOT, SHADOW, TARGET
-from harness.proof.expectation import full_name
+from harness.proof.rules import full_name
 from harness.release import routes
 
 ROUTE, COMPARE = "virtualservice/recommendation", "trafficextension/compare"

@@ -13,7 +13,7 @@ from harness.manifests.lookup import host_of, of_kind
 from harness.manifests.read import documents, read
 from harness.meshes.mesh import ROOT, WORKLOADS
 from harness.meshes.scene import Scene, key
-from harness.proof.expectation import Applied
+from harness.proof.applied import Applied
 from harness.rendering.clusters import clusters
 from harness.rendering.routes import gateway_routes, sidecar_routes
 

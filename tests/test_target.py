@@ -8,8 +8,8 @@ from scenes import PODS, documents, hop, scene, virtual_service
 
 from harness import HarnessError
 from harness.meshes.scene import Pod, Scene
+from harness.proof.applied import GATEWAY, MESH
 from harness.proof.attribution import Attribution
-from harness.proof.expectation import GATEWAY, MESH
 from harness.proof.target import Routing, Target
 
 

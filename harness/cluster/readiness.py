@@ -14,7 +14,8 @@ from harness.cluster.routes import QUERY, Ruling, routes_of, without_rules
 from harness.cluster.scene import everywhere, pods_in
 from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
 from harness.meshes.scene import named
-from harness.proof.expectation import DOMAIN, ROOT
+from harness.proof.applied import ROOT
+from harness.proof.rules import DOMAIN
 
 SEE = "see 'istioctl proxy-status'"
 

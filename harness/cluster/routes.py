@@ -9,7 +9,9 @@ from harness.cluster.kubectl import Kubectl, served
 from harness.cluster.scene import ROUTES, SUBSETS, everywhere
 from harness.meshes.mesh import MeshError
 from harness.meshes.scene import Scene, named
-from harness.proof.expectation import MESH, Applied, Expectation, RouteRule, serves_mesh
+from harness.proof.applied import MESH, Applied, serves_mesh
+from harness.proof.expectation import Expectation
+from harness.proof.rules import RouteRule
 
 QUERY = "config_dump?resource=dynamic_route_configs"
 """How a proxy's admin interface is asked for its routes."""

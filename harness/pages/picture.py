@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.proof.evidence import Evidence
-from harness.proof.expectation import Destination
+from harness.proof.rules import Destination
 from harness.proof.story import UNKNOWN
 from harness.proof.target import Routing
 from harness.proof.verdict import Verdict

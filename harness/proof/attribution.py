@@ -1,7 +1,8 @@
 """Attribution: what a line of a proxy's log says of the target: who asked, by which rule, and who got it."""
 
 from harness.meshes.scene import Pod
-from harness.proof.expectation import DOMAIN, GATEWAY, MESH, Destination, serves_mesh
+from harness.proof.applied import GATEWAY, MESH, serves_mesh
+from harness.proof.rules import DOMAIN, Destination
 from harness.proof.story import BESIDE, DIRECT, UNCOUNTED, UNKNOWN, Call
 from harness.proof.target import Routing
 from harness.rendering.accesslog import Hop

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from harness import HarnessError, Json
 from harness.manifests.protocol import is_http, protocol_of
-from harness.proof.expectation import DOMAIN, Applied, Destination, full_name, short_name
+from harness.proof.applied import Applied
+from harness.proof.rules import DOMAIN, Destination, full_name, short_name
 
 Workload = tuple[str, str]
 """A workload's namespace and name."""

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 from harness.meshes.mesh import Mesh, MeshError
 from harness.meshes.scene import key, named
-from harness.proof.expectation import Applied, Destination, Expectation, RouteRule, short_name
+from harness.proof.applied import Applied
+from harness.proof.expectation import Expectation
 from harness.proof.mark import in_words, mark_of
 from harness.proof.report import WIDTH
+from harness.proof.rules import Destination, RouteRule, short_name
 from harness.proof.stores import writers
 from harness.proof.target import Routing, Target
 

@@ -7,17 +7,10 @@ from functools import cached_property
 from harness import HarnessError, Json, settings
 from harness.meshes.mesh import ANSWER, TARGET
 from harness.meshes.scene import Pod, Scene
+from harness.proof.applied import GATEWAY, MESH, ROOT, Applied, serves_gateways
 from harness.proof.backends import Backends, Version
-from harness.proof.expectation import (
-    GATEWAY,
-    MESH,
-    ROOT,
-    Applied,
-    Destination,
-    Expectation,
-    RouteRule,
-    serves_gateways,
-)
+from harness.proof.expectation import Expectation
+from harness.proof.rules import Destination, RouteRule
 from harness.proof.story import DIRECT, Call
 
 

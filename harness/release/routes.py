@@ -10,8 +10,8 @@ from harness import HarnessError, Json
 from harness.manifests.read import LAST_APPLIED
 from harness.meshes.scene import named
 from harness.proof.evidence import NO_BOUNDS, Bounds
-from harness.proof.expectation import full_name
 from harness.proof.mark import ANNOTATION
+from harness.proof.rules import full_name
 
 TESTERS = "-testers"
 """How the names of the rules end that a release adds for testers."""

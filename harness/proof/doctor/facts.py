@@ -9,9 +9,10 @@ from harness import Json
 from harness.meshes.mesh import Mesh
 from harness.meshes.scene import Pod, named
 from harness.meshes.stores import Access
+from harness.proof.applied import ROOT
 from harness.proof.attribution import Attribution
 from harness.proof.backends import WORKLOADS
-from harness.proof.expectation import ROOT, Destination
+from harness.proof.rules import Destination
 from harness.proof.stores import writers
 from harness.proof.story import hops_in
 from harness.proof.target import Routing

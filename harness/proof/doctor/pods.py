@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from harness.manifests.podspec import INJECT
 from harness.meshes.scene import Pod, named
+from harness.proof.applied import GATEWAY
 from harness.proof.doctor.facts import READ, Facts, Finding, at, items, text
-from harness.proof.expectation import GATEWAY, Destination
+from harness.proof.rules import Destination
 from harness.proof.target import ways_back
 from harness.rendering.accesslog import is_written
 

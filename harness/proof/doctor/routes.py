@@ -6,9 +6,10 @@ from fnmatch import fnmatchcase
 from harness import Json
 from harness.manifests.protocol import is_http, protocol_of
 from harness.meshes.scene import named
+from harness.proof.applied import GATEWAY, MESH, serves_mesh
 from harness.proof.backends import Version
 from harness.proof.doctor.facts import Facts, Finding, at, items, text
-from harness.proof.expectation import GATEWAY, MESH, Destination, Reference, serves_mesh, short_name
+from harness.proof.rules import Destination, Reference, short_name
 
 EXPORT = "networking.istio.io/exportTo"
 
