@@ -199,7 +199,7 @@ def test_the_verdict_names_a_field_that_v2_answers_wrongly(mesh: EnvoyMesh) -> N
     healthy = compared("istio/mirror-twice.yaml", 200, ignored=("hostname", "version"))
     assert healthy.state == "holds", healthy.detail
     assert healthy.figures == {"requests": 100, "compared": 100, "paired": 100}
-    different = compared("istio/mirror-twice.yaml", 50)
+    different = compared("istio/mirror-twice.yaml", 200)
     assert sorted(different.figures) == [
         "compared", "differs in hostname", "differs in version", "paired", "requests"
     ], different.detail  # fmt: skip
