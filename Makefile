@@ -129,7 +129,7 @@ bundle: $(VENV)/harness ## make that one archive, where there is network: wheels
 
 test: lint ## run all checks and tests (MESH=cluster: the end-to-end tests, on a cluster)
 	@$(VENV)/bin/python -m pytest $(if $(value MESH),--mesh "$$DARK_LAUNCH_MESH") \
-	  --numprocesses $(if $(value MESH),2,3) --dist loadfile --no-loadscope-reorder
+	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev ## check format, style, types and prose
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCES) || { echo 'Run: make format'; exit 1; }

@@ -169,7 +169,7 @@ def wait_for(condition: Callable[[], Any], what: str, deadline: float = 20) -> A
     end = time.monotonic() + deadline
     while not (value := condition()):
         assert time.monotonic() < end, f"{what} did not come in {deadline} s"
-        time.sleep(0.1)  # what is asked costs time that others need
+        time.sleep(0.02)
     return value
 
 
