@@ -172,11 +172,9 @@ class Installation:
         facts, namespace = self.facts(), self.kubectl.namespace
         self.progress(f"removing everything from namespace {namespace}")
         if OPENSHIFT_ROUTES in facts.api_versions:
+            ours = f"--selector={OURS}={PROJECT}"
             for gateway in [g for g in (own_gateway(self.kubectl), *facts.gateways) if g]:
-                where, ours = (
-                    f"--namespace={gateway['metadata']['namespace']}",
-                    f"--selector={OURS}={PROJECT}",
-                )
+                where = f"--namespace={gateway['metadata']['namespace']}"
                 self.kubectl.run("delete", "routes.route.openshift.io", where, ours)
         if is_ours(facts.namespace):
             self.kubectl.run("delete", "namespace", namespace, timeout=300)

@@ -15,7 +15,7 @@ from harness.cluster.scene import everywhere, pods_in
 from harness.meshes.mesh import TARGET, MeshError, Progress, get, wait_until
 from harness.meshes.scene import named
 from harness.proof.applied import ROOT
-from harness.proof.rules import DOMAIN
+from harness.proof.rules import full_name
 
 SEE = "see 'istioctl proxy-status'"
 
@@ -102,7 +102,7 @@ def wait_for_routes(kubectl: Kubectl, progress: Progress) -> None:
 
     :raises MeshError: they do not in time. It says what they do instead.
     """
-    host = f"{TARGET}.{kubectl.namespace}.{DOMAIN}"
+    host = full_name(TARGET, kubectl.namespace)
     found, *_ = *routes_of(kubectl).ruling(host, kubectl.namespace), without_rules(host)
     if found["kind"] != "VirtualService":
         return
@@ -123,7 +123,7 @@ def wait_for_subsets(kubectl: Kubectl, progress: Progress) -> None:
     A Sidecar may hide them: who does not have them in time is passed over.
     """
     progress("waiting for the proxies to take the subsets")
-    host = f"{TARGET}.{kubectl.namespace}.{DOMAIN}"
+    host = full_name(TARGET, kubectl.namespace)
     wanted = routes_of(kubectl).subsets_of(host).keys()
     cluster = re.compile(rf"^outbound\|\d+\|([^|]+)\|{re.escape(host)}::", re.MULTILINE)
 
@@ -131,7 +131,7 @@ def wait_for_subsets(kubectl: Kubectl, progress: Progress) -> None:
         has = set(cluster.findall(ask_proxy(kubectl, pod, "clusters")))
         return "" if has == wanted else "the subsets"
 
-    _late([pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")], lacks, RULES_DEADLINE)
+    _late(_callers(kubectl), lacks, RULES_DEADLINE)
 
 
 def _overruling(kubectl: Kubectl) -> str:
@@ -183,8 +183,13 @@ def wait_for_endpoints(kubectl: Kubectl, workloads: Iterable[str], progress: Pro
 def _late_proxy(kubectl: Kubectl, lacks: Callable[[str], str], progress: Progress) -> str:
     """Wait until preference's proxies lack nothing; say what one does in the end, if there is one."""
     progress("waiting for the proxies to take the configuration")
-    pods = [pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")]
-    return next((f"the proxy of {pod} {lack}" for pod, lack in _late(pods, lacks, ROUTE_DEADLINE)), "")
+    late = _late(_callers(kubectl), lacks, ROUTE_DEADLINE)
+    return next((f"the proxy of {pod} {lack}" for pod, lack in late), "")
+
+
+def _callers(kubectl: Kubectl) -> list[str]:
+    """Return the names of preference's pods, whose proxies call the target."""
+    return [pod["metadata"]["name"] for pod in pods_of(kubectl, "preference")]
 
 
 def _late(
