@@ -6,7 +6,7 @@ from typing import TypeVar
 from harness.manifests.base import Object
 from harness.manifests.istio import DestinationRule, Gateway, Subset, TrafficExtension, TrafficPolicy
 from harness.manifests.kubernetes import Deployment, Secret, Service
-from harness.manifests.values import covers
+from harness.manifests.values import most_specific
 from harness.manifests.virtualservice import VirtualService
 from harness.settings import namespace
 
@@ -67,14 +67,7 @@ def virtual_service_for(objects: Iterable[Object], host: str) -> VirtualService 
     https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services
     """
     found = ((name, route) for route in routes_in_mesh(objects) for name in wanted_hosts(route))
-    return next(iter(_most_specific(found, host)), None)
-
-
-def _most_specific(found: Iterable[tuple[str, AnyObject]], host: str) -> list[AnyObject]:
-    """Return the objects whose host stands for ``host``: the exact one before the longest wildcard."""
-    matching = [(name, each) for name, each in found if covers(name, host)]
-    longest = max((len(name) for name, _ in matching), default=0)
-    return [each for name, each in matching if len(name) == longest]
+    return next(iter(most_specific(found, host)), None)
 
 
 def _is_visible(found: VirtualService | DestinationRule) -> bool:
@@ -89,7 +82,7 @@ def is_for_gateway(found: VirtualService) -> bool:
 def destination_rules(objects: Iterable[Object], host: str) -> list[DestinationRule]:
     """Return the DestinationRules for a host."""
     found = ((full_host(r.spec.host), r) for r in of_kind(objects, DestinationRule) if _is_visible(r))
-    return _most_specific(found, full_host(host))
+    return most_specific(found, full_host(host))
 
 
 def subsets(objects: Iterable[Object], host: str) -> dict[str, Subset]:

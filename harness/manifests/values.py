@@ -1,9 +1,9 @@
 """Values of fields: numbers and texts, checked as Kubernetes' and Istio's own validation checks them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import re2
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 
 NOT_HERE = "not_here"
 """The type of error of a field that clusters honour, and that the harness's own meshes do not."""
+
+Named = TypeVar("Named")
 
 # --- checks -----------------------------------------------------------------------------------------------
 
@@ -119,6 +121,13 @@ ServedHost = Annotated[
 def covers(wide: str, narrow: str) -> bool:
     """Say whether a host, or a wildcard such as ``*.example.com``, stands for another one too."""
     return wide == narrow or (wide.startswith("*") and narrow.endswith(wide[1:]))
+
+
+def most_specific(found: Iterable[tuple[str, Named]], host: str) -> list[Named]:
+    """Return what is for ``host``, of hosts or wildcards with what is for each: the most specific alone."""
+    matching = [(name, each) for name, each in found if covers(name, host)]
+    longest = max((len(name) for name, _ in matching), default=0)
+    return [each for name, each in matching if len(name) == longest]
 
 
 def is_authority(header: str) -> bool:

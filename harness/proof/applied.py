@@ -3,7 +3,7 @@
 from operator import itemgetter
 
 from harness import Json
-from harness.manifests.values import covers
+from harness.manifests.values import covers, most_specific
 from harness.meshes.scene import Scene, named
 from harness.proof.rules import RouteRule, full_name, rule_of, rule_of_http_route
 
@@ -85,9 +85,7 @@ class Applied:
         """Return the DestinationRules for a host, the oldest first: its own, or the longest wildcard's."""
         rules = sorted(self.of_kind("DestinationRule"), key=_age)
         hosts = [full_name(rule["spec"].get("host", ""), self.namespace_of(rule)) for rule in rules]
-        matching = [(name, rule) for name, rule in zip(hosts, rules, strict=True) if covers(name, host)]
-        longest = max((len(name) for name, _ in matching), default=0)
-        return [rule for name, rule in matching if len(name) == longest]
+        return most_specific(zip(hosts, rules, strict=True), host)
 
     def subsets_of(self, host: str) -> dict[str, tuple[str, Json]]:
         """Return the subsets that DestinationRules give a host, by name, each behind where it stands.
