@@ -42,9 +42,14 @@ def up(mesh: Mesh) -> None:
     _start(mesh)
 
 
-def _start(mesh: Mesh, yes: bool = False) -> None:
+def _ask_first(mesh: Mesh, yes: bool, question: str) -> None:
+    """Ask before a cluster is changed that may be somebody else's; a seat's room is its own."""
     if isinstance(mesh, ClusterMesh):
-        options.agree(mesh.installation, yes or bool(mesh.installation.images.built), "deploy")
+        options.agree(mesh.installation, yes or bool(mesh.installation.images.built), question)
+
+
+def _start(mesh: Mesh, yes: bool = False) -> None:
+    _ask_first(mesh, yes, "deploy")
     mesh.up()
     echo(started(mesh))
 
@@ -57,8 +62,7 @@ def down(mesh: Mesh) -> None:
 
 
 def _remove(mesh: Mesh, yes: bool = False) -> None:
-    if isinstance(mesh, ClusterMesh):
-        options.agree(mesh.installation, yes or bool(mesh.installation.images.built), "undeploy")
+    _ask_first(mesh, yes, "undeploy")
     mesh.down()
     for left in (mesh.home / "live.json", STATE / "error.log"):
         left.unlink(missing_ok=True)
