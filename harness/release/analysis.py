@@ -72,11 +72,11 @@ class Callers:
         others, missed = self._saw[False, candidate], self._saw[True, stable]
         testers = self._saw[True, candidate]
         statement, detail = f"every tester saw {candidate}", f"{testers:,} of {testers + missed:,}"
-        yield Sum(testers=testers, missed=missed).claim("testers", statement, detail, fails=missed > 0)
+        yield Sum("missed", testers=testers, missed=missed).claim("testers", statement, detail)
         if not self._step.percent:
             statement = f"nobody but testers saw {candidate}"
             detail = f"{others:,} of {others + self._saw[False, stable]:,} others did"
-            yield Sum(leaks=others).claim("only-testers", statement, detail, fails=others > 0)
+            yield Sum("leaks", leaks=others).claim("only-testers", statement, detail)
 
 
 class Analysis:
