@@ -83,7 +83,7 @@ def _calls(mesh: Mesh) -> Iterator[tuple[Hop, bool]]:
     """Yield the calls of recommendation in callers' logs, each with whether it harmed its caller."""
     routing = Routing(mesh.scene(Target().namespace), Target())
     attribution = Attribution(routing)
-    for pod in filter(lambda pod: pod.proxy, routing.scene.pods):
+    for pod in [pod for pod in routing.scene.pods if pod.proxy]:
         for hop in hops_in(mesh.request_log(pod)):
             call = attribution.call_of(pod.name, hop) if hop.cluster.startswith("outbound|") else None
             if call:
